@@ -1,0 +1,42 @@
+"""fnconv: convolutional-network operations in JAX with backward passes derived by hand."""
+
+from fnconv.forward_mode import jvp
+from fnconv.ops.activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
+from fnconv.ops.avg_pool import adaptive_avg_pool, avg_pool
+from fnconv.ops.conv import conv, conv_input_vjp, conv_transpose, conv_weight_vjp
+from fnconv.ops.dense import dense, flatten
+from fnconv.ops.loss import softmax_cross_entropy, squared_error
+from fnconv.ops.lp_pool import lp_pool
+from fnconv.ops.max_pool import adaptive_max_pool, max_pool, max_pool_with_indices, max_unpool
+from fnconv.ops.patches import col2im, im2col
+from fnconv.ops.pyramid import spatial_pyramid_pool
+from fnconv.rules.dispatch import available_rules
+
+__all__ = [
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "available_rules",
+    "avg_pool",
+    "col2im",
+    "conv",
+    "conv_input_vjp",
+    "conv_transpose",
+    "conv_weight_vjp",
+    "dense",
+    "flatten",
+    "im2col",
+    "jvp",
+    "leaky_relu",
+    "log_softmax",
+    "lp_pool",
+    "max_pool",
+    "max_pool_with_indices",
+    "max_unpool",
+    "relu",
+    "sigmoid",
+    "softmax",
+    "softmax_cross_entropy",
+    "spatial_pyramid_pool",
+    "squared_error",
+    "tanh",
+]

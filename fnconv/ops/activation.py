@@ -1,0 +1,241 @@
+"""Activations, element by element, and softmax; forward beside backward."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fnconv.attach import attach
+from fnconv.errors import invalid, mistyped
+from fnconv.linear import accumulator
+from fnconv.spec import as_array
+
+# ---- ReLU -----------------------------------------------------------------------------------------------------------
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0), Wei (5.1); dx = dy where x > 0, else 0, Wei (5.2), (5.3).  ReLU'(0) = 0; NaN stays NaN, gradient 0.
+
+    Keeps y, which the next layer keeps as well.  x: floating or integer, any shape.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jnp.array([-1., 0., 2.])
+    >>> relu(x).tolist(), jax.grad(lambda x: relu(x).sum())(x).tolist()
+    ([0.0, 0.0, 2.0], [0.0, 0.0, 1.0])
+    """
+    return _relu((), as_array("relu", "x", x))
+
+
+def _relu_primal(spec: tuple[()], x: jax.Array) -> jax.Array:
+    return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
+
+
+def _relu_fwd(spec: tuple[()], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = _relu_primal(spec, x)
+    return y, y
+
+
+def _relu_bwd(spec: tuple[()], y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    return (jnp.where(y > 0, dy, jnp.zeros((), dy.dtype)),)
+
+
+_relu = attach(_relu_primal, _relu_fwd, _relu_bwd)
+
+
+def leaky_relu(x: jax.Array, slope: float = 0.01) -> jax.Array:
+    """x where x > 0, else slope * x; dx = dy where x > 0, else slope * dy: at 0 the left slope, as `relu`.
+
+    Keeps the mask, one byte per element.  x: floating; slope: a number known at trace time.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jnp.array([-2., 0., 2.])
+    >>> leaky_relu(x, 0.5).tolist(), jax.grad(lambda x: leaky_relu(x, 0.5).sum())(x).tolist()
+    ([-1.0, 0.0, 2.0], [0.5, 0.5, 1.0])
+    """
+    x = as_array("leaky_relu", "x", x, integers=False)
+    if isinstance(slope, bool) or not isinstance(slope, int | float):
+        raise mistyped("leaky_relu", "slope", "must be a number known at trace time", repr(slope))
+    if not math.isfinite(slope):
+        raise invalid("leaky_relu", "slope", "must be finite", slope)
+    return _leaky_relu(float(slope), x)
+
+
+def _leaky_relu_primal(slope: float, x: jax.Array) -> jax.Array:
+    return _slopes(slope, x > 0, x)
+
+
+def _leaky_relu_fwd(slope: float, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _leaky_relu_primal(slope, x), x > 0
+
+
+def _leaky_relu_bwd(slope: float, positive: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    return (_slopes(slope, positive, dy),)
+
+
+def _slopes(slope: float, positive: jax.Array, x: jax.Array) -> jax.Array:
+    """A diagonal matrix times x, its own adjoint."""
+    return jnp.where(positive, x, x * jnp.asarray(slope, x.dtype))
+
+
+_leaky_relu = attach(_leaky_relu_primal, _leaky_relu_fwd, _leaky_relu_bwd)
+
+
+# ---- sigmoid and tanh -----------------------------------------------------------------------------------------------
+
+
+def sigmoid(x: jax.Array) -> jax.Array:
+    """1 / (1 + e^-x), Wei 5, without overflow; dx = dy s(x) s(-x), at most dy / 4.
+
+    s(-x) is 1 - s(x) without the cancellation that makes y (1 - y) vanish once y rounds to 1.  x: floating.
+
+    >>> import jax
+    >>> float(sigmoid(0.)), float(jax.grad(sigmoid)(0.))
+    (0.5, 0.25)
+    """
+    return _sigmoid((), as_array("sigmoid", "x", x, integers=False))
+
+
+@jax.custom_jvp
+def _logistic(x: jax.Array) -> jax.Array:
+    return lax.logistic(x)
+
+
+@_logistic.defjvp
+def _logistic_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """s' = s(x) s(-x), of which derivatives of every order follow."""
+    (x,), (dx,) = primals, tangents
+    y = _logistic(x)
+    return y, dx * y * _logistic(-x)
+
+
+def _sigmoid_primal(spec: tuple[()], x: jax.Array) -> jax.Array:
+    return _logistic(x)
+
+
+def _sigmoid_fwd(spec: tuple[()], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _logistic(x), x
+
+
+def _sigmoid_bwd(spec: tuple[()], x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    return (dy * _logistic(x) * _logistic(-x),)
+
+
+_sigmoid = attach(_sigmoid_primal, _sigmoid_fwd, _sigmoid_bwd)
+
+
+def tanh(x: jax.Array) -> jax.Array:
+    """The hyperbolic tangent; dx = dy (1 - tanh(x)^2) = 4 dy s(2x) s(-2x), s the sigmoid, without cancellation.
+
+    x: floating.
+
+    >>> import jax
+    >>> float(tanh(0.)), float(jax.grad(tanh)(0.))
+    (0.0, 1.0)
+    """
+    return _tanh((), as_array("tanh", "x", x, integers=False))
+
+
+def _tanh_primal(spec: tuple[()], x: jax.Array) -> jax.Array:
+    return lax.tanh(x)
+
+
+def _tanh_fwd(spec: tuple[()], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return lax.tanh(x), x
+
+
+def _tanh_bwd(spec: tuple[()], x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    return (4 * dy * _logistic(2 * x) * _logistic(-2 * x),)
+
+
+_tanh = attach(_tanh_primal, _tanh_fwd, _tanh_bwd)
+
+
+# ---- softmax --------------------------------------------------------------------------------------------------------
+
+
+def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+    """y = e^x / sum e^x along `axis`, the maximum subtracted first; dx = y (dy - sum(dy y)).
+
+    x: floating, with one axis or more.
+
+    >>> import jax.numpy as jnp
+    >>> softmax(jnp.array([1e4, 1e4, -1e4])).tolist()
+    [0.5, 0.5, 0.0]
+    """
+    x = as_array("softmax", "x", x, integers=False)
+    return _softmax(_axis("softmax", axis, x), x)
+
+
+def _softmax_primal(axis: int, x: jax.Array) -> jax.Array:
+    e = jnp.exp(_centred(x, axis))
+    return (e / jnp.sum(e, axis=axis, keepdims=True)).astype(x.dtype)
+
+
+def _softmax_fwd(axis: int, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = _softmax_primal(axis, x)
+    return y, y
+
+
+def _softmax_bwd(axis: int, y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    wide, dy_wide = y.astype(accumulator(y.dtype)), dy.astype(accumulator(y.dtype))
+    mean = jnp.sum(dy_wide * wide, axis=axis, keepdims=True)
+    return ((wide * (dy_wide - mean)).astype(dy.dtype),)
+
+
+_softmax = attach(_softmax_primal, _softmax_fwd, _softmax_bwd)
+
+
+def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+    """y = x - log(sum e^x) along `axis`, the maximum subtracted first; dx = dy - softmax(x) sum(dy).
+
+    x: floating, with one axis or more.
+
+    >>> import jax.numpy as jnp
+    >>> log_softmax(jnp.array([1e4, -1e4])).tolist()
+    [0.0, -20000.0]
+    """
+    x = as_array("log_softmax", "x", x, integers=False)
+    return _log_softmax(_axis("log_softmax", axis, x), x)
+
+
+def log_p(x: jax.Array, axis: int = -1) -> jax.Array:
+    """log softmax, in the dtype that sums are kept in."""
+    centred = _centred(x, axis)
+    return centred - jnp.log(jnp.sum(jnp.exp(centred), axis=axis, keepdims=True))
+
+
+def _log_softmax_primal(axis: int, x: jax.Array) -> jax.Array:
+    return log_p(x, axis).astype(x.dtype)
+
+
+def _log_softmax_fwd(axis: int, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _log_softmax_primal(axis, x), _softmax_primal(axis, x)
+
+
+def _log_softmax_bwd(axis: int, p: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    wide, dy_wide = p.astype(accumulator(p.dtype)), dy.astype(accumulator(p.dtype))
+    return ((dy_wide - wide * jnp.sum(dy_wide, axis=axis, keepdims=True)).astype(dy.dtype),)
+
+
+_log_softmax = attach(_log_softmax_primal, _log_softmax_fwd, _log_softmax_bwd)
+
+
+def _centred(x: jax.Array, axis: int) -> jax.Array:
+    """x less its maximum, in the dtype that sums are kept in; a row of -inf alone is left as it is."""
+    wide = x.astype(accumulator(x.dtype))
+    top = jnp.max(wide, axis=axis, keepdims=True, initial=-jnp.inf)
+    return wide - lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros((), wide.dtype)))
+
+
+def _axis(name: str, axis: int, x: jax.Array) -> int:
+    try:
+        index = operator.index(axis)
+    except TypeError as error:
+        raise mistyped(name, "axis", "must be an integer", repr(axis), x.shape) from error
+    if not -x.ndim <= index < x.ndim:
+        raise invalid(name, "axis", f"must be between {-x.ndim} and {x.ndim - 1}", index, x.shape)
+    return index % x.ndim

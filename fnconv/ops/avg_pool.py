@@ -1,0 +1,101 @@
+"""Average pooling: each map is linear, and each is the other's adjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+
+from fnconv.attach import LinearMap
+from fnconv.layout import canonical, check_layout, restore, split_shape
+from fnconv.ops.max_pool import adaptive_spec
+from fnconv.rules import dispatch
+from fnconv.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
+
+
+def avg_pool(
+    x: jax.Array,
+    window_shape: Sequence[int],
+    *,
+    strides: IntOrTuple | None = None,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    layout: str = "channels_last",
+    rule: Rule = "auto",
+) -> jax.Array:
+    """Mean of each window; dx = upsample(dy) * 1 / size, Notes 2.2, shares of overlapping windows added.
+
+    Args:
+      x: (*batch, *spatial, C) or (*batch, C, *spatial); floating.
+      window_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
+      strides: None for the window itself, an int, or one per axis.
+      padding, dilation, layout: as in `conv`.
+      ceil_mode: round the output size up, as Torch does; cells past the padding are never counted.
+      count_include_pad: whether the padding counts in the size that is divided by.  A window of which nothing is
+        counted has value and gradient 0.
+      rule: formulation, a name or {"forward": ..., "input_vjp": ...}; see `fnconv.available_rules()`.
+
+    Returns:
+      y (*batch, *output, C) in x's dtype; half precisions are summed in float32.
+
+    Raises:
+      ValueError, TypeError: at trace time; integers are refused, their mean is none.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jnp.array([[1., 2.], [3., 6.]])[:, :, None]
+    >>> avg_pool(x, (2, 2)).item()
+    3.0
+    >>> jax.grad(lambda x: avg_pool(x, (2, 2)).sum())(x)[:, :, 0].tolist()
+    [[0.25, 0.25], [0.25, 0.25]]
+    """
+    check_layout("avg_pool", layout)
+    x = as_array("avg_pool", "x", x, integers=False)
+    window = spatial_shape("avg_pool", "window_shape", window_shape, x.shape, minimum=1)
+    batch, size, _ = split_shape(x.shape, len(window), layout)
+    spec = PoolSpec.from_args(
+        "avg_pool",
+        x.shape,
+        size,
+        window,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        include_pad=count_include_pad,
+        rule=rule,
+        available=dispatch.names("avg_pool"),
+    )
+    return restore(_avg_pool(spec, canonical(x, len(window), layout)), batch, layout)
+
+
+_A = LinearMap("avg_pool", dispatch.avg_pool_forward)
+_A_adjoint = LinearMap("avg_unpool", dispatch.avg_pool_input_vjp)
+_A.adjoints = (lambda spec, dy, x: _A_adjoint(spec, dy),)
+_A_adjoint.adjoints = (lambda spec, ddx, dy: _A(spec, ddx),)
+_avg_pool = _A.attached()
+
+
+def adaptive_avg_pool(x: jax.Array, output_shape: Sequence[int], *, layout: str = "channels_last") -> jax.Array:
+    """Means of as many windows as the output has cells: from floor(o size / out) to ceil((o + 1) size / out).
+
+    The windows are Torch's; they may overlap by one cell.  Gradient as `avg_pool`'s, each window with its own size.
+
+    Args:
+      x: (*batch, *spatial, C) or (*batch, C, *spatial); floating.
+      output_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
+
+    Returns:
+      (*batch, *output_shape, C) or (*batch, C, *output_shape) in x's dtype.
+
+    Raises:
+      ValueError, TypeError: at trace time.
+
+    >>> import jax.numpy as jnp
+    >>> adaptive_avg_pool(jnp.arange(5.)[:, None], (3,))[:, 0].tolist()
+    [0.5, 2.0, 3.5]
+    """
+    x = as_array("adaptive_avg_pool", "x", x, integers=False)
+    spec, batch = adaptive_spec("adaptive_avg_pool", x, output_shape, layout)
+    return restore(_avg_pool(spec, canonical(x, len(spec.axes), layout)), batch, layout)

@@ -1,0 +1,395 @@
+"""Convolution and its two gradients: three maps closed under differentiation.
+
+With y = C(x, w), every map is linear in each operand, and the adjoints of one are the other two:
+
+    y  = C(x, w)        dx from (dy, w): X        dw from (x, dy): W
+    dx = X(dy, w)       ddy from (ddx, w): C      dw from (ddx, dy): W
+    dw = W(x, dy)       dx from (dy, ddw): X      ddy from (x, ddw): C
+
+The adjoints below are this table, row by row, so derivatives of every order are by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnconv.attach import LinearMap, attach
+from fnconv.errors import invalid
+from fnconv.geometry import Axis
+from fnconv.layout import (
+    canonical,
+    canonical_kernel,
+    check_layout,
+    join_shape,
+    restore,
+    restore_kernel,
+    split_shape,
+)
+from fnconv.linear import accumulator
+from fnconv.rules import dispatch
+from fnconv.spec import (
+    ConvSpec,
+    IntOrTuple,
+    Padding,
+    Precision,
+    Rule,
+    as_array,
+    paddings,
+    per_axis,
+    same_dtype,
+    spatial_shape,
+)
+
+# ---- y = C(x, w) ----------------------------------------------------------------------------------------------------
+
+
+def conv(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    strides: IntOrTuple = 1,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    layout: str = "channels_last",
+    rule: Rule = "auto",
+    precision: Precision = None,
+) -> jax.Array:
+    """Convolution, in any number of spatial dimensions: the correlation of networks, the kernel is not flipped.
+
+    y[o] = sum_k x[o * stride + k * dilation - low] w[k] + b, Notes 1; Y = phi(X) C, Wei (2.9).
+    Gradients: dx by Wei (2.28), (2.30), Notes 2.3 (zero insertion, rot180); dw = phi^T dY, Wei (2.21), Notes 3;
+    db = the sum of dy, Small (1).
+
+    Args:
+      x: input (*batch, *spatial, in), or (*batch, in, *spatial) with layout="channels_first".  Any number of batch
+        axes, also none.  float16, bfloat16 (sums are kept in float32), float32, float64, or integers.
+      w: kernels (*window, in / groups, out), or (out, in / groups, *window).  Has x's dtype.
+      b: bias (out,), or None.
+      strides: steps of the window, an int or one per spatial axis.
+      padding: "VALID", "SAME" (output = ceil(size / stride), odd cell high), "SAME_LOWER" (odd cell low), "FULL"
+        (every window touching the input), "INPUT_SIZE" (output = input size at every stride, the *same* of Notes),
+        an int, one int per axis, or (low, high) pairs; negative ones crop.
+      dilation: distance between window elements.
+      groups: independent groups of channels; in = groups is depthwise.
+      layout: "channels_last" or "channels_first".
+      rule: formulation, one name for all maps or {"forward": ..., "input_vjp": ..., "weight_vjp": ...};
+        see `fnconv.available_rules()`.
+      precision: as in `jax.lax.dot`.
+
+    Returns:
+      y (*batch, *output, out) in x's dtype; an output without room for one window has size 0.
+
+    Raises:
+      ValueError, TypeError: at trace time, naming the argument, the rule broken, the value and the shape.
+
+    >>> import jax.numpy as jnp
+    >>> a = jnp.array([[1., 3, 1, 4], [2, 8, 5, 1], [3, 2, 0, 3]])[None, :, :, None]
+    >>> k = jnp.array([[1., 0], [-1, 1]])[:, :, None, None]
+    >>> conv(a, k)[0, :, :, 0].astype(int).tolist()  # Wei (2.1)
+    [[7, 0, -3], [1, 6, 8]]
+    """
+    x, w, spatial = _features_and_kernel("conv", "x", x, w, layout)
+    batch, size, in_channels = split_shape(x.shape, spatial, layout)
+    kernel = canonical_kernel(w, layout)
+    *window, c, out_channels = kernel.shape
+    options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
+    spec = _spec("conv", x.shape, size, window, (in_channels, out_channels), rule, precision, options)
+    if c * spec.groups != in_channels:
+        rule_broken = f"must have {in_channels // spec.groups} input channels per group, x's {in_channels} / groups,"
+        raise invalid("conv", "w", rule_broken.rstrip(","), c, x.shape)
+    y = _conv(spec, canonical(x, spatial, layout), kernel)
+    return restore(_add_bias("conv", y, b), batch, layout)
+
+
+_C = LinearMap("conv", dispatch.conv_forward)
+
+
+# ---- dx = X(dy, w) --------------------------------------------------------------------------------------------------
+
+
+def conv_input_vjp(
+    dy: jax.Array,
+    w: jax.Array,
+    input_shape: Sequence[int],
+    *,
+    strides: IntOrTuple = 1,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    layout: str = "channels_last",
+    rule: Rule = "auto",
+    precision: Precision = None,
+) -> jax.Array:
+    """Gradient of `conv` with respect to its input: dx = M^T vec(dY C^T), Wei (2.28), (2.30); Notes 2.3.
+
+    What `torch.nn.grad.conv2d_input` is to Torch.  Options are those of the forward `conv`.
+
+    Args:
+      dy: cotangent of y, (*batch, *output, out) or (*batch, out, *output).
+      w: kernels of the forward convolution.
+      input_shape: the whole shape of x, batch axes and channels included.
+
+    Returns:
+      dx of shape `input_shape` in dy's dtype.  Cells that no window reached get 0.
+
+    Raises:
+      ValueError, TypeError: as `conv`, and where dy is not of the shape that input_shape leads to.
+
+    >>> import jax.numpy as jnp
+    >>> w = jnp.array([[1., 2], [3, 4]])[:, :, None, None]
+    >>> dy = jnp.ones((1, 2, 2, 1))
+    >>> conv_input_vjp(dy, w, (1, 5, 5, 1), strides=2)[0, 0, :, 0].tolist()  # Notes: the fifth column is left over
+    [1.0, 2.0, 1.0, 2.0, 0.0]
+    """
+    name = "conv_input_vjp"
+    dy, w, spatial = _features_and_kernel(name, "dy", dy, w, layout)
+    input_shape = per_axis(name, "input_shape", input_shape, dy.ndim, dy.shape, minimum=0)
+    batch, size, in_channels = split_shape(input_shape, spatial, layout)
+    kernel = canonical_kernel(w, layout)
+    *window, c, out_channels = kernel.shape
+    options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
+    spec = _spec(name, dy.shape, size, window, (in_channels, out_channels), rule, precision, options)
+    if c * spec.groups != in_channels:
+        raise invalid(name, "input_shape", f"must have w's {c} x groups {spec.groups} channels", in_channels, dy.shape)
+    _check_cotangent(name, spec, dy, batch, layout)
+    return restore(_input_vjp(spec, canonical(dy, spatial, layout), kernel), batch, layout)
+
+
+_X = LinearMap("conv_input_vjp", dispatch.conv_input_vjp)
+
+
+# ---- dw = W(x, dy) --------------------------------------------------------------------------------------------------
+
+
+def conv_weight_vjp(
+    x: jax.Array,
+    dy: jax.Array,
+    window_shape: Sequence[int],
+    *,
+    strides: IntOrTuple = 1,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    layout: str = "channels_last",
+    rule: Rule = "auto",
+    precision: Precision = None,
+) -> jax.Array:
+    """Gradient of `conv` with respect to its kernels: dC = phi(x)^T dY, Wei (2.21); Notes 3.
+
+    What `torch.nn.grad.conv2d_weight` is to Torch.  Options are those of the forward `conv`.
+
+    Args:
+      x: input of the forward convolution.
+      dy: cotangent of y.
+      window_shape: spatial shape of the kernels, one entry per spatial axis.
+
+    Returns:
+      dw (*window, in / groups, out) or (out, in / groups, *window) in x's dtype, summed over the batch.
+
+    Raises:
+      ValueError, TypeError: as `conv`, and where dy is not of the shape that x leads to.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.arange(16.).reshape(1, 4, 4, 1)
+    >>> conv_weight_vjp(x, jnp.ones((1, 2, 2, 1)), (2, 2), strides=2)[:, :, 0, 0].tolist()
+    [[20.0, 24.0], [36.0, 40.0]]
+    """
+    name = "conv_weight_vjp"
+    check_layout(name, layout)
+    x, dy = as_array(name, "x", x), as_array(name, "dy", dy)
+    same_dtype(name, x=x, dy=dy)
+    window = spatial_shape(name, "window_shape", window_shape, x.shape, minimum=1)
+    spatial = len(window)
+    if dy.ndim != x.ndim:
+        raise invalid(name, "dy", f"must have {x.ndim} axes as x", dy.shape, x.shape)
+    batch, size, in_channels = split_shape(x.shape, spatial, layout)
+    _, _, out_channels = split_shape(dy.shape, spatial, layout)
+    options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
+    spec = _spec(name, x.shape, size, window, (in_channels, out_channels), rule, precision, options)
+    _check_cotangent(name, spec, dy, batch, layout)
+    dw = _weight_vjp(spec, canonical(x, spatial, layout), canonical(dy, spatial, layout))
+    return restore_kernel(dw, layout)
+
+
+_W = LinearMap("conv_weight_vjp", dispatch.conv_weight_vjp)
+
+
+# ---- the table above ------------------------------------------------------------------------------------------------
+
+_C.adjoints = (lambda spec, dy, x, w: _X(spec, dy, w), lambda spec, dy, x, w: _W(spec, x, dy))
+_X.adjoints = (lambda spec, ddx, dy, w: _C(spec, ddx, w), lambda spec, ddx, dy, w: _W(spec, ddx, dy))
+_W.adjoints = (lambda spec, ddw, x, dy: _X(spec, dy, ddw), lambda spec, ddw, x, dy: _C(spec, x, ddw))
+
+_conv, _input_vjp, _weight_vjp = _C.attached(), _X.attached(), _W.attached()
+
+
+# ---- transposed convolution -----------------------------------------------------------------------------------------
+
+
+def conv_transpose(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    strides: IntOrTuple = 1,
+    padding: Padding = "VALID",
+    output_padding: IntOrTuple = 0,
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    layout: str = "channels_last",
+    rule: Rule = "auto",
+    precision: Precision = None,
+) -> jax.Array:
+    """Transposed convolution: the adjoint of `conv`, X(x, w) + b, with the arguments of the conv it transposes.
+
+    <u, conv(v, w)> = <conv_transpose(u, w), v>.  As in Torch, whose weights go in as they are with
+    layout="channels_first".  Its gradients are `conv` and `conv_weight_vjp`.
+
+    Args:
+      x: input (*batch, *spatial, in) or (*batch, in, *spatial); `in` are the *output* channels of the conv.
+      w: kernels of the conv: (*window, out / groups, in), or (in, out / groups, *window).
+      b: bias (out,), or None.
+      strides, padding, dilation, groups: of the conv.  The output has (size - 1) * stride + span - low - high
+        cells, span being the dilated window; for "SAME" and "SAME_LOWER" size * stride, the largest input that a
+        SAME conv maps to `size`; for "INPUT_SIZE" size.
+      output_padding: cells added at the high end, to choose among the inputs that share an output; less than the
+        stride or the dilation, and 0 with "SAME", "SAME_LOWER", "INPUT_SIZE".
+      layout, rule, precision: as in `conv`; `rule` names the conv's maps, of which input_vjp runs forward.
+
+    Returns:
+      y (*batch, *output, out) in x's dtype.
+
+    Raises:
+      ValueError, TypeError: as `conv`.
+
+    >>> import jax.numpy as jnp
+    >>> y = conv_transpose(jnp.ones((1, 2, 1)), jnp.array([1., 2, 3])[:, None, None], strides=2, output_padding=1)
+    >>> y[0, :, 0].tolist()
+    [1.0, 2.0, 4.0, 2.0, 3.0, 0.0]
+    """
+    name = "conv_transpose"
+    x, w, spatial = _features_and_kernel(name, "x", x, w, layout)
+    batch, outputs, out_of_conv = split_shape(x.shape, spatial, layout)
+    kernel = canonical_kernel(w, layout)
+    *window, c, kernels = kernel.shape
+    size, pairs = _transposed_geometry(name, x.shape, outputs, window, strides, padding, dilation, output_padding)
+    groups = per_axis(name, "groups", groups, 1, x.shape, minimum=1)[0]
+    options = {"strides": strides, "padding": pairs, "dilation": dilation, "groups": groups}
+    spec = _spec(name, x.shape, size, window, (c * groups, out_of_conv), rule, precision, options)
+    if kernels != out_of_conv:
+        raise invalid(name, "w", f"must have as many input channels as x, {out_of_conv}", kernels, x.shape)
+    y = _input_vjp(spec, canonical(x, spatial, layout), kernel)
+    return restore(_add_bias(name, y, b), batch, layout)
+
+
+def _transposed_geometry(
+    name: str,
+    shape: tuple[int, ...],
+    outputs: Sequence[int],
+    window: Sequence[int],
+    strides: Any,
+    padding: Any,
+    dilation: Any,
+    output_padding: Any,
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Input size and paddings of the conv whose adjoint this is.
+
+    output_padding enlarges the input and is taken off the high padding: the conv's output stays as large as x.
+    """
+    n = len(window)
+    s = per_axis(name, "strides", strides, n, shape, minimum=1)
+    d = per_axis(name, "dilation", dilation, n, shape, minimum=1)
+    extra = per_axis(name, "output_padding", output_padding, n, shape, minimum=0)
+    named = padding.upper() if isinstance(padding, str) else ""
+    sizes = [o * t if named in ("SAME", "SAME_LOWER") else o for o, t in zip(outputs, s, strict=True)]
+    axes = [Axis(*a) for a in zip(sizes, window, s, d, strict=True)]
+    pairs = paddings(name, padding, axes, shape)
+    fixed = named in ("SAME", "SAME_LOWER", "INPUT_SIZE")
+    if fixed and any(extra):
+        raise invalid(name, "output_padding", f"must be 0 with padding {named}", extra, shape)
+    if any(e >= max(a.stride, a.dilation) for a, e in zip(axes, extra, strict=True)):
+        raise invalid(name, "output_padding", "must be less than the stride or the dilation", extra, shape)
+    if not fixed:
+        sizes = [
+            max(o - 1, 0) * a.stride + a.span - low - high + e if o else 0
+            for o, a, (low, high), e in zip(outputs, axes, pairs, extra, strict=True)
+        ]
+    if any(size < 0 for size in sizes):
+        raise invalid(name, "padding", "must leave a non-negative output size", padding, shape)
+    return tuple(sizes), tuple((low, high - e) for (low, high), e in zip(pairs, extra, strict=True))
+
+
+# ---- bias -----------------------------------------------------------------------------------------------------------
+
+
+def _add_bias(name: str, y: jax.Array, b: Any) -> jax.Array:
+    if b is None:
+        return y
+    b = as_array(name, "b", b)
+    same_dtype(name, x=y, b=b)
+    if b.shape != y.shape[-1:]:
+        raise invalid(name, "b", f"must have one entry per output channel, shape {y.shape[-1:]}", b.shape)
+    return bias((), y, b)
+
+
+def _bias_primal(spec: tuple[()], y: jax.Array, b: jax.Array) -> jax.Array:
+    return y + b
+
+
+def _bias_fwd(spec: tuple[()], y: jax.Array, b: jax.Array) -> tuple[jax.Array, None]:
+    return y + b, None
+
+
+def _bias_bwd(spec: tuple[()], residuals: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """db = the sum of delta over batch and positions, Small (1), Notes 2.1."""
+    db = jnp.sum(dy.astype(accumulator(dy.dtype)), axis=tuple(range(dy.ndim - 1)))
+    return dy, db.astype(dy.dtype)
+
+
+bias = attach(_bias_primal, _bias_fwd, _bias_bwd)
+
+
+# ---- operands -------------------------------------------------------------------------------------------------------
+
+
+def _features_and_kernel(
+    name: str, argument: str, x: jax.Array, w: jax.Array, layout: str
+) -> tuple[jax.Array, jax.Array, int]:
+    """Checked x and w, and the number of spatial dimensions, which w tells."""
+    check_layout(name, layout)
+    x, w = as_array(name, argument, x), as_array(name, "w", w)
+    same_dtype(name, **{argument: x}, w=w)
+    spatial = w.ndim - 2
+    if spatial < 1:
+        raise invalid(name, "w", "must have a window axis or more and two channel axes", w.shape, x.shape)
+    if x.ndim < spatial + 1:
+        rule = f"must have {spatial} spatial axes, as w of shape {w.shape}, and one for channels"
+        raise invalid(name, argument, rule, x.shape)
+    return x, w, spatial
+
+
+def _spec(
+    name: str,
+    shape: tuple[int, ...],
+    size: Sequence[int],
+    window: Sequence[int],
+    channels: tuple[int, int],
+    rule: Rule,
+    precision: Precision,
+    options: dict[str, Any],
+) -> ConvSpec:
+    named = {**options, "rule": rule, "precision": precision, "available": dispatch.names("conv")}
+    return ConvSpec.from_args(name, shape, size, window, channels[0], channels[1], **named)
+
+
+def _check_cotangent(name: str, spec: ConvSpec, dy: jax.Array, batch: tuple[int, ...], layout: str) -> None:
+    _, *outputs, channels = spec.y_shape(1)
+    expected = join_shape(batch, tuple(outputs), channels, layout)
+    if dy.shape != expected:
+        raise invalid(name, "dy", f"must have the shape of conv's output, {expected}", dy.shape)

@@ -1,0 +1,123 @@
+"""Losses, one value per example or per element; reductions are the caller's."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.attach import attach
+from fnconv.errors import invalid
+from fnconv.linear import accumulator
+from fnconv.ops.activation import log_p
+from fnconv.spec import as_array, same_dtype
+
+# ---- softmax cross-entropy ------------------------------------------------------------------------------------------
+
+
+def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-sum(labels * log softmax(logits)) for each example; d logits = (p sum(labels) - labels) dy: p - y.
+
+    Stable for logits of any size: the maximum is subtracted first.  A label of 0 asks nothing of its logit, be it
+    -inf.  Integer labels outside [0, classes) have all weights 0: loss and gradient 0.
+
+    Args:
+      logits: (*batch, classes), floating.
+      labels: integers (*batch,), or weights (*batch, classes) of logits' dtype, one-hot or not; these are
+        differentiated too: d labels = -log p dy.
+
+    Returns:
+      (*batch,) in logits' dtype.
+
+    Raises:
+      ValueError, TypeError: at trace time.
+
+    >>> import jax, jax.numpy as jnp
+    >>> logits = jnp.array([[0., 0.]])
+    >>> jax.grad(lambda z: softmax_cross_entropy(z, jnp.array([1])).sum())(logits).tolist()
+    [[0.5, -0.5]]
+    """
+    name = "softmax_cross_entropy"
+    logits = as_array(name, "logits", logits, integers=False)
+    labels = as_array(name, "labels", labels)
+    if logits.ndim < 1 or logits.shape[-1] < 1:
+        raise invalid(name, "logits", "must end in an axis of one class or more", logits.shape)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        if labels.shape != logits.shape[:-1]:
+            raise invalid(name, "integer labels", f"must have the shape {logits.shape[:-1]}", labels.shape)
+        hot = labels[..., None] == np.arange(logits.shape[-1])
+        return _cross_entropy((), logits, jax.lax.stop_gradient(hot.astype(logits.dtype)))
+    same_dtype(name, logits=logits, labels=labels)
+    if labels.shape != logits.shape:
+        raise invalid(name, "labels", f"must have logits' shape {logits.shape}", labels.shape)
+    return _cross_entropy((), logits, labels)
+
+
+Pair = tuple[jax.Array, jax.Array]
+
+
+def _cross_entropy_primal(spec: tuple[()], logits: jax.Array, labels: jax.Array) -> jax.Array:
+    wide, weights = logits.astype(accumulator(logits.dtype)), labels.astype(accumulator(logits.dtype))
+    return -jnp.sum(_product(weights, log_p(wide)), axis=-1).astype(logits.dtype)
+
+
+def _cross_entropy_fwd(spec: tuple[()], logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, Pair]:
+    return _cross_entropy_primal(spec, logits, labels), (logits, labels)
+
+
+def _cross_entropy_bwd(spec: tuple[()], residuals: Pair, dy: jax.Array) -> Pair:
+    logits, labels = residuals
+    wide = accumulator(logits.dtype)
+    weights, dy = labels.astype(wide), dy.astype(wide)[..., None]
+    log_probability = log_p(logits.astype(wide))
+    d_logits = (jnp.exp(log_probability) * jnp.sum(weights, axis=-1, keepdims=True) - weights) * dy
+    return d_logits.astype(logits.dtype), (-log_probability * dy).astype(labels.dtype)
+
+
+def _product(weights: jax.Array, logs: jax.Array) -> jax.Array:
+    """weights * logs with 0 * -inf = 0."""
+    return weights * jnp.where((weights == 0) & jnp.isinf(logs), jnp.zeros((), logs.dtype), logs)
+
+
+_cross_entropy = attach(_cross_entropy_primal, _cross_entropy_fwd, _cross_entropy_bwd)
+
+
+# ---- squared error --------------------------------------------------------------------------------------------------
+
+
+def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """(prediction - target)^2 for each element, Wei 1.2; gradients 2 (prediction - target) dy and its negative.
+
+    Args:
+      prediction, target: floating, of one shape and dtype.
+
+    Raises:
+      ValueError, TypeError: at trace time; nothing is broadcast.
+
+    >>> import jax, jax.numpy as jnp
+    >>> jax.grad(lambda p: squared_error(p, jnp.array([1., 1.])).sum())(jnp.array([3., 1.])).tolist()
+    [4.0, 0.0]
+    """
+    name = "squared_error"
+    prediction = as_array(name, "prediction", prediction, integers=False)
+    target = as_array(name, "target", target, integers=False)
+    same_dtype(name, prediction=prediction, target=target)
+    if prediction.shape != target.shape:
+        raise invalid(name, "target", f"must have prediction's shape {prediction.shape}", target.shape)
+    return _squared_error((), prediction, target)
+
+
+def _squared_error_primal(spec: tuple[()], prediction: jax.Array, target: jax.Array) -> jax.Array:
+    return jnp.square(prediction - target)
+
+
+def _squared_error_fwd(spec: tuple[()], prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _squared_error_primal(spec, prediction, target), prediction - target
+
+
+def _squared_error_bwd(spec: tuple[()], error: jax.Array, dy: jax.Array) -> Pair:
+    d_prediction = 2 * error * dy
+    return d_prediction, -d_prediction
+
+
+_squared_error = attach(_squared_error_primal, _squared_error_fwd, _squared_error_bwd)

@@ -1,0 +1,132 @@
+"""Power-average pooling: the p-norm of each window; p = 2 is the L2-norm pooling of Notes 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from fnconv.attach import attach
+from fnconv.geometry import volume
+from fnconv.layout import canonical, check_layout, restore, split_shape
+from fnconv.linear import accumulator
+from fnconv.ops.patches import columns, columns_adjoint
+from fnconv.rules import dispatch
+from fnconv.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
+
+
+def lp_pool(
+    x: jax.Array,
+    window_shape: Sequence[int],
+    *,
+    p: float = 2,
+    strides: IntOrTuple | None = None,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    ceil_mode: bool = False,
+    layout: str = "channels_last",
+    rule: Rule = "auto",
+) -> jax.Array:
+    """y = (sum |x_i|^p)^(1/p) over each window; dx_i = dy sign(x_i) (|x_i| / y)^(p - 1).
+
+    The gradient is 0, not NaN, where a window is all zero; sign(0) = 0.  Powers are taken of x divided by a power of
+    two near the window's maximum, so that they neither overflow nor vanish.
+
+    Differs from Torch's: that one takes x^p without the modulus, and scales windows clipped by ceil_mode up.
+
+    Args:
+      x: (*batch, *spatial, C) or (*batch, C, *spatial); floating.
+      window_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
+      p: a number of at least 1, known at trace time.
+      strides: None for the window itself, an int, or one per axis.
+      padding, dilation, layout: as in `conv`; ceil_mode as in `max_pool`.
+      rule: formulation, a name or {"forward": ..., "input_vjp": ...}; see `fnconv.available_rules()`.
+
+    Returns:
+      y (*batch, *output, C) in x's dtype.
+
+    Raises:
+      ValueError, TypeError: at trace time.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jnp.array([3., -4., 0., 0.])[:, None]
+    >>> lp_pool(x, (2,))[:, 0].tolist()
+    [5.0, 0.0]
+    >>> [round(float(g), 3) for g in jax.grad(lambda x: lp_pool(x, (2,)).sum())(x)[:, 0]]
+    [0.6, -0.8, 0.0, 0.0]
+    """
+    check_layout("lp_pool", layout)
+    x = as_array("lp_pool", "x", x, integers=False)
+    window = spatial_shape("lp_pool", "window_shape", window_shape, x.shape, minimum=1)
+    batch, size, _ = split_shape(x.shape, len(window), layout)
+    spec = PoolSpec.from_args(
+        "lp_pool",
+        x.shape,
+        size,
+        window,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        p=p,
+        rule=rule,
+        available=dispatch.names("lp_pool"),
+    )
+    return restore(_lp_pool(spec, canonical(x, len(window), layout)), batch, layout)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _norm(spec: PoolSpec, x: jax.Array) -> jax.Array:
+    cols = jnp.abs(columns(spec, x).astype(accumulator(x.dtype)))  # (N, O, K, C)
+    scale = _power_of_two(jnp.max(cols, axis=2, initial=0))
+    ratio = cols / scale[:, :, None]
+    if spec.p == 1:
+        norm = jnp.sum(ratio, axis=2)
+    elif spec.p == 2:
+        norm = jnp.sqrt(jnp.sum(jnp.square(ratio), axis=2))
+    else:
+        norm = jnp.sum(ratio**spec.p, axis=2) ** (1 / spec.p)
+    return (scale * norm).astype(x.dtype).reshape(x.shape[0], *spec.output, x.shape[-1])
+
+
+@_norm.defjvp
+def _norm_jvp(spec: PoolSpec, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """dy = the window's sum of slope * dx; it serves the second derivative."""
+    (x,), (dx,) = primals, tangents
+    y = _norm(spec, x)
+    dy = jnp.sum(_slopes(spec, x, y) * columns(spec, dx).astype(accumulator(x.dtype)), axis=2)
+    return y, dy.astype(y.dtype).reshape(y.shape)
+
+
+def _slopes(spec: PoolSpec, x: jax.Array, y: jax.Array) -> jax.Array:
+    """dy / dx_i = sign(x_i) (|x_i| / y)^(p - 1) for every window element, 0 where y is: (N, O, K, C)."""
+    cols = columns(spec, x).astype(accumulator(x.dtype))
+    norm = y.astype(cols.dtype).reshape(x.shape[0], volume(spec.output), 1, x.shape[-1])
+    safe = jnp.where(norm > 0, norm, jnp.ones((), cols.dtype))
+    if spec.p == 1:
+        return jnp.sign(cols)
+    if spec.p == 2:
+        return cols / safe
+    return jnp.sign(cols) * (jnp.abs(cols) / safe) ** (spec.p - 1)
+
+
+def _lp_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = _norm(spec, x)
+    return y, (x, y)
+
+
+def _lp_pool_bwd(spec: PoolSpec, residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array]:
+    slopes = _slopes(spec, *residuals)
+    wide = dy.astype(slopes.dtype).reshape(dy.shape[0], volume(spec.output), 1, dy.shape[-1])
+    return (columns_adjoint(spec, wide * slopes).astype(dy.dtype),)
+
+
+def _power_of_two(largest: jax.Array) -> jax.Array:
+    """A power of two near each value, 1 for 0 and for what is not finite: dividing by it rounds nothing."""
+    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, jnp.ones((), largest.dtype)))
+    return jnp.ldexp(jnp.ones((), largest.dtype), exponent - 1)
+
+
+_lp_pool = attach(_norm, _lp_pool_fwd, _lp_pool_bwd)

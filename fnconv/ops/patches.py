@@ -1,0 +1,148 @@
+"""im2col and col2im, each the adjoint of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.attach import LinearMap
+from fnconv.errors import invalid
+from fnconv.geometry import volume, windows
+from fnconv.layout import canonical, check_layout, restore, split_shape
+from fnconv.rules import dispatch
+from fnconv.spec import IntOrTuple, Padding, PoolSpec, as_array, per_axis, spatial_shape
+
+ORDERS = ("c", "matlab")
+
+
+def im2col(
+    x: jax.Array,
+    window_shape: Sequence[int],
+    *,
+    strides: IntOrTuple = 1,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    layout: str = "channels_last",
+    order: str = "c",
+) -> jax.Array:
+    """Unfold the windows of x into the columns of a matrix, Wei (2.5), GEMM 1.1; phi(x) is its transpose, Wei (2.6).
+
+    Every column is one window.  order="c" counts columns row-major and rows as a flattened kernel of the same layout:
+    (*window, C) for channels_last, (C, *window) for channels_first, which is Torch's `unfold`.  order="matlab" counts
+    both column-major and stacks the channels, as MATLAB's im2col and Wei do.
+
+    Args:
+      x: (*batch, *spatial, C) or (*batch, C, *spatial).
+      window_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
+      strides, padding, dilation, layout: as in `conv`.
+
+    Returns:
+      (*batch, C * window elements, output positions), zeros in the padding, in x's dtype.
+
+    Raises:
+      ValueError, TypeError: at trace time, naming the argument, the rule broken, the value and the shape.
+
+    >>> import jax.numpy as jnp
+    >>> a = jnp.array([[1, 3, 1, 4], [2, 8, 5, 1], [3, 2, 0, 3]])[:, :, None]
+    >>> im2col(a, (2, 2), order="matlab").tolist()  # B of Wei 2.1
+    [[1, 2, 3, 8, 1, 5], [2, 3, 8, 2, 5, 0], [3, 8, 1, 5, 4, 1], [8, 2, 5, 0, 1, 3]]
+    """
+    x = as_array("im2col", "x", x)
+    spec, batch, channels = _geometry("im2col", x.shape, window_shape, strides, padding, dilation, layout, order)
+    cols = _im2col(spec, canonical(x, len(spec.axes), layout))
+    _, positions, elements, _ = cols.shape
+    if order == "matlab":
+        cols = cols[:, _column_major(spec.output)][:, :, _column_major(windows(spec.axes))]
+    rows = (3, 2, 1) if order == "matlab" or layout == "channels_first" else (2, 3, 1)
+    return jnp.transpose(cols, (0, *rows)).reshape(*batch, channels * elements, positions)
+
+
+def col2im(
+    cols: jax.Array,
+    x_shape: Sequence[int],
+    window_shape: Sequence[int],
+    *,
+    strides: IntOrTuple = 1,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    layout: str = "channels_last",
+    order: str = "c",
+) -> jax.Array:
+    """The adjoint of `im2col`: add every entry at the cell it came from, Wei (2.30), GEMM 1.2.
+
+    Args:
+      cols: (*batch, C * window elements, output positions), as `im2col` returns.
+      x_shape: the whole shape of the result, batch axes and channels included.
+      window_shape, strides, padding, dilation, layout, order: of the im2col.
+
+    Returns:
+      An array of shape x_shape in the dtype of cols; half precisions are added in float32.
+
+    Raises:
+      ValueError, TypeError: as `im2col`, and where cols is not of the shape that x_shape leads to.
+
+    >>> import jax.numpy as jnp
+    >>> col2im(jnp.ones((4, 4)), (3, 3, 1), (2, 2))[:, :, 0].astype(int).tolist()  # windows that cover each cell
+    [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+    """
+    cols = as_array("col2im", "cols", cols)
+    shape = per_axis("col2im", "x_shape", x_shape, len(tuple(x_shape)), cols.shape, minimum=0)
+    spec, batch, channels = _geometry("col2im", shape, window_shape, strides, padding, dilation, layout, order)
+    positions, elements = volume(spec.output), volume(windows(spec.axes))
+    expected = (*batch, channels * elements, positions)
+    if cols.shape != expected:
+        raise invalid("col2im", "cols", f"must have the shape of im2col's result, {expected}", cols.shape)
+    n = volume(batch)
+    if order == "matlab" or layout == "channels_first":
+        cols = jnp.transpose(cols.reshape(n, channels, elements, positions), (0, 3, 2, 1))
+    else:
+        cols = jnp.transpose(cols.reshape(n, elements, channels, positions), (0, 3, 1, 2))
+    if order == "matlab":
+        p, q = (np.argsort(_column_major(shape)) for shape in (spec.output, windows(spec.axes)))
+        cols = cols[:, p][:, :, q]
+    return restore(_col2im(spec, cols), batch, layout)
+
+
+def _geometry(
+    name: str,
+    shape: tuple[int, ...],
+    window_shape: Sequence[int],
+    strides: IntOrTuple,
+    padding: Padding,
+    dilation: IntOrTuple,
+    layout: str,
+    order: str,
+) -> tuple[PoolSpec, tuple[int, ...], int]:
+    check_layout(name, layout)
+    if order not in ORDERS:
+        raise invalid(name, "order", f"must be one of {', '.join(ORDERS)}", repr(order))
+    window = spatial_shape(name, "window_shape", window_shape, shape, minimum=1)
+    batch, size, channels = split_shape(shape, len(window), layout)
+    spec = PoolSpec.from_args(
+        name,
+        shape,
+        size,
+        window,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=False,
+        rule="auto",
+        available=dispatch.names("lp_pool"),
+    )
+    return spec, batch, channels
+
+
+def _column_major(shape: Sequence[int]) -> np.ndarray:
+    """Row-major numbers of the cells of `shape` in column-major order."""
+    return np.arange(volume(shape)).reshape(shape).transpose().reshape(-1)
+
+
+columns = LinearMap("im2col", dispatch.columns)
+columns_adjoint = LinearMap("col2im", dispatch.columns_adjoint)
+columns.adjoints = (lambda spec, dcols, x: columns_adjoint(spec, dcols),)
+columns_adjoint.adjoints = (lambda spec, dx, cols: columns(spec, dx),)
+_im2col, _col2im = columns.attached(), columns_adjoint.attached()

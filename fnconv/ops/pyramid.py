@@ -1,0 +1,55 @@
+"""Spatial pyramid pooling: images of different sizes to features of one size (Notes 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from fnconv.errors import invalid
+from fnconv.geometry import volume
+from fnconv.layout import split_shape
+from fnconv.ops.avg_pool import adaptive_avg_pool
+from fnconv.ops.max_pool import adaptive_max_pool
+from fnconv.spec import is_scalar, spatial_shape
+
+POOLS = {"max": adaptive_max_pool, "avg": adaptive_avg_pool}
+
+
+def spatial_pyramid_pool(
+    x: jax.Array, levels: Sequence[int | Sequence[int]], *, pool: str = "max", layout: str = "channels_last"
+) -> jax.Array:
+    """Adaptive pooling at several resolutions, flattened and joined: the size of the result is not x's.
+
+    "By the choice of pool sizes, images of different sizes become features of one dimension" (Notes 1); He et al.,
+    2014.  The gradient is that of the pools, added over the levels.
+
+    Args:
+      x: (*batch, *spatial, C) or (*batch, C, *spatial).
+      levels: for each level the number of bins per axis, a tuple, or an int for all axes where x has exactly one
+        batch axis.
+      pool: "max" or "avg".
+
+    Returns:
+      (*batch, C * total number of bins): level after level, each flattened in the order of its layout.
+
+    Raises:
+      ValueError, TypeError: at trace time.
+
+    >>> import jax.numpy as jnp
+    >>> [spatial_pyramid_pool(jnp.ones((2, h, h, 3)), (1, 2, 4)).shape for h in (7, 32)]
+    [(2, 63), (2, 63)]
+    """
+    name = "spatial_pyramid_pool"
+    if pool not in POOLS:
+        raise invalid(name, "pool", f"must be one of {', '.join(POOLS)}", repr(pool))
+    if is_scalar(levels) or len(levels) == 0:
+        raise invalid(name, "levels", "must be a sequence with one entry or more", levels)
+    x = jnp.asarray(x)
+    parts = []
+    for level in levels:
+        bins = spatial_shape(name, "levels", level, x.shape, minimum=1)
+        batch, _, channels = split_shape(x.shape, len(bins), layout)
+        parts.append(POOLS[pool](x, bins, layout=layout).reshape(*batch, volume(bins) * channels))
+    return jnp.concatenate(parts, axis=-1)

@@ -1,0 +1,1 @@
+"""Interchangeable formulations of each map: pure functions of one signature, simplest first."""

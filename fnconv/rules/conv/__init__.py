@@ -1,0 +1,33 @@
+"""Formulations of convolution.  Each module has the three maps, all of the forward's spec, on canonical arrays:
+
+forward(spec, x, w) -> y        input_vjp(spec, dy, w) -> dx        weight_vjp(spec, x, dy) -> dw
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from fnconv.rules.conv import correlation, im2col, jacobian, kronecker, lax
+
+RULES: dict[str, dict[str, Callable[..., Any]]] = {
+    "forward": {
+        "kronecker": kronecker.forward,
+        "jacobian": jacobian.forward,
+        "im2col": im2col.forward,
+        "correlation": correlation.forward,
+        "lax": lax.forward,
+    },
+    "input_vjp": {
+        "kronecker": kronecker.input_vjp,
+        "jacobian": jacobian.input_vjp,
+        "im2col": im2col.input_vjp,
+        "correlation": correlation.input_vjp,
+        "lax": lax.input_vjp,
+    },
+    "weight_vjp": {
+        "kronecker": kronecker.weight_vjp,
+        "jacobian": jacobian.weight_vjp,
+        "im2col": im2col.weight_vjp,
+        "correlation": correlation.weight_vjp,
+        "lax": lax.weight_vjp,
+    },
+}

@@ -1,0 +1,88 @@
+"""XLA's own convolution for each map, in the geometry derived by hand.
+
+The same three correlations as in `correlation`, with the zeros left to XLA: lhs_dilation instead of inserting them
+into the cotangent, rhs_dilation instead of inserting them into the kernel.  Negative paddings are cropped away
+first: XLA's CPU convolution reads out of bounds where one meets lhs_dilation, which is how JAX's own input gradient
+goes wrong for asymmetric paddings as large as the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fnconv.geometry import Axis, crop_instead_of_negative
+from fnconv.linear import rot180, swap_channels
+from fnconv.spec import ConvSpec
+
+
+def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
+    """The correlation of Notes 1 and Wei (2.4)."""
+    return _correlate(spec, x, w, spec.axes, features="last", feature_groups=spec.groups)
+
+
+def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
+    """Correlate the cotangent, dilated by the stride, with rot180(w), Notes 2.3."""
+    axes = [a.input_gradient() for a in spec.axes]
+    kernel = swap_channels(rot180(w), spec.groups)
+    inserted = [a.stride for a in spec.axes]
+    return _correlate(spec, dy, kernel, axes, features="last", feature_groups=spec.groups, inserted=inserted)
+
+
+def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
+    """Correlate the input with the cotangent dilated by the stride, summing over the batch, Notes 3."""
+    axes = [a.weight_gradient() for a in spec.axes]
+    return _correlate(spec, x, dy, axes, features="first", batch_groups=spec.groups)
+
+
+def _correlate(
+    spec: ConvSpec,
+    x: jax.Array,
+    w: jax.Array,
+    axes: Sequence[Axis],
+    *,
+    features: str,
+    feature_groups: int = 1,
+    batch_groups: int = 1,
+    inserted: Sequence[int] | None = None,
+) -> jax.Array:
+    """lax.conv_general_dilated on canonical arrays.
+
+    features="last":   x (N, *S, C),  w (*K, C, D)   -> (N, *O, D), contracting C
+    features="first":  x (N, *S, C),  w (N, *K, D)   -> (*O, C, D), contracting N
+    """
+    n = len(axes)
+    inserted = inserted or (1,) * n
+    kept, lows, highs = zip(
+        *(crop_instead_of_negative(x.shape[1 + i], inserted[i], a.low, a.high) for i, a in enumerate(axes)),
+        strict=True,
+    )
+    x = x[(slice(None), *kept)]
+    spatial = tuple(range(1, n + 1))
+    if features == "last":
+        numbers = lax.ConvDimensionNumbers(
+            lhs_spec=(0, n + 1, *spatial), rhs_spec=(n + 1, n, *range(n)), out_spec=(0, n + 1, *spatial)
+        )
+        shape: tuple[int, ...] = (x.shape[0], *(a.output for a in axes), w.shape[-1])
+    else:
+        numbers = lax.ConvDimensionNumbers(
+            lhs_spec=(n + 1, 0, *spatial), rhs_spec=(n + 1, 0, *spatial), out_spec=(n, n + 1, *range(n))
+        )
+        shape = spec.w_shape
+    if 0 in x.shape:  # nothing but padding is left
+        return jnp.zeros(shape, x.dtype)
+    return lax.conv_general_dilated(
+        x,
+        w,
+        window_strides=[a.stride for a in axes],
+        padding=list(zip(lows, highs, strict=True)),
+        lhs_dilation=inserted,
+        rhs_dilation=[a.dilation for a in axes],
+        dimension_numbers=numbers,
+        feature_group_count=feature_groups,
+        batch_group_count=batch_groups,
+        precision=spec.precision,
+    )

@@ -1,0 +1,80 @@
+"""Max pooling one window element at a time: nothing is gathered, scattered or unfolded.
+
+The forward pass runs through the window in tie order and keeps the best value with its offset; the backward pass
+gives each window element the cotangents whose offset names it, shifted back to where it came from: Wei (4.6) with
+the sum taken over window elements.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.geometry import OUTSIDE, Axis, flat_table, taps
+from fnconv.linear import accumulator, pad, tap, tap_adjoint
+from fnconv.rules.max_pool.segment_sum import offset_dtype
+from fnconv.spec import PoolSpec
+from fnconv.textbook import lowest
+
+
+def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The first maximum of each window in tie order, Wei (4.2); the first NaN, where there is one."""
+    axes, dtype = _sliding(spec), offset_dtype(spec.axes)
+    shape = (x.shape[0], *spec.output, x.shape[-1])
+    xp = pad(x, axes, lowest(x.dtype))
+    best = jnp.full(shape, lowest(x.dtype), x.dtype)
+    winner = jnp.broadcast_to(_first_inside(spec).astype(dtype)[..., None], shape)
+    for offset, k in taps(axes, spec.ties):
+        value = tap(xp, axes, k)
+        better = (value > best) | (jnp.isnan(value) & ~jnp.isnan(best))
+        best = jnp.where(better, value, best)
+        winner = jnp.where(better, np.asarray(offset, dtype), winner)
+    return best, winner
+
+
+def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
+    """S^T dy: each window element passes the cotangents it won back to its cells."""
+    axes = _sliding(spec)
+    wide, zero = dy.astype(accumulator(dy.dtype)), jnp.zeros((), accumulator(dy.dtype))
+    if all(a.stride == a.span == a.window for a in axes):
+        return _disjoint(axes, offset, dy)
+    shares = (tap_adjoint(jnp.where(offset == np.asarray(q, offset.dtype), wide, zero), axes, k) for q, k in taps(axes))
+    return reduce(jax.lax.add, shares).astype(dy.dtype)
+
+
+def select(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Array:
+    """S x: each window takes the cell that won."""
+    axes = _sliding(spec)
+    xp = pad(x, axes)
+    y = jnp.zeros(offset.shape, x.dtype)
+    for q, k in taps(axes):
+        y = jnp.where(offset == np.asarray(q, offset.dtype), tap(xp, axes, k), y)
+    return y
+
+
+def _disjoint(axes: tuple[Axis, ...], offset: jax.Array, dy: jax.Array) -> jax.Array:
+    """Windows that tile the input: one comparison spreads dy, no sum is needed (Wei after (4.5))."""
+    n, c = dy.shape[0], dy.shape[-1]
+    window = tuple(a.window for a in axes)
+    # offset (N, O1, 1, .., On, 1, C) against element numbers (K1, 1, .., Kn, 1)
+    elements = np.arange(np.prod(window)).reshape([size for k in window for size in (k, 1)])
+    between = tuple(range(2, 2 * len(axes) + 1, 2))
+    hit = jnp.expand_dims(offset, between) == elements.astype(offset.dtype)
+    spread = jnp.where(hit, jnp.expand_dims(dy, between), jnp.zeros((), dy.dtype))
+    spread = spread.reshape(n, *(a.output * a.window for a in axes), c)
+    widths = [(-a.low, a.size + a.low - a.output * a.window, 0) for a in axes]
+    return jax.lax.pad(spread, jnp.zeros((), dy.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
+
+
+def _first_inside(spec: PoolSpec) -> np.ndarray:
+    """Offset of the first element of each window that is not padding, in tie order, (*O); -1 where all is padding."""
+    order = np.array([offset for offset, _ in taps(spec.axes, spec.ties)])
+    inside = (flat_table(spec.axes) != OUTSIDE)[:, order]
+    return np.where(inside.any(axis=1), order[inside.argmax(axis=1)], -1).reshape(spec.output)
+
+
+def _sliding(spec: PoolSpec) -> tuple[Axis, ...]:
+    return tuple(a for a in spec.axes if isinstance(a, Axis))

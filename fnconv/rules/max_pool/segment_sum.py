@@ -1,0 +1,59 @@
+"""Max pooling over columns, GEMM 3.1; its gradient adds at the winners' positions, Wei (4.6), GEMM 3.2."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.geometry import OUTSIDE, AnyAxis, flat_table, taps, volume, windows
+from fnconv.linear import accumulator, im2col
+from fnconv.spec import PoolSpec
+from fnconv.textbook import first_maximum, lowest
+
+
+def offset_dtype(axes: tuple[AnyAxis, ...]) -> jnp.dtype:
+    """int8 while the window has fewer than 128 elements."""
+    return jnp.dtype(jnp.int8 if (k := volume(windows(axes))) < 2**7 else jnp.int16 if k < 2**15 else jnp.int32)
+
+
+def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The maximum of each column of im2col(x), the padding being -inf, Wei (4.2)."""
+    order = np.array([offset for offset, _ in taps(spec.axes, spec.ties)])
+    inside = (flat_table(spec.axes) != OUTSIDE)[:, order]
+    cols = im2col(x, spec.axes, lowest(x.dtype))[:, :, order]
+    first = first_maximum(cols, inside[None, :, :, None], axis=2)
+    y = jnp.take_along_axis(cols, first[:, :, None], axis=2)[:, :, 0]
+    offset = jnp.where(inside.any(axis=1)[None, :, None], jnp.asarray(order)[first], -1)
+    shape = (x.shape[0], *spec.output, x.shape[-1])
+    return y.reshape(shape), offset.astype(offset_dtype(spec.axes)).reshape(shape)
+
+
+def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
+    """dx at a cell is the sum of dy over the windows that selected it, Wei (4.6), whose summand is dz/dx^{k+1}."""
+    n, c = dy.shape[0], dy.shape[-1]
+    cells = volume(spec.size)
+    position = winners(spec, offset)
+    segments = position * c + jnp.arange(c, dtype=jnp.int32)
+
+    def image(segments: jax.Array, dy: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(dy.reshape(-1), segments.reshape(-1), num_segments=cells * c)
+
+    dx = jax.vmap(image)(segments, dy.astype(accumulator(dy.dtype)))
+    return dx.reshape(n, *spec.size, c).astype(dy.dtype)
+
+
+def select(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Array:
+    """x at the winners' positions, S vec(x), Wei (4.4)."""
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    y = jnp.take_along_axis(flat, winners(spec, offset), axis=1, mode="fill", fill_value=0)
+    return y.reshape(offset.shape)
+
+
+def winners(spec: PoolSpec, offset: jax.Array) -> jax.Array:
+    """Flat input position of every window's winner, (N, O, C); one past the last cell where there is none."""
+    table = flat_table(spec.axes)
+    cell = jnp.asarray(np.where(table == OUTSIDE, volume(spec.size), table))
+    flat = offset.reshape(offset.shape[0], -1, offset.shape[-1]).astype(jnp.int32)
+    position = jnp.take_along_axis(cell[None, :, :, None], flat[:, :, None], axis=2, mode="clip")[:, :, 0]
+    return jnp.where(flat < 0, volume(spec.size), position)
