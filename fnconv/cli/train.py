@@ -1,0 +1,127 @@
+"""`fnconv train`: LeNet-5 on real digits, every gradient derived by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from fnconv.train.data import Data
+    from fnconv.train.run import Run
+
+EXTRA = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "safetensors": "safetensors"}
+Gradients = Literal["manual", "autodiff", "both"]
+Model = Literal["classic", "modern"]
+
+
+def _option(text: str, default: str | bool = False, metavar: str | None = None) -> Any:
+    return typer.Option(help=text, show_default=default, metavar=metavar)
+
+
+def train(
+    epochs: Annotated[int, _option("Epochs in all, those of a resumed run included.", default=True)] = 20,
+    gradients: Annotated[
+        Gradients | None,
+        _option("Derived by hand, JAX's automatic ones, or a copy of the network with each.", "manual"),
+    ] = None,
+    model: Annotated[Model | None, _option("Tanh and average pooling, or ReLU and max pooling.", "classic")] = None,
+    batch_size: Annotated[int | None, _option("Images per update.", "32")] = None,
+    learning_rate: Annotated[float | None, _option("Learning rate of the first epoch.", "0.05")] = None,
+    decay: Annotated[float | None, _option("Epoch e, from 0, learns at learning-rate / (1 + decay e).", "0.1")] = None,
+    momentum: Annotated[float | None, _option("How much of its velocity an update keeps.", "0.9")] = None,
+    shift: Annotated[int | None, _option("Move training images by up to this many pixels, at random.", "2")] = None,
+    seed: Annotated[int | None, _option("Seed of the weights, the order and the shifts.", "0")] = None,
+    data: Annotated[
+        Path | None, _option("MNIST-format IDX files, plain or .gz.", "scikit-learn's digits", metavar="DIR")
+    ] = None,
+    plot: Annotated[
+        Path | None, _option("Draw the curves and first kernels, as .png, .svg or .pdf.", metavar="FILE")
+    ] = None,
+    save: Annotated[Path | None, _option("Write a checkpoint after every epoch.", metavar="FILE")] = None,
+    resume: Annotated[
+        Path | None,
+        _option("Go on from a checkpoint, with its options; others than those are refused.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Train LeNet-5 on handwritten digits with gradients derived by hand.
+
+    The digits are scikit-learn's 1,797, scaled up to 28x28: 1,437 to train on, 360 to test on.
+    """
+    options = {
+        "gradients": gradients,
+        "model": model,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "decay": decay,
+        "momentum": momentum,
+        "shift": shift,
+        "seed": seed,
+    }
+    with _refusing(ValueError, OSError, ModuleNotFoundError):
+        if plot is not None:
+            from fnconv.train.plot import check_plot, save_plot
+
+            check_plot(plot)
+        if save is not None:
+            from fnconv.train.checkpoint import check_save
+            from fnconv.train.checkpoint import save as save_run
+
+            check_save(save)
+        from fnconv.train.display import Display
+        from fnconv.train.loop import fit
+
+        run, digits = _start(options, data, resume)
+        display = Display(run, digits, epochs)
+        runs = fit(run, digits, epochs, display.batch)
+    with _refusing(FloatingPointError, OSError):
+        with display.live:
+            for run in runs:
+                display.epoch(run)
+                if save is not None:
+                    save_run(save, run)
+        if plot is not None:
+            save_plot(plot, run)
+    display.summary(run)
+
+
+def _start(options: dict[str, Any], data: Path | None, resume: Path | None) -> tuple[Run, Data]:
+    """The run to go on with, new or saved, and its data."""
+    from fnconv.errors import invalid
+    from fnconv.train.data import load_digits, load_idx
+    from fnconv.train.run import Config, Run
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume is None:
+        config = Config(**given)
+        digits = load_digits() if data is None else load_idx(data)
+        return Run.start(config, digits), digits
+
+    from fnconv.train.checkpoint import load
+
+    run = load(resume)
+    for name, value in given.items():
+        saved = getattr(run.config, name)
+        if value != saved:
+            option = f"--{name.replace('_', '-')}"
+            raise invalid("resume", option, f"must be {saved}, as in {resume}, or left out", value)
+    return run, load_digits() if data is None else load_idx(data)
+
+
+@contextmanager
+def _refusing(*errors: type[Exception]) -> Iterator[None]:
+    """End the command with one line and status 2 on `errors`, and on a missing package of the train extra."""
+    try:
+        yield
+    except errors as error:
+        message = str(error)
+        if isinstance(error, ModuleNotFoundError):
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRA:
+                raise
+            message = f"{EXTRA[package]} is not installed: pip install 'fnconv[train]'"
+        typer.secho(f"fnconv train: {message}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from None

@@ -1,0 +1,1 @@
+"""LeNet-5 trained on real digits, every gradient derived by hand."""
