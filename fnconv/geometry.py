@@ -141,7 +141,7 @@ def inserted_size(size: int, stride: int) -> int:
 
 
 def adaptive_axis(size: int, output: int) -> AnyAxis:
-    """The axis of an adaptive pooling; an ordinary one where the windows all have one size."""
+    """The axis of an adaptive pooling; an ordinary one where the output divides the size."""
     if output and size % output == 0 and size:
         return Axis(size, size // output, size // output)
     return AdaptiveAxis(size, output)
