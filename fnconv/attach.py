@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -30,6 +31,7 @@ def attach(primal: Callable[..., Any], fwd: Callable[..., Any], bwd: Callable[..
     with_rule.defvjp(fwd, bwd)
 
     def call(spec: Any, *operands: Any) -> Any:
+        operands = _vary_alike(operands)
         return with_rule(spec, *operands) if any(map(_differentiable, operands)) else primal(spec, *operands)
 
     call.__name__ = call.__qualname__ = primal.__name__.strip("_")
@@ -48,7 +50,7 @@ class LinearMap:
         self.adjoints: tuple[Callable[..., jax.Array] | None, ...] = ()
 
     def __call__(self, spec: Any, *operands: jax.Array) -> jax.Array:
-        value: jax.Array = _linear_p.bind(*operands, map=self, spec=spec, stack=())
+        value: jax.Array = _linear_p.bind(*_vary_alike(operands), map=self, spec=spec, stack=())
         return value
 
     def attached(self) -> Callable[..., jax.Array]:
@@ -76,6 +78,19 @@ class LinearMap:
 
 def _differentiable(operand: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(operand), jnp.inexact))
+
+
+def _vary_alike(operands: Sequence[Any]) -> tuple[Any, ...]:
+    """Inside shard_map: mark every operand as varying over the mesh axes that any of them varies over.
+
+    The cotangent of an operand that was replicated is then summed over those axes, as autodiff's is.
+    """
+    varying = [jax.typeof(o).manual_axis_type.varying for o in operands]
+    axes: frozenset[Any] = frozenset().union(*varying)
+    return tuple(
+        o if v == axes else lax.pcast(o, tuple(sorted(axes - v)), to="varying")
+        for o, v in zip(operands, varying, strict=True)
+    )
 
 
 # ---- the primitive behind LinearMap ---------------------------------------------------------------------------------

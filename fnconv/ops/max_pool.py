@@ -78,17 +78,22 @@ _S.adjoints = (None, lambda spec, dy, offset, x: _S_T(spec, offset, dy))
 _S_T.adjoints = (None, lambda spec, ddx, offset, dy: _S(spec, offset, ddx))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _winners(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(y, offset of each window's winner)."""
-    return dispatch.max_pool_forward(spec, x)
+    """(y, offset of each window's winner), y being S x to whoever differentiates it."""
+    y, offset = dispatch.max_pool_forward(spec, jax.lax.stop_gradient(x))
+    return _as_selected(spec, offset, x, y), offset
 
 
-@_winners.defjvp
-def _winners_jvp(spec: PoolSpec, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _as_selected(spec: PoolSpec, offset: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    return y
+
+
+@_as_selected.defjvp
+def _as_selected_jvp(spec: PoolSpec, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
     """dy = S dx; it serves the second derivative, when the rule below is itself differentiated."""
-    y, offset = _winners(spec, *primals)
-    return (y, offset), (_S(spec, offset, *tangents), np.zeros(offset.shape, jax.dtypes.float0))
+    offset, _, y = primals
+    return y, _S(spec, offset, tangents[1])
 
 
 def _max_pool_primal(spec: PoolSpec, x: jax.Array) -> jax.Array:
