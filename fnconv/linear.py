@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from itertools import product
 
 import jax
@@ -11,6 +12,8 @@ import numpy as np
 from jax import lax
 
 from fnconv.geometry import OUTSIDE, AnyAxis, Axis, flat_table, outputs, sizes, volume, windows
+
+UNROLL = 64  # window elements beyond which one operation per element is no longer a reasonable program
 
 
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:
@@ -61,6 +64,68 @@ def tap_adjoint(y: jax.Array, axes: Sequence[Axis], k: Sequence[int]) -> jax.Arr
         low = i * a.dilation - a.low
         widths.append((low, a.size - low - (a.output - 1) * a.stride - 1, a.stride - 1))
     return lax.pad(y, jnp.zeros((), y.dtype), [*widths, (0, 0, 0)])
+
+
+# ---- all window elements of one output phase at a time --------------------------------------------------------------
+
+
+def polyphase(
+    arrays: Sequence[jax.Array],
+    fills: Sequence[float | int],
+    axes: Sequence[Axis],
+    term: Callable[..., jax.Array],
+) -> jax.Array:
+    """Sum over window elements of what each puts back, without inserting a zero: (N, *O, C) -> (N, *S, C).
+
+    Cell i = q * stride + r is met by element k at output o = q + (r + low - k * dilation) / stride, for those k that
+    make it an integer: they depend on the phase r alone.  So each phase is a sum of unit-stride slices, and the
+    phases interleave.  term(k, *slices) is what element k gives to the cells of one phase; outside the outputs the
+    arrays are continued by `fills`.
+    """
+    met = [_elements_of_phases(a) for a in axes]
+    reach = [
+        (min(0, *shifts), max(0, *shifts)) for shifts in ([o for p in phases for _, o in p] or [0] for phases in met)
+    ]
+    cells = [-(-a.size // a.stride) for a in axes]
+    widths = [(-low, max(0, q + high - a.output), 0) for a, q, (low, high) in zip(axes, cells, reach, strict=True)]
+    padded = [
+        lax.pad(y, jnp.asarray(fill, y.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
+        for y, fill in zip(arrays, fills, strict=True)
+    ]
+    padded = list(lax.optimization_barrier(tuple(padded)))
+    n, c = padded[0].shape[0], padded[0].shape[-1]
+
+    def phase(elements: Sequence[tuple[tuple[int, int], ...]]) -> jax.Array | None:
+        terms = []
+        for combination in product(*elements):
+            start = [o - low for (_, o), (low, _) in zip(combination, reach, strict=True)]
+            stop = [b + q for b, q in zip(start, cells, strict=True)]
+            slices = [lax.slice(y, (0, *start, 0), (n, *stop, c)) for y in padded]
+            terms.append(term(tuple(k for k, _ in combination), *slices))
+        return reduce(lax.add, terms) if terms else None
+
+    phases = [phase(elements) for elements in product(*met)]
+    some = next(p for p in phases if p is not None)
+    filled = [jnp.zeros_like(some) if p is None else p for p in phases]
+    return interleave(filled, [a.stride for a in axes], sizes(axes))
+
+
+def _elements_of_phases(a: Axis) -> list[tuple[tuple[int, int], ...]]:
+    """For every phase r the (window element, output less q) that reach it."""
+    distances = [[(k, r + a.low - k * a.dilation) for k in range(a.window)] for r in range(a.stride)]
+    return [tuple((k, d // a.stride) for k, d in phase if d % a.stride == 0) for phase in distances]
+
+
+def interleave(phases: Sequence[jax.Array], strides: Sequence[int], size: Sequence[int]) -> jax.Array:
+    """Phases (N, *Q, C), row-major over the residues modulo the strides, to (N, *size, C), cut to size."""
+    n, *cells, c = phases[0].shape
+    m = len(strides)
+    woven = phases[0]
+    if len(phases) > 1:
+        order = [m, *(i for q in range(m) for i in (m + 1 + q, q)), 2 * m + 1]  # (*s, N, *Q, C) -> (N, Q, s, .., C)
+        stacked = jnp.stack(phases).reshape(*strides, n, *cells, c)
+        woven = stacked.transpose(order).reshape(n, *(q * s for q, s in zip(cells, strides, strict=True)), c)
+    return lax.slice(woven, (0,) * woven.ndim, (n, *size, c))
 
 
 # ---- im2col / col2im ------------------------------------------------------------------------------------------------
@@ -124,14 +189,17 @@ def window_sum(x: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
 def window_sum_adjoint(y: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
     """Every cell collects the windows it lies in: (N, *O, C) -> (N, *S, C).
 
-    Disjoint windows repeat their entry (upsampling, Notes); overlapping ones insert zeros and sum the windows of
-    the cotangent, which is the correlation with rot180 of a kernel of ones.
+    Disjoint windows repeat their entry (upsampling, Notes); overlapping ones are summed phase by phase or, where they
+    are long, as the correlation of the zero-inserted cotangent with rot180 of a kernel of ones.
     """
     for i, a in enumerate(axes, start=1):
         if not isinstance(a, Axis):
             y = _contract_axis(y, _membership(a, y.dtype).T, i)
         elif a.stride == a.window and a.dilation == 1:
             y = _fit(jnp.repeat(y, a.window, axis=i), a, i)
+        elif a.window <= UNROLL:
+            others = [a if j == i else Axis(y.shape[j], 1) for j in range(1, len(axes) + 1)]
+            y = polyphase((y,), (0,), others, lambda k, cells: cells)
         else:
             widths = [(0, 0, 0)] * y.ndim
             widths[i] = (0, 0, a.stride - 1)

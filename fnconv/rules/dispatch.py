@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from fnconv.geometry import Axis, volume, windows
+from fnconv.linear import UNROLL
 from fnconv.rules import avg_pool, conv, max_pool, patches
 from fnconv.spec import ConvSpec, PoolSpec
 from fnconv.textbook import lowest
 
 Rules = Mapping[str, Mapping[str, Callable[..., Any]]]
-
-UNROLL = 64  # window elements beyond which one operation per element is no longer a reasonable program
 
 RULES: dict[str, Rules] = {
     "conv": conv.RULES,
@@ -58,7 +59,37 @@ def _conv_map(map_: str, spec: ConvSpec, a: jax.Array, b: jax.Array, shape: tupl
     if 0 in (*a.shape, *b.shape, *shape):  # a sum over nothing
         return jnp.zeros(shape, a.dtype)
     name = spec.rule(map_)
-    return conv.RULES[map_]["lax" if name == "auto" else name](spec, a, b)
+    if name != "auto":
+        return conv.RULES[map_][name](spec, a, b)
+    on_cpu, elsewhere = conv.RULES[map_][cpu_conv_rule(map_, spec)], conv.RULES[map_]["lax"]
+    if on_cpu is elsewhere:
+        return elsewhere(spec, a, b)
+    return lax.platform_dependent(a, b, cpu=partial(on_cpu, spec), default=partial(elsewhere, spec))
+
+
+def cpu_conv_rule(map_: str, spec: ConvSpec) -> str:
+    """What "auto" runs on a CPU; on other platforms it runs "lax".
+
+    XLA's CPU convolution has no fast path for these geometries (the ratios are its time over the rule's, float32,
+    two cores, layers of 28 to 56 cells and 64 to 192 channels; they vary with the layer):
+
+    depthwise            a loop over single channels: 10-50 forward, 20-600 input gradient, 4-20 weight gradient;
+                         the weight gradient of more than 9 window elements is faster in blocks: 3-6
+    grouped              the weight gradient runs group by group in scalar code: 40-500; the other maps 2-6, where
+                         groups need no merging: a block of several lets a NaN or an infinity reach its neighbours
+    1x1 kernels          a matrix product: weight gradient 4-7, the others 1-2
+    one input channel    nothing to contract: 7-11 forward, 6 input gradient
+    """
+    elements = volume(windows(spec.axes))
+    if spec.groups == spec.in_channels > 1:
+        return "merged" if (map_ == "weight_vjp" and elements > 9) or elements > UNROLL else "taps"
+    if spec.groups > 1:
+        return "merged" if map_ == "weight_vjp" or spec.in_channels >= conv.merged.WIDTH * spec.groups else "lax"
+    if elements == 1:
+        return "taps"
+    if spec.in_channels == 1 and map_ != "weight_vjp" and elements <= UNROLL:
+        return "taps"
+    return "lax"
 
 
 # ---- pooling --------------------------------------------------------------------------------------------------------

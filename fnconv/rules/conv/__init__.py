@@ -6,7 +6,7 @@ forward(spec, x, w) -> y        input_vjp(spec, dy, w) -> dx        weight_vjp(s
 from collections.abc import Callable
 from typing import Any
 
-from fnconv.rules.conv import correlation, im2col, jacobian, kronecker, lax
+from fnconv.rules.conv import correlation, im2col, jacobian, kronecker, lax, merged, taps
 
 RULES: dict[str, dict[str, Callable[..., Any]]] = {
     "forward": {
@@ -14,6 +14,8 @@ RULES: dict[str, dict[str, Callable[..., Any]]] = {
         "jacobian": jacobian.forward,
         "im2col": im2col.forward,
         "correlation": correlation.forward,
+        "taps": taps.forward,
+        "merged": merged.forward,
         "lax": lax.forward,
     },
     "input_vjp": {
@@ -21,6 +23,8 @@ RULES: dict[str, dict[str, Callable[..., Any]]] = {
         "jacobian": jacobian.input_vjp,
         "im2col": im2col.input_vjp,
         "correlation": correlation.input_vjp,
+        "taps": taps.input_vjp,
+        "merged": merged.input_vjp,
         "lax": lax.input_vjp,
     },
     "weight_vjp": {
@@ -28,6 +32,8 @@ RULES: dict[str, dict[str, Callable[..., Any]]] = {
         "jacobian": jacobian.weight_vjp,
         "im2col": im2col.weight_vjp,
         "correlation": correlation.weight_vjp,
+        "taps": taps.weight_vjp,
+        "merged": merged.weight_vjp,
         "lax": lax.weight_vjp,
     },
 }

@@ -7,14 +7,12 @@ the sum taken over window elements.
 
 from __future__ import annotations
 
-from functools import reduce
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fnconv.geometry import OUTSIDE, Axis, flat_table, taps
-from fnconv.linear import accumulator, pad, tap, tap_adjoint
+from fnconv.linear import accumulator, pad, polyphase, tap
 from fnconv.rules.max_pool.segment_sum import offset_dtype
 from fnconv.spec import PoolSpec
 from fnconv.textbook import lowest
@@ -38,11 +36,12 @@ def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     """S^T dy: each window element passes the cotangents it won back to its cells."""
     axes = _sliding(spec)
-    wide, zero = dy.astype(accumulator(dy.dtype)), jnp.zeros((), accumulator(dy.dtype))
     if all(a.stride == a.span == a.window for a in axes):
         return _disjoint(axes, offset, dy)
-    shares = (tap_adjoint(jnp.where(offset == np.asarray(q, offset.dtype), wide, zero), axes, k) for q, k in taps(axes))
-    return reduce(jax.lax.add, shares).astype(dy.dtype)
+    wide, zero = dy.astype(accumulator(dy.dtype)), jnp.zeros((), accumulator(dy.dtype))
+    number = {k: np.asarray(q, offset.dtype) for q, k in taps(axes)}
+    dx = polyphase((offset, wide), (-1, 0), axes, lambda k, won, dy: jnp.where(won == number[k], dy, zero))
+    return dx.astype(dy.dtype)
 
 
 def select(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Array:

@@ -1,0 +1,70 @@
+"""Grouped convolution as a few dense ones: small groups side by side in a block-diagonal kernel.
+
+Groups of a few channels are too small for matrix products.  b neighbouring groups become one of b times the channels
+whose kernel is block diagonal: more multiplications, most of them by zero, all of them fast.  The weight gradient
+keeps the diagonal blocks.  The blocks then are dense convolutions of slices of the channels.  In y and dx a NaN or an
+infinity reaches the other groups of its block, 0 * inf being NaN; not where b = 1, and not in dw.
+
+G groups of c input and d output channels become S = G / b blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from fnconv.rules.conv import lax
+from fnconv.rules.conv.rewrite import Formulation, Rewrite, identity
+from fnconv.spec import ConvSpec
+
+WIDTH = 16  # channels of a block, at least: below, products are too narrow; above, too many zeros are multiplied
+
+
+def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
+    """conv(x, blocks on the diagonal)."""
+    return _merge(spec).forward(_each_block(lax.forward, -1), x, w)
+
+
+def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
+    """The input gradient of the block-diagonal kernel."""
+    return _merge(spec).input_vjp(_each_block(lax.input_vjp, -1), dy, w)
+
+
+def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
+    """The diagonal blocks of the dense weight gradient."""
+    return _merge(spec).weight_vjp(_each_block(lax.weight_vjp, -1), x, dy)
+
+
+def _merge(spec: ConvSpec) -> Rewrite:
+    *window, c, out = spec.w_shape
+    g, d = spec.groups, out // spec.groups
+    blocks = max(s for s in range(1, g + 1) if g % s == 0 and (spec.in_channels // s >= WIDTH or s == 1))
+    b = g // blocks
+    eye = jnp.eye(b, dtype=bool)
+
+    def on_diagonal(w: jax.Array) -> jax.Array:
+        # (*K, c, S b d) -> (*K, b c, S b d): block i of c rows is w where i is the column's group, else 0
+        w = w.reshape(*window, 1, c, blocks, b, d)
+        return jnp.where(eye[:, None, None, :, None], w, jnp.zeros((), w.dtype)).reshape(*window, b * c, out)
+
+    def diagonal(w: jax.Array) -> jax.Array:
+        w = w.reshape(*window, b, c, blocks, b, d)
+        return jnp.where(eye[:, None, None, :, None], w, jnp.zeros((), w.dtype)).sum(axis=-5).reshape(spec.w_shape)
+
+    return Rewrite(
+        replace(spec, groups=blocks), x=(identity, identity), w=(on_diagonal, diagonal), y=(identity, identity)
+    )
+
+
+def _each_block(dense: Formulation, axis: int) -> Formulation:
+    """A dense formulation on every block's channels, results side by side."""
+
+    def each(spec: ConvSpec, a: jax.Array, b: jax.Array) -> jax.Array:
+        n = spec.groups
+        one = replace(spec, in_channels=spec.in_channels // n, out_channels=spec.out_channels // n, groups=1)
+        parts = zip(jnp.split(a, n, axis=-1), jnp.split(b, n, axis=-1), strict=True)
+        return jnp.concatenate([dense(one, p, q) for p, q in parts], axis=axis)
+
+    return each
