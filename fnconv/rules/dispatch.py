@@ -75,8 +75,9 @@ def cpu_conv_rule(map_: str, spec: ConvSpec) -> str:
 
     depthwise            a loop over single channels: 10-50 forward, 20-600 input gradient, 4-20 weight gradient;
                          the weight gradient of more than 9 window elements is faster in blocks: 3-6
-    grouped              the weight gradient runs group by group in scalar code: 40-500; the other maps 2-6, where
-                         groups need no merging: a block of several lets a NaN or an infinity reach its neighbours
+    grouped              the weight gradient runs group by group in scalar code: 40-500; the other maps 2-6 where
+                         groups need no merging, as a block of several lets a NaN or an infinity reach its
+                         neighbours, else about 1; and XLA gathers a sharded batch for its own grouped convolution
     1x1 kernels          a matrix product: weight gradient 4-7, the others 1-2
     one input channel    nothing to contract: 7-11 forward, 6 input gradient
     """
@@ -84,7 +85,9 @@ def cpu_conv_rule(map_: str, spec: ConvSpec) -> str:
     if spec.groups == spec.in_channels > 1:
         return "merged" if (map_ == "weight_vjp" and elements > 9) or elements > UNROLL else "taps"
     if spec.groups > 1:
-        return "merged" if map_ == "weight_vjp" or spec.in_channels >= conv.merged.WIDTH * spec.groups else "lax"
+        if map_ == "weight_vjp" or spec.in_channels >= conv.merged.WIDTH * spec.groups:
+            return "merged"
+        return "taps" if elements <= UNROLL else "im2col"
     if elements == 1:
         return "taps"
     if spec.in_channels == 1 and map_ != "weight_vjp" and elements <= UNROLL:
