@@ -2,6 +2,7 @@
 
 import typer
 
+from fnconv.cli.check import check
 from fnconv.cli.train import train
 
 app = typer.Typer(name="fnconv", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -12,4 +13,5 @@ def fnconv() -> None:
     """Convolutional-network operations in JAX with backward passes derived by hand."""
 
 
+app.command()(check)
 app.command()(train)

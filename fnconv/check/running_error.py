@@ -1,0 +1,147 @@
+"""Running error analysis: formulas evaluated together with a bound on the rounding error of each step.
+
+For functions that are not linear no constant times the magnitude bounds the error, so the bound is carried along
+(Wilkinson; Higham, Accuracy and Stability of Numerical Algorithms, 3.3): every number is a float64 value and an
+absolute error that a computation with unit roundoff u can have made by then,
+
+    fl(a op b) = (a op b)(1 + d) + e,   |d| <= u,  |e| <= the smallest normal number (underflow, perhaps to zero)
+
+and exp, log, tanh, pow, which no standard rounds correctly, are granted ELEMENTARY u instead of u.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+
+ELEMENTARY = 8.0  # 4 ulp: 1 ulp is at most 2 u; libraries promise 1 to 4 ulp
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A floating-point type as error analysis sees it."""
+
+    u: float
+    tiny: float
+
+    @classmethod
+    def of(cls, dtype: Any) -> Arithmetic:
+        info = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+        return cls(float(info.eps) / 2, float(info.smallest_normal))
+
+    def gamma(self, n: Any) -> Any:
+        """n u / (1 - n u), the relative error of n roundings."""
+        return n * self.u / (1 - n * self.u)
+
+    def exact(self, value: Any) -> Approx:
+        return Approx(np.asarray(value, np.float64), np.zeros(np.shape(value)), self)
+
+
+@dataclass(frozen=True)
+class Approx:
+    """A value and how far the computed one may be from it."""
+
+    value: Values
+    error: Values
+    arithmetic: Arithmetic
+
+    def __add__(self, other: Any) -> Approx:
+        other = self._lift(other)
+        return self._rounded(self.value + other.value, self.error + other.error)
+
+    def __sub__(self, other: Any) -> Approx:
+        return self + -self._lift(other)
+
+    def __neg__(self) -> Approx:
+        return Approx(-self.value, self.error, self.arithmetic)
+
+    def __mul__(self, other: Any) -> Approx:
+        other = self._lift(other)
+        error = abs(self.value) * other.error + abs(other.value) * self.error + self.error * other.error
+        return self._rounded(self.value * other.value, error)
+
+    def __truediv__(self, other: Any) -> Approx:
+        other = self._lift(other)
+        quotient = self.value / other.value
+        error = (self.error + abs(quotient) * other.error) / (abs(other.value) - other.error)
+        return self._rounded(quotient, error)
+
+    def exp(self) -> Approx:
+        value = np.exp(self.value)
+        return self._elementary(value, value * np.expm1(self.error))
+
+    def log(self) -> Approx:
+        return self._elementary(np.log(self.value), -np.log1p(-self.error / self.value))
+
+    def tanh(self) -> Approx:
+        return self._elementary(np.tanh(self.value), self.error)  # the slope is at most 1
+
+    def sqrt(self) -> Approx:
+        value = np.sqrt(self.value)
+        return self._rounded(value, _ratio(self.error, value))
+
+    def power(self, p: float) -> Approx:
+        """a^p for a >= 0; a^p = exp(p log a) may lose |p log a| times as much as exp."""
+        value = self.value**p
+        relative = _ratio(self.error, self.value)
+        near = np.minimum(relative, 0.5)
+        slack = value * np.expm1(-abs(p) * np.log1p(-near))
+        slack = np.where(relative < 0.5, slack, (self.value + self.error) ** p if p > 0 else np.inf)
+        weight = 1 + abs(p * np.log(np.where(self.value > 0, self.value, 1.0)))
+        return self._elementary(value, slack, weight)
+
+    def sum(self, axis: Any, *, keepdims: bool = False) -> Approx:
+        """In any order of summation."""
+        terms = self.value.size // max(1, np.sum(self.value, axis=axis).size)
+        return self.linear(lambda a: np.sum(a, axis=axis, keepdims=keepdims), terms)
+
+    def linear(self, add: Callable[[Values], Values], terms: int) -> Approx:
+        """`add` has entries that are sums of at most `terms` of these."""
+        gathered, magnitude = add(self.error), add(abs(self.value) + self.error)
+        error = gathered + self.arithmetic.gamma(max(terms - 1, 0)) * magnitude + terms * self.arithmetic.tiny
+        return Approx(add(self.value), error, self.arithmetic)
+
+    def abs(self) -> Approx:
+        return Approx(abs(self.value), self.error, self.arithmetic)
+
+    def scaled(self, factor: Any) -> Approx:
+        """Times powers of two, ones and zeros: nothing is rounded."""
+        return Approx(self.value * factor, self.error * abs(factor), self.arithmetic)
+
+    def where(self, condition: Any, otherwise: Any = 0.0) -> Approx:
+        value, error = np.where(condition, self.value, otherwise), np.where(condition, self.error, 0.0)
+        return Approx(value, error, self.arithmetic)
+
+    def column(self) -> Approx:
+        """With a last axis of 1."""
+        return Approx(self.value[..., None], self.error[..., None], self.arithmetic)
+
+    def stored(self, arithmetic: Arithmetic) -> Approx:
+        """Rounded to another type; further steps are done in this one again."""
+        return Approx(self.value, Approx(self.value, self.error, arithmetic)._step(self.error), self.arithmetic)
+
+    def _lift(self, other: Any) -> Approx:
+        return other if isinstance(other, Approx) else self.arithmetic.exact(other)
+
+    def _step(self, error: Values, factor: Any = 1.0) -> Values:
+        size = abs(self.value) + error
+        return np.asarray(error + factor * self.arithmetic.u * size + self.arithmetic.tiny * (size > 0))
+
+    def _rounded(self, value: Values, error: Values, factor: Any = 1.0) -> Approx:
+        return Approx(value, Approx(value, error, self.arithmetic)._step(error, factor), self.arithmetic)
+
+    def _elementary(self, value: Values, error: Values, weight: Any = 1.0) -> Approx:
+        return self._rounded(value, error, ELEMENTARY * weight)
+
+
+def _ratio(error: Values, value: Values) -> Values:
+    """error / value; where the value is 0, 0 or infinity."""
+    rest = np.where(error > 0, np.inf, 0.0) + np.zeros_like(value)
+    return np.divide(error, value, out=rest, where=value > 0)

@@ -1,0 +1,131 @@
+"""`fnconv check`: manual gradients against automatic ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fnconv.check import Report
+    from fnconv.check.run import Job
+
+WIDTH = 100  # where the terminal does not tell its own
+LEGEND = """\
+cases     geometries x dtypes x devices; n/a: those that the rule refuses, with an error of its own
+bits      value and every gradient are autodiff's and float64's, bit for bit, on integers that leave
+          nothing to round; "-" where the operation always rounds
+error     worst |result - float64| over the a-priori bound on rounding errors: at most 1
+ulp       worst distance in units in the last place, for information: large where terms cancel, as
+          in autodiff's own 1 - tanh^2; against float64, that of the narrower types
+autodiff  jax.vjp of plain JAX, which goes around JAX's gradients where they are wrong or missing:
+          conv pads first (paddings as large as the kernel), dilated and column-major max pooling
+          stack slices"""
+
+Names = list[str] | None
+
+
+def check(
+    op: Annotated[Names, typer.Option(help="Check this operation; may be repeated, or several with commas.")] = None,
+    rule: Annotated[Names, typer.Option(help="Check this rule, of those that fnconv.available_rules() lists.")] = None,
+    dtype: Annotated[Names, typer.Option(help="f32, f16, bf16 or f64.")] = None,
+    device: Annotated[Names, typer.Option(help="cpu, gpu or tpu; all that are present by default.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The few most telling geometries alone.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was found as JSON.")
+    ] = None,
+) -> None:
+    """Compare manual with automatic gradients, for every operation, rule and dtype.
+
+    Ends with status 1 if anything disagrees.
+    """
+    from rich.console import Console
+
+    from fnconv.check import describe, plan
+    from fnconv.check.programs import compilation_cache
+
+    try:
+        jobs = plan(_names(op), _names(rule), _names(dtype), _names(device), quick=quick)
+    except ValueError as error:
+        raise _refuse(str(error).removeprefix("check: ")) from None
+    if json_file is not None and not (json_file.parent.is_dir() and not json_file.is_dir()):
+        raise _refuse(f"--json must name a file in a folder that exists; got {json_file}")
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    with compilation_cache():
+        report = _run(console, jobs)
+    if json_file is not None:
+        try:
+            json_file.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+        except OSError as error:
+            raise _refuse(f"--json: cannot write {json_file}: {error.strerror}") from None
+    console.print(_table(report))
+    console.print(LEGEND, style="dim", highlight=False, markup=False)
+    for row in report.rows:
+        if row.failures:
+            console.print("\n" + describe(row), highlight=False, markup=False, soft_wrap=True)
+    style = "bold green" if report.ok else "bold red"
+    console.print("\n" + report.summary(), style=style, highlight=False, markup=False, soft_wrap=True)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _refuse(message: str) -> typer.Exit:
+    typer.secho(f"fnconv check: {message}", fg=typer.colors.RED, err=True)
+    return typer.Exit(2)
+
+
+def _run(console: Console, jobs: Sequence[Job]) -> Report:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from fnconv.check import execute
+
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("compiling", total=None)
+
+        def progress(done: int, total: int, operation: str) -> None:
+            bar.update(task, completed=done, total=total, description=operation)
+
+        return execute(jobs, progress)
+
+
+def _names(given: Sequence[str] | None) -> Names:
+    """Names from repeated options and from lists with commas; None for none."""
+    if not given:
+        return None
+    return [name.strip() for entry in given for name in entry.split(",")]
+
+
+def _table(report: Report) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from fnconv.check.report import AGREES, FAILS
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("operation", no_wrap=True)
+    table.add_column("rule", no_wrap=True)
+    for heading in ("cases", "n/a", "bits", "error/\nbound", "ulp\nautodiff", "ulp\nfloat64"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    previous = ""
+    for row in report.rows:
+        name = row.operation if row.operation != previous else ""
+        bits = {True: "yes", False: "NO", None: "-"}[row.exact]
+        distances = (_short(row.ulps_automatic, "g"), _short(row.ulps_float64, "g"))
+        numbers = (str(row.cases), str(row.refused or ""), bits, _short(row.ratio, ".3f"), *distances)
+        colour = {AGREES: "green", FAILS: "bold red"}.get(row.verdict, "yellow")
+        table.add_row(name, row.rule, *numbers, f"[{colour}]{row.verdict}[/]")
+        previous = row.operation
+    return table
+
+
+def _short(number: float, form: str) -> str:
+    return format(number, form if number < 1e5 else ".0e")
