@@ -117,7 +117,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tupl
         for i, tangent in enumerate(tangents)
         if type(tangent) is not ad.Zero and params["map"].adjoints[i] is not None
     ]
-    return value, sum(terms[1:], terms[0]) if terms else ad.Zero.from_primal_value(value)  # type: ignore[attr-defined]
+    return value, sum(terms[1:], terms[0]) if terms else ad.Zero(jax.typeof(value).to_tangent_aval())
 
 
 def _transpose(cotangent: Any, *operands: Any, map: LinearMap, spec: Any, stack: Stack) -> list[Any]:

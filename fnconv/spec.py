@@ -6,7 +6,7 @@ Equal calls make equal specs, so nothing is traced twice.  A spec holds integers
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ def as_array(function: str, argument: str, x: Any, *, integers: bool = True) -> 
     """x as an array of a supported dtype: f16, bf16, f32, f64, and integers where the operation has a meaning."""
     try:
         array = jnp.asarray(x)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # neither an array nor a list of numbers; a ragged list
         raise mistyped(function, argument, "must be an array", type(x).__name__) from error
     if any(array.dtype == f for f in FLOATS) or (integers and jnp.issubdtype(array.dtype, jnp.integer)):
         return array
@@ -70,6 +70,8 @@ def per_axis(
     function: str, argument: str, value: Any, axes: int, shape: tuple[int, ...], *, minimum: int
 ) -> tuple[int, ...]:
     """One integer for all axes, or one entry per spatial axis."""
+    if isinstance(value, Mapping | Set):
+        raise mistyped(function, argument, "must be an integer or a sequence of integers", repr(value), shape)
     if is_scalar(value):
         entries: tuple[int, ...] = (_integer(function, argument, value, shape),) * axes
     else:
@@ -138,6 +140,9 @@ def window_geometry(
         raise invalid(function, "padding", "must not crop more than the input has", pairs, shape)
     if not ceil_mode:
         return axes
+    if any(a.high < 0 for a in axes):
+        pairs = tuple((a.low, a.high) for a in axes)
+        raise invalid(function, "padding", "must not crop the high end with ceil_mode", pairs, shape)
     return tuple(Axis(a.size, a.window, a.stride, a.dilation, a.low, a.high, geometry.ceil_overshoot(a)) for a in axes)
 
 

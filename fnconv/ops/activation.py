@@ -232,6 +232,8 @@ def _centred(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _axis(name: str, axis: int, x: jax.Array) -> int:
+    if isinstance(axis, bool):
+        raise mistyped(name, "axis", "must be an integer", axis, x.shape)
     try:
         index = operator.index(axis)
     except TypeError as error:

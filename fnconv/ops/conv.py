@@ -38,6 +38,7 @@ from fnconv.spec import (
     Precision,
     Rule,
     as_array,
+    check_groups,
     paddings,
     per_axis,
     same_dtype,
@@ -279,7 +280,7 @@ def conv_transpose(
     kernel = canonical_kernel(w, layout)
     *window, c, kernels = kernel.shape
     size, pairs = _transposed_geometry(name, x.shape, outputs, window, strides, padding, dilation, output_padding)
-    groups = per_axis(name, "groups", groups, 1, x.shape, minimum=1)[0]
+    groups = check_groups(name, groups, 0, out_of_conv, x.shape)
     options = {"strides": strides, "padding": pairs, "dilation": dilation, "groups": groups}
     spec = _spec(name, x.shape, size, window, (c * groups, out_of_conv), rule, precision, options)
     if kernels != out_of_conv:

@@ -45,8 +45,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     if jnp.issubdtype(labels.dtype, jnp.integer):
         if labels.shape != logits.shape[:-1]:
             raise invalid(name, "integer labels", f"must have the shape {logits.shape[:-1]}", labels.shape)
-        hot = labels[..., None] == np.arange(logits.shape[-1])
-        return _cross_entropy((), logits, jax.lax.stop_gradient(hot.astype(logits.dtype)))
+        return _cross_entropy((), logits, labels)
     same_dtype(name, logits=logits, labels=labels)
     if labels.shape != logits.shape:
         raise invalid(name, "labels", f"must have logits' shape {logits.shape}", labels.shape)
@@ -57,7 +56,7 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 def _cross_entropy_primal(spec: tuple[()], logits: jax.Array, labels: jax.Array) -> jax.Array:
-    wide, weights = logits.astype(accumulator(logits.dtype)), labels.astype(accumulator(logits.dtype))
+    wide, weights = logits.astype(accumulator(logits.dtype)), _weights(logits, labels)
     return -jnp.sum(_product(weights, log_p(wide)), axis=-1).astype(logits.dtype)
 
 
@@ -65,13 +64,22 @@ def _cross_entropy_fwd(spec: tuple[()], logits: jax.Array, labels: jax.Array) ->
     return _cross_entropy_primal(spec, logits, labels), (logits, labels)
 
 
-def _cross_entropy_bwd(spec: tuple[()], residuals: Pair, dy: jax.Array) -> Pair:
+def _cross_entropy_bwd(spec: tuple[()], residuals: Pair, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     logits, labels = residuals
     wide = accumulator(logits.dtype)
-    weights, dy = labels.astype(wide), dy.astype(wide)[..., None]
+    weights, dy = _weights(logits, labels), dy.astype(wide)[..., None]
     log_probability = log_p(logits.astype(wide))
     d_logits = (jnp.exp(log_probability) * jnp.sum(weights, axis=-1, keepdims=True) - weights) * dy
-    return d_logits.astype(logits.dtype), (-log_probability * dy).astype(labels.dtype)
+    integer = jnp.issubdtype(labels.dtype, jnp.integer)
+    return d_logits.astype(logits.dtype), None if integer else (-log_probability * dy).astype(labels.dtype)
+
+
+def _weights(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The weight of every class; one-hot for integer labels, of which only the integers are kept for the gradient."""
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+        labels = labels[..., None] == np.arange(logits.shape[-1], dtype=labels.dtype)
+    return labels.astype(accumulator(logits.dtype))
 
 
 def _product(weights: jax.Array, logs: jax.Array) -> jax.Array:

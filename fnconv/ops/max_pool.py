@@ -196,13 +196,14 @@ def max_unpool(
     name = "max_unpool"
     check_layout(name, layout)
     y = as_array(name, "y", y)
-    indices = jnp.asarray(indices)
+    indices = as_array(name, "indices", indices)
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise mistyped(name, "indices", "must be integers", indices.dtype.name)
     if indices.shape != y.shape:
         raise invalid(name, "indices", f"must have y's shape {y.shape}", indices.shape)
     output = spatial_shape(name, "output_shape", output_shape, y.shape, minimum=0)
     batch, _, _ = split_shape(y.shape, len(output), layout)
+    indices = indices.astype(jnp.int32)  # int8 could not name the cells beyond 127
     x = _max_unpool(output, canonical(indices, len(output), layout), canonical(y, len(output), layout))
     return restore(x, batch, layout)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fnconv.attach import LinearMap
-from fnconv.errors import invalid
+from fnconv.errors import invalid, mistyped
 from fnconv.geometry import volume, windows
 from fnconv.layout import canonical, check_layout, restore, split_shape
 from fnconv.rules import dispatch
-from fnconv.spec import IntOrTuple, Padding, PoolSpec, as_array, per_axis, spatial_shape
+from fnconv.spec import IntOrTuple, Padding, PoolSpec, as_array, is_scalar, per_axis, spatial_shape
 
 ORDERS = ("c", "matlab")
 
@@ -53,11 +52,9 @@ def im2col(
     x = as_array("im2col", "x", x)
     spec, batch, channels = _geometry("im2col", x.shape, window_shape, strides, padding, dilation, layout, order)
     cols = _im2col(spec, canonical(x, len(spec.axes), layout))
-    _, positions, elements, _ = cols.shape
-    if order == "matlab":
-        cols = cols[:, _column_major(spec.output)][:, :, _column_major(windows(spec.axes))]
-    rows = (3, 2, 1) if order == "matlab" or layout == "channels_first" else (2, 3, 1)
-    return jnp.transpose(cols, (0, *rows)).reshape(*batch, channels * elements, positions)
+    n, positions, elements, _ = cols.shape
+    matrix = cols.reshape(_unfolded(spec, n, channels)).transpose(_matrix_axes(len(spec.axes), layout, order))
+    return matrix.reshape(*batch, channels * elements, positions)
 
 
 def col2im(
@@ -89,21 +86,31 @@ def col2im(
     [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
     """
     cols = as_array("col2im", "cols", cols)
-    shape = per_axis("col2im", "x_shape", x_shape, len(tuple(x_shape)), cols.shape, minimum=0)
+    if is_scalar(x_shape):
+        raise mistyped("col2im", "x_shape", "must be a sequence of integers", repr(x_shape))
+    shape = per_axis("col2im", "x_shape", x_shape, len(x_shape), cols.shape, minimum=0)
     spec, batch, channels = _geometry("col2im", shape, window_shape, strides, padding, dilation, layout, order)
     positions, elements = volume(spec.output), volume(windows(spec.axes))
     expected = (*batch, channels * elements, positions)
     if cols.shape != expected:
         raise invalid("col2im", "cols", f"must have the shape of im2col's result, {expected}", cols.shape)
-    n = volume(batch)
-    if order == "matlab" or layout == "channels_first":
-        cols = jnp.transpose(cols.reshape(n, channels, elements, positions), (0, 3, 2, 1))
-    else:
-        cols = jnp.transpose(cols.reshape(n, elements, channels, positions), (0, 3, 1, 2))
+    n, axes = volume(batch), _matrix_axes(len(spec.axes), layout, order)
+    unfolded = _unfolded(spec, n, channels)
+    cols = cols.reshape([unfolded[a] for a in axes]).transpose(np.argsort(axes))
+    return restore(_col2im(spec, cols.reshape(n, positions, elements, channels)), batch, layout)
+
+
+def _unfolded(spec: PoolSpec, n: int, channels: int) -> tuple[int, ...]:
+    return (n, *spec.output, *windows(spec.axes), channels)
+
+
+def _matrix_axes(spatial: int, layout: str, order: str) -> tuple[int, ...]:
+    """The axes of (N, *O, *K, C) as the matrix has them: batch, rows, columns."""
+    positions, elements, channel = range(1, spatial + 1), range(spatial + 1, 2 * spatial + 1), 2 * spatial + 1
     if order == "matlab":
-        p, q = (np.argsort(_column_major(shape)) for shape in (spec.output, windows(spec.axes)))
-        cols = cols[:, p][:, :, q]
-    return restore(_col2im(spec, cols), batch, layout)
+        return (0, channel, *reversed(elements), *reversed(positions))
+    rows = (channel, *elements) if layout == "channels_first" else (*elements, channel)
+    return (0, *rows, *positions)
 
 
 def _geometry(
@@ -134,11 +141,6 @@ def _geometry(
         available=dispatch.names("lp_pool"),
     )
     return spec, batch, channels
-
-
-def _column_major(shape: Sequence[int]) -> np.ndarray:
-    """Row-major numbers of the cells of `shape` in column-major order."""
-    return np.arange(volume(shape)).reshape(shape).transpose().reshape(-1)
 
 
 columns = LinearMap("im2col", dispatch.columns)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from fnconv.errors import invalid
 from fnconv.geometry import volume
-from fnconv.layout import split_shape
+from fnconv.layout import check_layout, split_shape
 from fnconv.ops.avg_pool import adaptive_avg_pool
 from fnconv.ops.max_pool import adaptive_max_pool
-from fnconv.spec import is_scalar, spatial_shape
+from fnconv.spec import as_array, is_scalar, spatial_shape
 
 POOLS = {"max": adaptive_max_pool, "avg": adaptive_avg_pool}
 
@@ -42,11 +42,12 @@ def spatial_pyramid_pool(
     [(2, 63), (2, 63)]
     """
     name = "spatial_pyramid_pool"
-    if pool not in POOLS:
+    check_layout(name, layout)
+    if pool not in tuple(POOLS):
         raise invalid(name, "pool", f"must be one of {', '.join(POOLS)}", repr(pool))
     if is_scalar(levels) or len(levels) == 0:
         raise invalid(name, "levels", "must be a sequence with one entry or more", levels)
-    x = jnp.asarray(x)
+    x = as_array(name, "x", x, integers=pool == "max")
     parts = []
     for level in levels:
         bins = spatial_shape(name, "levels", level, x.shape, minimum=1)

@@ -1,0 +1,119 @@
+"""Derivatives of the first, second and third order of every operation, in each way that JAX composes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from operations import CHANNELS_LAST, OPERATIONS, Operation, each
+from plain import assert_same
+
+import fnconv
+
+Loss = Callable[[jax.Array], jax.Array]
+
+# Long programs that run once: LLVM's optimisations take longer than they save.
+compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(autouse=True)
+def _double_precision() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def loss_of_vector(fn: Callable[..., jax.Array], args: tuple[np.ndarray, ...]) -> Loss:
+    """All arguments in one vector, and a loss whose cotangent varies with the position and with the value."""
+    shapes = [a.shape for a in args]
+    ends = np.cumsum([a.size for a in args])[:-1]
+
+    def loss(v: jax.Array) -> jax.Array:
+        y = fn(*(part.reshape(shape) for part, shape in zip(jnp.split(v, ends), shapes, strict=True)))
+        weights = (np.arange(y.size) % 3 + 1.0).reshape(y.shape)
+        return jnp.sum(weights * (y * y + y))
+
+    return loss
+
+
+def vector(args: tuple[np.ndarray, ...]) -> np.ndarray:
+    return np.concatenate([a.reshape(-1) for a in args]).astype(np.float64)
+
+
+def directions(size: int) -> tuple[np.ndarray, np.ndarray]:
+    u, t = np.random.default_rng(size).integers(-2, 3, (2, size)).astype(np.float64)
+    return u, t
+
+
+@partial(compiled, static_argnums=0)
+def orders(loss: Loss, v: jax.Array, u: jax.Array, t: jax.Array) -> dict[str, jax.Array]:
+    """Each order by reverse mode alone, and by forward over reverse."""
+
+    def along_u(v: jax.Array) -> jax.Array:
+        return jax.grad(loss)(v) @ u
+
+    return {
+        "value": loss(v),
+        "grad": jax.grad(loss)(v),
+        "grad of grad": jax.grad(along_u)(v),
+        "hessian": jax.hessian(loss)(v),
+        "jacrev of jacrev": jax.jacrev(jax.jacrev(loss))(v),
+        "third": jax.grad(lambda v: jax.grad(along_u)(v) @ t)(v),
+        "third, forward over reverse over reverse": jax.jvp(jax.grad(along_u), (v,), (t,))[1],
+    }
+
+
+@each(OPERATIONS)
+def test_every_order_is_that_of_a_plain_reference(operation: Operation) -> None:
+    v = vector(operation.args)
+    u, t = directions(v.size)
+    got = orders(loss_of_vector(operation.fn, operation.args), v, u, t)
+    want = orders(loss_of_vector(operation.reference, operation.args), v, u, t)
+    for name in want:
+        assert_same(got[name], want[name], operation.exact, name)
+    assert_same(got["jacrev of jacrev"] @ u, got["grad of grad"], operation.exact, "the Hessian times u")
+    assert_same(got["hessian"], got["hessian"].T, operation.exact, "symmetry")
+
+
+@partial(compiled, static_argnums=0)
+def differences(loss: Loss, v: jax.Array, u: jax.Array) -> tuple[jax.Array, ...]:
+    """Gradient and Hessian along u, and their five-point differences at two steps, which err by the step^4."""
+    steps = jnp.asarray([1 / 16, 1 / 32])
+    points = v + steps[:, None, None] * jnp.arange(-2.0, 3)[:, None] * u
+    values, slopes = jax.vmap(jax.vmap(jax.value_and_grad(loss)))(points)
+    stencil = jnp.asarray([1.0, -8.0, 0.0, 8.0, -1.0])
+    slope = jnp.einsum("p,sp->s", stencil, values) / (12 * steps)
+    curvature = jnp.einsum("p,spi->si", stencil, slopes) / (12 * steps[:, None])
+    return jax.grad(loss)(v) @ u, slope, jax.jvp(jax.grad(loss), (v,), (u,))[1], curvature
+
+
+@each([o for o in CHANNELS_LAST if not o.kink])
+def test_gradient_and_hessian_are_finite_differences(operation: Operation) -> None:
+    """The stencil is exact for polynomials of degree 4; elsewhere halving the step leaves a sixteenth of its error."""
+    v = vector(operation.args)
+    u, _ = directions(v.size)
+    slope, slopes, curvature, curvatures = map(
+        np.asarray, differences(loss_of_vector(operation.fn, operation.args), v, u)
+    )
+    for name, derivative, (coarse, fine) in (("gradient", slope, slopes), ("Hessian", curvature, curvatures)):
+        if operation.exact:
+            np.testing.assert_array_equal(derivative, fine, err_msg=name)
+        rounding = 2**16 * np.finfo(np.float64).eps * np.abs(derivative).max()
+        assert np.abs(derivative - fine).max() <= np.abs(coarse - fine).max() + rounding, name
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3])
+def test_lp_pool_has_finite_second_derivatives_at_zero(p: float) -> None:
+    """0 in an all-zero window, as the gradient; 0 at a zero beside a maximum, but for p = 2, where it is 1 / y."""
+
+    def loss(x: jax.Array) -> jax.Array:
+        return fnconv.lp_pool(x[:, None], (2,), p=p).sum()
+
+    x = np.array([0.0, 0.0, 0.0, 2.0])
+    want = np.zeros((4, 4))
+    want[2, 2] = 0.5 if p == 2 else 0.0
+    np.testing.assert_array_equal(jax.jit(jax.hessian(loss))(x), want)
+    np.testing.assert_array_equal(jax.jit(jax.jacrev(jax.jacrev(loss)))(x), want)
