@@ -191,8 +191,8 @@ def gemm(
     *,
     alpha: float = 1.0,
     beta: float = 1.0,
-    transA: int = 0,  # noqa: N803 - ONNX's name
-    transB: int = 0,  # noqa: N803
+    transA: int = 0,
+    transB: int = 0,
 ) -> jax.Array:
     """alpha A B + beta C; a plain bias goes in as one, every other C is added by the caller."""
     x, w = a.T if transA else a, b.T if transB else b
