@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from typing import Any
 
@@ -26,8 +26,24 @@ needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="Torch is not installed")
 
 
 def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
-    """jit with the code generator's optimisations off: what is compiled here runs once."""
-    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
+    """jit with XLA's dearest passes off: what is compiled here runs once, and compiling it is what these tests cost."""
+    return jax.jit(f, compiler_options=_cheap_options())
+
+
+@cache
+def _cheap_options() -> dict[str, Any]:
+    """Those of the options that this version of XLA knows."""
+    options: dict[str, Any] = {
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
+    known = {}
+    for name, value in options.items():
+        with suppress(jax.errors.JaxRuntimeError):  # no such option
+            jax.jit(lambda x: x, compiler_options={name: value})(0)
+            known[name] = value
+    return known
 
 
 def width(dtype: str) -> AbstractContextManager[Any]:

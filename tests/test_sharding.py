@@ -56,7 +56,7 @@ def test_all_gradients_together_need_one_all_reduce(report: dict[str, Any]) -> N
 
 
 def test_sharded_gradients_are_those_of_one_device(report: dict[str, Any]) -> None:
-    """Bit for bit: sums of whole numbers, and rounded functions of each example alone."""
+    """Bit for bit where all are whole numbers; within rounding for the functions whose values are not."""
     assert {name: case["difference"] for name, case in report["gradients"].items() if case["difference"]} == {}
 
 

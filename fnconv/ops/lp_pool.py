@@ -104,12 +104,15 @@ def _slopes(spec: PoolSpec, x: jax.Array, y: jax.Array) -> jax.Array:
     """dy / dx_i = sign(x_i) (|x_i| / y)^(p - 1) for every window element, 0 where y is: (N, O, K, C)."""
     cols = columns(spec, x).astype(accumulator(x.dtype))
     norm = y.astype(cols.dtype).reshape(x.shape[0], volume(spec.output), 1, x.shape[-1])
-    safe = jnp.where(norm > 0, norm, jnp.ones((), cols.dtype))
     if spec.p == 1:
         return jnp.sign(cols)
+    # nothing below is divided by 0, nor differentiated at a power of 0
+    one, zero = jnp.ones((), cols.dtype), jnp.zeros((), cols.dtype)
+    safe = jnp.where(norm == 0, one, norm)
     if spec.p == 2:
-        return cols / safe
-    return jnp.sign(cols) * (jnp.abs(cols) / safe) ** (spec.p - 1)
+        return jnp.where(norm == 0, zero, cols / safe)
+    magnitude = jnp.where(cols == 0, one, jnp.abs(cols))
+    return jnp.where(cols == 0, zero, jnp.sign(cols) * (magnitude / safe) ** (spec.p - 1))
 
 
 def _lp_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
