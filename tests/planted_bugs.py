@@ -205,10 +205,10 @@ def without_the_maximum(patch: Patch) -> None:
 def labels_not_summed(patch: Patch) -> None:
     """p - y where the labels do not add to 1."""
 
-    def bwd(spec: tuple, residuals: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def bwd(spec: tuple, residuals: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         logits, labels = residuals
-        d_logits = (jnp.exp(activation.log_p(logits)) - labels) * dy[..., None]
-        return d_logits, jnp.zeros_like(labels)
+        d_logits = (jnp.exp(activation.log_p(logits)) - loss._weights(logits, labels)) * dy[..., None]
+        return d_logits, None if jnp.issubdtype(labels.dtype, jnp.integer) else jnp.zeros_like(labels)
 
     patch.setattr(loss, "_cross_entropy", attach(loss._cross_entropy_primal, loss._cross_entropy_fwd, bwd))
 

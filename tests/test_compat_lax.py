@@ -216,7 +216,7 @@ def test_precision_reaches_the_gradients():
         def loss(x, w):
             return (compat.conv_general_dilated(x, w, (1, 1), "SAME", precision=precision) ** 2).sum()
 
-        text = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((1, 1, 4, 4)), jnp.ones((1, 1, 2, 2))).as_text()
+        text = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((1, 2, 4, 4)), jnp.ones((1, 2, 2, 2))).as_text()
         found = re.findall(r"stablehlo.convolution.*?<precision (\w+)>, #stablehlo<precision (\w+)>", text)
         assert len(found) == text.count("stablehlo.convolution") == 3
         return set(found)

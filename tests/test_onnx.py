@@ -86,8 +86,10 @@ def run(model: onnx.ModelProto, inputs: list[np.ndarray]) -> list[np.ndarray]:
 def check(case: TestCase, model: onnx.ModelProto, data: Data) -> None:
     """Bit for bit where the operators are exact on the data, else within the case's own tolerances."""
     operators = {n.op_type for n in model.graph.node}
+    weights = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer]
     for inputs, outputs in data:
-        exact = operators <= SELECTING or (operators <= SELECTING | ADDING and all(map(integral, inputs)))
+        whole = all(map(integral, [*inputs, *weights]))
+        exact = operators <= SELECTING or (operators <= SELECTING | ADDING and whole)
         tolerances = {"rtol": 0, "atol": 0} if exact else {"rtol": case.rtol, "atol": case.atol}
         for got, want in zip(run(model, inputs), outputs, strict=True):
             assert got.shape == want.shape

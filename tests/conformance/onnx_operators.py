@@ -193,8 +193,9 @@ def gemm(
     beta: float = 1.0,
     transA: int = 0,
     transB: int = 0,
+    broadcast: int = 0,
 ) -> jax.Array:
-    """alpha A B + beta C; a plain bias goes in as one, every other C is added by the caller."""
+    """alpha A B + beta C, C broadcast whether or not an old model says so; a plain bias goes in as one, every other C is added by the caller."""
     x, w = a.T if transA else a, b.T if transB else b
     x = x if alpha == 1 else x * jnp.asarray(alpha, x.dtype)
     if c is not None and beta == 1 and c.shape == w.shape[1:]:
@@ -205,10 +206,10 @@ def gemm(
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     """NumPy's matmul; a batch of right-hand sides is a vmap of dense."""
-    if a.ndim == 1:
-        return matmul(a[None], b)[..., 0, :]
     if b.ndim == 1:
         return matmul(a, b[:, None])[..., 0]
+    if a.ndim == 1:
+        return matmul(a[None], b)[..., 0, :]
     if b.ndim == 2:
         return fnconv.dense(a, b)
     batch = jnp.broadcast_shapes(a.shape[:-2], b.shape[:-2])
