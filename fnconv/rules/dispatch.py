@@ -35,7 +35,7 @@ def available_rules() -> dict[str, dict[str, tuple[str, ...]]]:
     """What exists: `{operation: {map: (rule, ...)}}`, simplest first.
 
     >>> available_rules()["conv"]["forward"]
-    ('kronecker', 'jacobian', 'im2col', 'correlation', 'lax')
+    ('kronecker', 'jacobian', 'im2col', 'correlation', 'taps', 'merged', 'lax')
     """
     return {operation: names(operation) for operation in RULES}
 

@@ -195,7 +195,10 @@ def gemm(
     transB: int = 0,
     broadcast: int = 0,
 ) -> jax.Array:
-    """alpha A B + beta C, C broadcast whether or not an old model says so; a plain bias goes in as one, every other C is added by the caller."""
+    """alpha A B + beta C; C is broadcast, whether or not an old model says so.
+
+    A plain bias goes in as one, every other C is added by the caller.
+    """
     x, w = a.T if transA else a, b.T if transB else b
     x = x if alpha == 1 else x * jnp.asarray(alpha, x.dtype)
     if c is not None and beta == 1 and c.shape == w.shape[1:]:
