@@ -11,6 +11,7 @@ from fnconv.ops.max_pool import adaptive_max_pool, max_pool, max_pool_with_indic
 from fnconv.ops.patches import col2im, im2col
 from fnconv.ops.pyramid import spatial_pyramid_pool
 from fnconv.rules.dispatch import available_rules
+from fnconv.transform.manual_rules import with_manual_rules
 
 __all__ = [
     "adaptive_avg_pool",
@@ -39,4 +40,5 @@ __all__ = [
     "spatial_pyramid_pool",
     "squared_error",
     "tanh",
+    "with_manual_rules",
 ]

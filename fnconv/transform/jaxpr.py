@@ -1,0 +1,220 @@
+"""The front end for jaxprs: equations are exchanged where they stand, and nothing else is staged anew.
+
+Donation, names, checkpoint policies and effects are the equation's parameters, which stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import jax
+from jax.extend import core
+
+from fnconv.transform.report import Site, types
+from fnconv.transform.softmax import ENDS, STEPS, Chains, number
+from fnconv.transform.table import (
+    CHAINS,
+    CUSTOM_JVP,
+    JITTED,
+    PRIMITIVES,
+    Declined,
+    Operation,
+    Rule,
+    of_jax_nn,
+    replacement,
+)
+
+JAXPRS = tuple({core.Jaxpr, core.ClosedJaxpr})  # one class from JAX 0.12 on
+
+# primitives that evaluate their jaxprs as they stand; any other one that holds jaxprs is opaque
+BODIES = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "scan", "cond", "shard_map")
+OPAQUE = {
+    "custom_jvp_call": "inside a jax.custom_jvp function, whose own rule stays",
+    "custom_vjp_call": "inside a jax.custom_vjp function, whose own rule stays",
+    "while": "inside a while loop, which has no reverse mode and would lose its forward mode",
+}
+HIDDEN = "call_hi_primitive"  # of the flags jax_remat3, jax_custom_jvp3, jax_custom_vjp3: no jaxpr to be seen
+_PACKAGE, _JAX = str(Path(__file__).parents[1]), str(Path(jax.__file__).parent)
+
+Selection = frozenset[str]  # of operations; none stands for all
+Rewritten = tuple[Any, tuple[Site, ...]]
+
+_memo: WeakKeyDictionary[Any, dict[Selection, Rewritten]] = WeakKeyDictionary()
+
+
+def rewrite(jaxpr: Any, only: Selection) -> Rewritten:
+    """(the jaxpr with its operations replaced, the sites found); the same object for the same jaxpr.
+
+    A jaxpr in which nothing is replaced is returned itself.
+    """
+    memo = _memo.setdefault(jaxpr, {})
+    if only not in memo:
+        new, sites = _rewrite(jaxpr, only)
+        memo[only] = None if new is jaxpr else new, sites  # a value must not keep its own key alive
+    new, sites = memo[only]
+    return (jaxpr if new is None else new), sites
+
+
+def _rewrite(jaxpr: Any, only: Selection) -> Rewritten:
+    inner = _open(jaxpr)
+    if inner is not jaxpr:
+        new, found = _rewrite(inner, only)
+        return (jaxpr if new is inner else core.ClosedJaxpr(new, jaxpr.consts)), found
+    chains = Chains(_constant)
+    equations: list[Any] = []
+    sites: list[Site] = []
+    for e in jaxpr.eqns:
+        equation, found = _equation(e, only, chains)
+        equations.append(equation)
+        sites += [s.within(e.source_info.name_stack.stack, e.source_info) for s in found]
+        if len(e.outvars) == 1:
+            chains.follow(e.primitive.name, e.params, e.invars, e.outvars[0])
+    if all(a is b for a, b in zip(equations, jaxpr.eqns, strict=True)):
+        return jaxpr, tuple(sites)
+    high = any(e.primitive.is_high(*(v.aval for v in e.invars), **e.params) for e in equations)
+    return jaxpr.replace(eqns=equations, is_high=jaxpr.is_high or high), tuple(sites)
+
+
+def _equation(e: Any, only: Selection, chains: Chains) -> Rewritten:
+    rule, params, operands = find_rule(e.primitive.name, e.params, e.invars, chains)
+    if rule is not None:
+        site = Site.at(rule.operation, e.primitive.name, e.source_info, types(operands, e.outvars))
+        try:
+            with e.ctx.manager:  # mesh, compute_on, metadata
+                avals = [v.aval for v in operands]
+                run = replacement(rule, only, params, avals, [v.aval for v in e.outvars])
+                new = _call(run, avals)
+        except Declined as why:
+            return e, (site.left(why),)
+        return new.replace(invars=operands, outvars=e.outvars, source_info=e.source_info, ctx=e.ctx), (site,)
+    if e.primitive.name == "shard_map":
+        return _shard_map(e, only)
+    params, sites = rewrite_bodies(e.primitive.name, e.params, only)
+    return (e if params is e.params else e.replace(params=params)), sites
+
+
+def find_rule(
+    name: str, params: Any, operands: Sequence[Any], chains: Chains
+) -> tuple[Rule | None, Any, Sequence[Any]]:
+    """The rule for a primitive, with the parameters and the operands that it reads; no rule for most of them."""
+    match = chains.match(name, operands)
+    if match is not None:
+        return CHAINS[match.operation], {"axis": match.axis}, [match.x]
+    if name in PRIMITIVES:
+        return PRIMITIVES[name], params, operands
+    return _function_rule(name, params), {}, operands
+
+
+def _function_rule(name: str, params: Any) -> Rule | None:
+    """The rule for a whole function of jax.nn, which its debug information tells."""
+    match name:
+        case "custom_jvp_call":
+            return of_jax_nn(CUSTOM_JVP, _open(params["call_jaxpr"]).debug_info)
+        case "jit" | "pjit":
+            return of_jax_nn(JITTED, _open(params["jaxpr"]).debug_info)
+    return None
+
+
+def rewrite_bodies(name: str, params: Any, only: Selection) -> Rewritten:
+    """Parameters with the jaxprs among them rewritten, the same object where nothing was; and the sites."""
+    sites: list[Site] = []
+
+    def visit(value: Any) -> Any:
+        if isinstance(value, JAXPRS):
+            if name in BODIES:
+                new, found = rewrite(value, only)
+                sites.extend(found)
+                return new
+            sites.extend(_opaque_sites(name, value, only))
+        elif type(value) in (tuple, list):
+            new = type(value)(visit(v) for v in value)
+            return value if all(a is b for a, b in zip(new, value, strict=True)) else new
+        return value
+
+    if name == HIDDEN:
+        what = type(params.get("_prim")).__name__
+        sites.append(Site("unknown", name, "", "", reason=f"{what} hides what it evaluates"))
+    new = {k: visit(v) for k, v in params.items()}
+    return (params if all(new[k] is params[k] for k in params) else new), tuple(sites)
+
+
+def sites_in_rules(jaxpr: Any, only: Selection) -> list[Site]:
+    """What stands inside functions with a rule of their own that a handler passed on, in the jaxpr that it led to."""
+    sites: list[Site] = []
+    for e in _open(jaxpr).eqns:
+        match e.primitive.name:
+            case "custom_jvp_call" | "custom_vjp_call" as name:
+                sites += _opaque_sites(name, e.params["call_jaxpr"], only)
+            case "shard_map":
+                sites += sites_in_rules(e.params["jaxpr"], only)
+    return sites
+
+
+def _opaque_sites(name: str, jaxpr: Any, only: Selection) -> list[Site]:
+    """What a body that stays as it is would have had replaced; in fnconv's own rules nothing is missing."""
+    if _written_in(_PACKAGE, _open(jaxpr).debug_info):
+        return []
+    reason = Declined(OPAQUE.get(name, f"inside {name}, which is evaluated as it is"))
+    return [s.left(reason) if s.replaced else s for s in rewrite(jaxpr, only)[1]]
+
+
+def part_of_chain(name: str, params: Any) -> bool:
+    """Whether this is a small function of JAX's own, as jnp.max is, that does a few steps towards a softmax."""
+    if name not in ("jit", "pjit"):
+        return False
+    body = _open(params["jaxpr"])
+    steps = {e.primitive.name for e in body.eqns}
+    whole = {"reduce_max", "exp"} <= steps
+    return steps <= STEPS.keys() | ENDS.keys() and not whole and _written_in(_JAX, body.debug_info)
+
+
+def _call(run: Operation, avals: Sequence[Any]) -> Any:
+    """The equation that calls a jitted operation."""
+    (equation,) = _open(jax.make_jaxpr(run)(*avals)).eqns
+    if len(equation.invars) != len(avals):
+        raise Declined("its constants would become operands")
+    return equation
+
+
+def _shard_map(e: Any, only: Selection) -> tuple[Any, tuple[Site, ...]]:
+    """A body that is rewritten inside the mesh, where its types have their meaning."""
+    q = e.params
+    sites: list[Site] = []
+
+    def body(*shards: Any) -> Any:
+        new, found = rewrite(q["jaxpr"], only)
+        sites[:] = found
+        return tuple(core.jaxpr_as_fun(_close(new))(*shards))
+
+    mapped = jax.shard_map(
+        body,
+        mesh=q["mesh"],
+        in_specs=tuple(q["in_specs"]),
+        out_specs=tuple(q["out_specs"]),
+        axis_names=set(q["newly_manual_axes"]),
+        check_vma=q["check_vma"],
+    )
+    with e.ctx.manager:
+        new = _call(mapped, [v.aval for v in e.invars])
+    if not any(s.replaced for s in sites):
+        return e, tuple(sites)
+    return new.replace(invars=e.invars, outvars=e.outvars, source_info=e.source_info, ctx=e.ctx), tuple(sites)
+
+
+def _open(jaxpr: Any) -> Any:
+    return jaxpr.jaxpr if len(JAXPRS) == 2 and isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def _close(jaxpr: Any) -> Any:
+    return jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
+
+
+def _written_in(folder: str, debug_info: Any) -> bool:
+    return f" at {folder}" in (debug_info.func_src_info or "")
+
+
+def _constant(v: Any) -> float | None:
+    return number(v.val) if isinstance(v, core.Literal) else None

@@ -1,0 +1,123 @@
+"""`with_manual_rules`: the transformation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from functools import update_wrapper
+from typing import Any, Protocol, cast
+
+import jax
+import numpy as np
+
+from fnconv.errors import invalid, mistyped
+from fnconv.transform.handler import handling
+from fnconv.transform.jaxpr import sites_in_rules
+from fnconv.transform.report import LATE, Report, Site
+from fnconv.transform.table import OPERATIONS
+
+
+class ManualFunction(Protocol):
+    """What `with_manual_rules` returns."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def replaced(self, *args: Any, **kwargs: Any) -> Report: ...
+
+
+def with_manual_rules(fn: Callable[..., Any], *, only: Iterable[str] | None = None) -> ManualFunction:
+    """The same function, evaluated with fnconv's operations: its gradients are the hand-derived ones.
+
+    Any function that JAX can trace or evaluate, unchanged: a model of Flax, Equinox, Haiku, Keras, a loss, a step
+    without its gradient.  Each convolution, window maximum, minimum and sum, each contraction (`dot_general`),
+    `jax.nn.relu`, sigmoid, tanh, softmax and log-softmax, softmax cross-entropies written with the latter included,
+    is evaluated by the operation of fnconv, also inside jit, checkpoint, scan, cond, map, vmap and shard_map.
+    Everything else is evaluated as it was: values, types, shardings, effects and structures stay.
+
+    Differentiate outside: `jax.grad(with_manual_rules(f))`.  What `f` differentiates inside itself is JAX's own
+    gradient already; a `UserWarning` says so.  `jax.vmap`, `jax.jit`, a second gradient and `jax.hessian` apply to
+    the result; `jax.jvp` does not, `fnconv.jvp` does.  Nothing remains of the transformation after tracing.
+
+    Left as they are, and reported: what stands inside a `jax.custom_jvp` or `jax.custom_vjp` function, whose rule is
+    the author's wish, or inside a while loop, which has forward mode only; operands that are not float16, bfloat16,
+    float32 or float64; a contraction with a dtype of result other than its operands'; `jax.nn.leaky_relu`, whose
+    slope at 0 is not fnconv's; `reduce_window` with a computation of the user's.  A checkpoint policy that asks for
+    primitives by name, as `dots_saveable`, sees fnconv's.
+
+    Args:
+      fn: the function; its arguments and results are of any kind.
+      only: names of the operations to replace, all by default: "conv", "max_pool", "min_pool", "avg_pool" (window
+        sums), "dense" (contractions), "relu", "sigmoid", "tanh", "softmax", "log_softmax".
+
+    Returns:
+      The function, with a method `replaced(*args, **kwargs)` that traces `fn` as `jax.make_jaxpr` does, for arrays
+      or `jax.ShapeDtypeStruct`s, and returns a `Report`: a sequence of `Site`s, of which `print` makes a table.
+      `fn` must not change objects that it closes over there; a stateful module goes in as an argument.
+
+    Raises:
+      TypeError: fn is not callable, only is not a collection of names.
+      ValueError: only holds no name, or an unknown one.
+
+    >>> import jax.numpy as jnp
+    >>> def loss(w, x):
+    ...     y = jax.nn.relu(jax.lax.conv(x, w, (1, 1), "SAME"))
+    ...     return jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID").sum()
+    >>> w, x = jnp.arange(-4., 5.).reshape(1, 1, 3, 3), jnp.arange(16.).reshape(1, 1, 4, 4)
+    >>> manual = with_manual_rules(loss)
+    >>> bool((jax.grad(manual)(w, x) == jax.grad(loss)(w, x)).all())
+    True
+    >>> [(site.operation, site.types) for site in manual.replaced(w, x)]  # doctest: +NORMALIZE_WHITESPACE
+    [('conv', 'f32[1,1,4,4], f32[1,1,3,3] -> f32[1,1,4,4]'),
+     ('relu', 'f32[1,1,4,4] -> f32[1,1,4,4]'),
+     ('max_pool', 'f32[1,1,4,4] -> f32[1,1,2,2]')]
+    >>> [(site.operation, site.reason) for site in with_manual_rules(loss, only=("conv",)).replaced(w, x).left]
+    [('relu', 'not in `only`'), ('max_pool', 'not in `only`')]
+    """
+    if not callable(fn):
+        raise mistyped("with_manual_rules", "fn", "must be a function", type(fn).__name__)
+    selection = _selection(only)
+    name = getattr(fn, "__name__", type(fn).__name__)
+
+    def manual(*args: Any, **kwargs: Any) -> Any:
+        sites: list[Site] = []
+        with handling(selection, sites):
+            result = fn(*args, **kwargs)
+        if any(s.differentiated for s in sites):
+            warnings.warn(f"with_manual_rules: {name} {LATE}", stacklevel=2)
+        return result
+
+    def replaced(*args: Any, **kwargs: Any) -> Report:
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        arrays = [x for x in leaves if _is_array(x)]
+        sites: list[Site] = []
+
+        def run(*arrays: Any) -> None:
+            given = iter(arrays)
+            positional, named = jax.tree.unflatten(tree, [next(given) if _is_array(x) else x for x in leaves])
+            with handling(selection, sites):
+                fn(*positional, **named)
+
+        jaxpr = jax.make_jaxpr(run)(*arrays)
+        return Report(name, [*sites, *sites_in_rules(jaxpr, selection)])
+
+    update_wrapper(manual, fn, updated=())
+    manual.replaced = replaced  # type: ignore[attr-defined]
+    return cast(ManualFunction, manual)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic)
+
+
+def _selection(only: Iterable[str] | None) -> frozenset[str]:
+    """The operations to replace; none stands for all."""
+    if only is None:
+        return frozenset()
+    if isinstance(only, str) or not isinstance(only, Iterable):
+        raise mistyped("with_manual_rules", "only", "must be a collection of names", repr(only))
+    names = tuple(only)
+    unknown = [n for n in names if n not in OPERATIONS]
+    if unknown or not names:
+        rule = f"must name operations among {', '.join(OPERATIONS)}"
+        raise invalid("with_manual_rules", "only", rule, unknown or names)
+    return frozenset(names)

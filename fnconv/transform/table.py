@@ -1,0 +1,192 @@
+"""Which operation of fnconv takes the place of a primitive, and when none does."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fnconv.compat import lax as compat
+from fnconv.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
+from fnconv.spec import FLOATS
+from fnconv.transform.contraction import contraction, labels
+
+Operation = Callable[..., jax.Array]
+Params = Mapping[str, Any]
+
+OPERATIONS = (
+    "conv",
+    "max_pool",
+    "min_pool",
+    "avg_pool",
+    "dense",
+    "relu",
+    "sigmoid",
+    "tanh",
+    "softmax",
+    "log_softmax",
+)
+
+
+class Declined(Exception):
+    """An operation that the table knows stays as it is; the message says why."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`build(params, avals)` is the operation on operands of these types; it raises `Declined` where there is none."""
+
+    operation: str
+    build: Callable[[Params, Sequence[Any]], Operation]
+
+
+# ---- primitives -----------------------------------------------------------------------------------------------------
+
+
+def _conv(params: Params, avals: Sequence[Any]) -> Operation:
+    return partial(compat.conv_general_dilated, **params)
+
+
+def _window(computation: Callable[..., Any], neutral: float) -> Callable[[Params, Sequence[Any]], Operation]:
+    def build(params: Params, avals: Sequence[Any]) -> Operation:
+        init = np.asarray(neutral, avals[0].dtype)[()]
+        return lambda x: compat.reduce_window(x, init, computation, **params)
+
+    return build
+
+
+def _any_window(params: Params, avals: Sequence[Any]) -> Operation:
+    raise Declined("a computation or initial value other than max -inf, min inf and sum 0, known at trace time")
+
+
+def _dense(params: Params, avals: Sequence[Any]) -> Operation:
+    a, b = avals
+    params = dict(params)
+    result = params.pop("preferred_element_type")
+    if result is not None and np.dtype(result) != a.dtype:
+        raise Declined(f"preferred_element_type {np.dtype(result).name} is not the operands' dtype, {a.dtype.name}")
+    precision = params.pop("precision")
+    if isinstance(precision, tuple):
+        if precision[0] != precision[1]:
+            raise Declined(f"the operands' precisions differ: {precision}")
+        precision = precision[0]
+    spec = labels(a.ndim, b.ndim, params.pop("dimension_numbers"), precision)
+    _refuse(params)
+    return partial(contraction, spec)
+
+
+def _elementwise(function: Operation) -> Callable[[Params, Sequence[Any]], Operation]:
+    def build(params: Params, avals: Sequence[Any]) -> Operation:
+        _refuse(params)
+        return function
+
+    return build
+
+
+def _refuse(params: Params) -> None:
+    """Parameters that no rule reads must be absent."""
+    for name, value in params.items():
+        if value is not None:
+            raise Declined(f"{name}={value}")
+
+
+PRIMITIVES = {
+    "conv_general_dilated": Rule("conv", _conv),
+    "reduce_window_max": Rule("max_pool", _window(lax.max, -np.inf)),
+    "reduce_window_min": Rule("min_pool", _window(lax.min, np.inf)),
+    "reduce_window_sum": Rule("avg_pool", _window(lax.add, 0)),
+    "reduce_window": Rule("reduce_window", _any_window),
+    "dot_general": Rule("dense", _dense),
+    "logistic": Rule("sigmoid", _elementwise(sigmoid)),
+    "tanh": Rule("tanh", _elementwise(tanh)),
+}
+
+# ---- functions of jax.nn --------------------------------------------------------------------------------------------
+
+
+def _leaky_relu(params: Params, avals: Sequence[Any]) -> Operation:
+    raise Declined("jax.nn.leaky_relu has slope 1 at 0, fnconv.leaky_relu the slope of the left side")
+
+
+# ReLU is a rule of JAX's own, `jax.custom_jvp`; leaky ReLU is a body of jit
+CUSTOM_JVP = {"relu": Rule("relu", lambda params, avals: relu)}
+JITTED = {"leaky_relu": Rule("leaky_relu", _leaky_relu)}
+_JAX_NN = inspect.unwrap(jax.nn.relu).__code__.co_filename
+
+
+def of_jax_nn(rules: Mapping[str, Rule], debug_info: Any) -> Rule | None:
+    """The rule for a function by its name, if it is JAX's own: a user's may have the same name."""
+    origin = debug_info.func_src_info or ""
+    return rules.get(debug_info.func_name) if f" at {_JAX_NN}:" in origin else None
+
+
+# ---- chains of primitives, see softmax.py ---------------------------------------------------------------------------
+
+CHAINS = {
+    "softmax": Rule("softmax", lambda params, avals: partial(softmax, axis=params["axis"])),
+    "log_softmax": Rule("log_softmax", lambda params, avals: partial(log_softmax, axis=params["axis"])),
+}
+
+
+# ---- the decision ---------------------------------------------------------------------------------------------------
+
+
+def replacement(
+    rule: Rule, only: frozenset[str], params: Params, avals: Sequence[Any], results: Sequence[Any]
+) -> Operation:
+    """The operation, jitted, or `Declined`; `results` are the types that the primitive returns.
+
+    Equal calls get the same operation, which is compiled once.
+    """
+    if only and rule.operation not in only:
+        raise Declined("not in `only`")
+    found = _replacement(rule, tuple(sorted(params.items())), tuple(avals), tuple(results))
+    if isinstance(found, Declined):
+        raise found
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _replacement(
+    rule: Rule, params: tuple[tuple[str, Any], ...], avals: tuple[Any, ...], results: tuple[Any, ...]
+) -> Operation | Declined:
+    for a in avals:
+        if not any(a.dtype == f for f in FLOATS):
+            whole = jnp.issubdtype(a.dtype, jnp.integer)
+            return Declined(f"operands of dtype {a.dtype.name}" + " carry no derivative" * whole)
+    try:
+        operation = rule.build(dict(params), avals)
+
+        def run(*operands: jax.Array) -> jax.Array:
+            return operation(*operands)
+
+        run.__name__ = run.__qualname__ = rule.operation
+        jitted: Operation = jax.jit(run)
+        found = jax.make_jaxpr(jitted)(*avals).out_avals
+        if tuple(found) != results:
+            raise Declined(f"it would return {', '.join(map(str, found))} in place of {', '.join(map(str, results))}")
+        if any(axis is not None for a in avals for axis in a.sharding.spec):
+            _check_sharded(jitted, avals)
+    except (Declined, NotImplementedError) as error:
+        return Declined(str(error))
+    return jitted
+
+
+def _check_sharded(operation: Operation, avals: Sequence[Any]) -> None:
+    """On a mesh with explicit axes a type may be ambiguous, in the gradient also."""
+
+    def gradient(*operands: jax.Array) -> Any:
+        y, pullback = jax.vjp(operation, *operands)
+        return pullback(y)
+
+    try:
+        jax.make_jaxpr(gradient)(*avals)
+    except Exception as error:
+        raise Declined(f"operands sharded over explicit mesh axes: {error}") from error

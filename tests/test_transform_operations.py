@@ -1,0 +1,210 @@
+"""Single operations under `with_manual_rules`, its arguments and its report."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from small_network import ONE, W, X, compiled, net, weigh
+
+from fnconv.transform.manual_rules import with_manual_rules
+
+# ---- single operations ----------------------------------------------------------------------------------------------
+
+
+RNG = np.random.default_rng(1)
+SMOOTH = jnp.asarray(RNG.standard_normal((3, 4)), jnp.float32)
+SINGLE = {
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "softmax": jax.nn.softmax,
+    "log_softmax": jax.nn.log_softmax,
+    "softmax, first axis": lambda x: jax.nn.softmax(x, axis=0),
+    "log_softmax, first axis": lambda x: jax.nn.log_softmax(x, axis=0),
+    "softmax, mapped": jax.vmap(jax.nn.softmax),
+    "log_softmax, mapped": jax.vmap(jax.nn.log_softmax),
+    "softmax, by hand": lambda x: (lambda e: e / e.sum(-1, keepdims=True))(jnp.exp(x - x.max(-1, keepdims=True))),
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["values", "jaxpr"])
+@pytest.mark.parametrize("name", SINGLE)
+def test_activation(name, wrap):
+    """Replaced in both front ends; each side within 32 roundings of terms that no cotangent's sum exceeds."""
+    fn = wrap(SINGLE[name])
+    manual = with_manual_rules(fn)
+    assert manual.replaced(SMOOTH).counts == {name.split(",")[0]: 1}
+    weights = np.arange(-5.0, 7.0).reshape(3, 4)
+    with jax.enable_x64(True):
+        x, c = SMOOTH.astype(jnp.float64), jnp.asarray(weights)
+        ours, theirs = compiled(lambda x: [jax.vjp(f, x)[1](c)[0] for f in (manual, fn)])(x)
+    assert np.abs(ours - theirs).max() <= 2 * 32 * np.finfo(np.float64).eps * np.abs(weights).sum()
+
+
+NO_SOFTMAX = {
+    "another maximum": lambda x: (lambda e: e / e.sum(-1, keepdims=True))(jnp.exp(x - x[::-1].max(-1, keepdims=True))),
+    "another axis": lambda x: (lambda e: e / e.sum(0, keepdims=True))(jnp.exp(x - x.max(-1, keepdims=True))),
+    "another axis, turned": lambda x: (lambda e: e / e.sum(0)[:, None])(jnp.exp(x - x.max(-1, keepdims=True))),
+    "another sum": lambda x: (lambda e: e / (e * e).sum(-1, keepdims=True))(jnp.exp(x - x.max(-1, keepdims=True))),
+    "bounded below": lambda x: (lambda e: e / e.sum(-1, keepdims=True))(
+        jnp.exp(x - jnp.maximum(x.max(-1, keepdims=True), 0.0))
+    ),
+    "masked": lambda x: jax.nn.softmax(x, where=x > 0),
+    "two axes": lambda x: jax.nn.softmax(x, axis=(0, 1)),
+    "no log": lambda x: (lambda s: s - jnp.exp(s).sum(-1, keepdims=True))(x - x.max(-1, keepdims=True)),
+}
+
+
+@pytest.mark.parametrize("name", NO_SOFTMAX)
+def test_what_only_resembles_a_softmax_stays(name):
+    square = SMOOTH[:, :3]
+    for fn in (NO_SOFTMAX[name], jax.jit(NO_SOFTMAX[name])):
+        assert not len(with_manual_rules(fn).replaced(square))
+        np.testing.assert_array_equal(with_manual_rules(fn)(square), fn(square))
+
+
+def test_cross_entropy_by_log_softmax():
+    labels = jnp.asarray(np.eye(4)[[1, 3, 0]], jnp.float32)
+
+    def loss(z):
+        return -(labels * jax.nn.log_softmax(z)).sum()
+
+    manual = with_manual_rules(loss)
+    assert manual.replaced(SMOOTH).counts == {"log_softmax": 1}
+    expected = jax.nn.softmax(SMOOTH) - labels
+    assert np.abs(jax.grad(manual)(SMOOTH) - expected).max() <= 16 * np.finfo(np.float32).eps
+
+
+A = jnp.asarray(RNG.integers(-3, 4, (2, 3, 4, 5)), jnp.float32)
+B = jnp.asarray(RNG.integers(-3, 4, (5, 3, 2, 6)), jnp.float32)
+CONTRACTIONS = {
+    "matmul": lambda a, b: a[0, 0] @ b[:, 0, 0],
+    "vector": lambda a, b: a[0, 0, 0] @ b[:, 0, 0, 0],
+    "batch axes": lambda a, b: lax.dot_general(a, b, (((3,), (0,)), ((0, 1), (2, 1)))),
+    "two sums": lambda a, b: jnp.einsum("bijc,ckbl->jkl", a, b),
+    "mapped": lambda a, b: jax.vmap(jnp.dot)(a[0, :, 0], b[:, :, 0, 0].T),
+    "precision": lambda a, b: jnp.matmul(a[0, 0], b[:, 0, 0], precision="highest"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRACTIONS)
+def test_contraction(name):
+    """First and second derivatives of dot_general, bit for bit."""
+    fn = CONTRACTIONS[name]
+    manual = with_manual_rules(fn)
+    report = manual.replaced(A, B)
+    assert report.counts == {"dense": 1}
+    assert not report.left
+
+    def derivatives(f):
+        def loss(a, b):
+            return (f(a, b) ** 2).sum()
+
+        def along(a, b):
+            da, db = jax.grad(loss, (0, 1))(a, b)
+            return weigh(da) + weigh(db)
+
+        return jax.grad(loss, (0, 1))(A, B), jax.grad(along, (0, 1))(A, B)
+
+    ours, theirs = compiled(lambda: (derivatives(manual), derivatives(fn)))()
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert np.any(ours[1][0])
+
+
+def test_precision_of_a_contraction_reaches_its_gradient():
+    manual = with_manual_rules(CONTRACTIONS["precision"])
+    gradient = jax.jit(jax.grad(lambda a, b: manual(a, b).sum(), (0, 1)))
+    products = [line for line in gradient.lower(A, B).as_text().splitlines() if "dot_general" in line]
+    assert len(products) == 2  # the value is not asked for
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+@pytest.mark.parametrize(
+    ("computation", "neutral", "operation"), [(lax.min, np.inf, "min_pool"), (lax.add, 0.0, "avg_pool")]
+)
+def test_other_window_reductions(computation, neutral, operation):
+    def fn(x):
+        return weigh(lax.reduce_window(x, neutral, computation, (1, 3, 2, 1), (1, 2, 2, 1), "SAME"))
+
+    manual = with_manual_rules(fn)
+    assert manual.replaced(X).counts == {operation: 1}
+    np.testing.assert_array_equal(jax.grad(manual)(X), jax.grad(fn)(X))
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_transposed_and_grouped_convolutions(strides):
+    def fn(w, x):
+        up = lax.conv_transpose(x, w, strides, "SAME")
+        options = {"rhs_dilation": (2, 1), "feature_group_count": 2, "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+        return weigh(lax.conv_general_dilated(up, w[:, :, :1], strides, "SAME", **options))
+
+    manual = with_manual_rules(fn)
+    assert manual.replaced(W, X).counts == {"conv": 2}
+    ours, theirs = compiled(lambda w, x: [jax.grad(f, (0, 1))(w, x) for f in (manual, fn)])(W, X)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+# ---- arguments and report -------------------------------------------------------------------------------------------
+
+
+def test_only():
+    manual = with_manual_rules(net, only=("conv", "max_pool"))
+    report = manual.replaced(W, X)
+    assert report.counts == {"conv": 1, "max_pool": 1}
+    assert [(s.operation, s.reason) for s in report.left] == [("relu", "not in `only`")]
+    np.testing.assert_array_equal(jax.grad(manual)(W, X), jax.grad(net)(W, X))
+    inner = jax.jit(net)  # one jaxpr, two selections
+    assert with_manual_rules(inner, only=["relu"]).replaced(W, X).counts == {"relu": 1}
+    assert with_manual_rules(inner).replaced(W, X).counts == ONE
+
+
+@pytest.mark.parametrize(
+    ("only", "error", "message"),
+    [
+        ("conv", TypeError, r"with_manual_rules: only must be a collection of names; got 'conv'"),
+        (3, TypeError, "only must be a collection of names; got 3"),
+        (("conv", "pool"), ValueError, r"only must name operations among conv, max_pool, .*; got \['pool'\]"),
+        ((), ValueError, r"only must name operations among .*; got \(\)"),
+    ],
+)
+def test_only_is_checked(only, error, message):
+    with pytest.raises(error, match=message):
+        with_manual_rules(net, only=only)
+
+
+def test_fn_is_checked():
+    with pytest.raises(TypeError, match="with_manual_rules: fn must be a function; got int"):
+        with_manual_rules(3)
+
+
+def test_report():
+    report = with_manual_rules(net).replaced(jax.ShapeDtypeStruct(W.shape, W.dtype), X)
+    assert len(report) == 3
+    assert [s.primitive for s in report] == ["conv_general_dilated", "custom_jvp_call", "reduce_window_max"]
+    assert report[0].types == "f32[2,6,6,2], f32[3,3,2,2] -> f32[2,6,6,2]"
+    assert "(conv)" in report[0].source
+    assert repr(report) == "<Report on net: 3 replaced, 0 left>"
+    lines = str(report).splitlines()
+    assert lines[0] == "net: 3 replaced, 0 left as they were"
+    assert [line.split()[0] for line in lines[1:]] == ["conv", "relu", "max_pool"]
+
+
+def test_the_line_of_each_caller():
+    """Functions of JAX's own are traced once; their callers are told apart."""
+
+    def fn(x):
+        y = jnp.matmul(x, x)
+        return jnp.matmul(y, x)
+
+    x = jnp.ones((7, 7))  # a shape of this test's alone
+    for f in (jax.jit(fn), fn):
+        lines = [s.source.split(":")[1] for s in with_manual_rules(f).replaced(x)]
+        assert int(lines[1]) == int(lines[0]) + 1
+
+
+def test_name_and_signature_stay():
+    manual = with_manual_rules(net)
+    assert manual.__name__ == "net"
+    assert manual.__wrapped__ is net
