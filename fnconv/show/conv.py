@@ -1,0 +1,137 @@
+"""`show.conv`: a convolution and its gradients, every element written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fnconv.errors import invalid
+from fnconv.rules import dispatch
+from fnconv.show import conv_sections, numbers, pool_sections, texts
+from fnconv.show.blocks import Section
+from fnconv.show.layer import NAME, Layer
+from fnconv.show.page import Page
+from fnconv.show.pooling import Pooling
+from fnconv.show.tensors import shape_of, with_channels
+from fnconv.spec import ConvSpec, PoolSpec
+
+
+def conv(
+    input: Any,
+    kernel: Any,
+    *,
+    cotangent: Any = None,
+    strides: Any = 1,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    channels: int = 1,
+    out_channels: int = 1,
+    groups: int = 1,
+    values: bool = False,
+    seed: int = 0,
+) -> Page:
+    """One convolution written out: forward, the index map m, φ, C, M, and every gradient element by element.
+
+    Args:
+      input: the spatial shape of the input, such as (3, 3); or its numbers, an array or a .npy file of shape
+        (*spatial, channels), where one channel's axis may be missing.
+      kernel: the shape of the window; or numbers (*window, channels / groups, out_channels), of which axes of
+        length 1 may be missing.
+      cotangent: numbers for δ = dL/dO, (*output, out_channels); random integers where they are asked for and not given.
+      strides, padding, dilation, groups: as in `fnconv.conv`.
+      channels, out_channels: those of the input and of the output, where arrays do not say.
+      values: write numbers for the symbols; they are computed by `fnconv.conv` and its gradients.  True where an
+        array is given.
+      seed: of the random integers.
+
+    Returns:
+      a `Page`: text when printed, HTML in a notebook, LaTeX by `.to_latex()`.
+
+    Raises:
+      ValueError, TypeError: as `fnconv.conv`.
+
+    >>> print(conv((3, 3), (2, 2)).find("∂L/∂I_12"))
+    ∂L/∂I_12 = δ_11·W_12 + δ_12·W_11
+    """
+    layer = _layer(input, kernel, cotangent, strides, padding, dilation, channels, out_channels, groups, seed)
+    values = values or bool(layer.given)
+    spec, r = layer.spec, layer.relation
+    title = f"Convolution of {with_channels(r.input, spec.in_channels)} with {shape_of(r.window)} kernels"
+    title += f", giving {with_channels(r.output, spec.out_channels)}"
+    sections = conv_sections.sections(layer, values)
+    if texts.example(layer) == texts.SMALL:
+        sections += _pooling_of_small(layer, values)
+    return Page(title, tuple(sections))
+
+
+def _layer(
+    input: Any,
+    kernel: Any,
+    cotangent: Any,
+    strides: Any,
+    padding: Any,
+    dilation: Any,
+    channels: int,
+    out_channels: int,
+    groups: int,
+    seed: int,
+) -> Layer:
+    x, w = numbers.load(NAME, "input", input), numbers.load(NAME, "kernel", kernel)
+    n = _spatial(x, w)
+    size, window = (tuple(a.shape[:n] if isinstance(a, np.ndarray) else a) for a in (x, w))
+    if isinstance(w, np.ndarray) and w.ndim == n + 2:
+        channels, out_channels = w.shape[-2] * groups, w.shape[-1]
+    if isinstance(x, np.ndarray) and x.ndim == n + 1:
+        channels = x.shape[-1]
+    shape = (1, *size, channels)
+    if len(size) != len(window):
+        raise invalid(NAME, "kernel", f"must have as many spatial dimensions as the input {size}", tuple(window))
+    if channels < 1 or out_channels < 1:
+        raise invalid(NAME, "channels", "must be at least 1", (channels, out_channels))
+    spec = ConvSpec.from_args(
+        NAME,
+        shape,
+        size,
+        window,
+        channels,
+        out_channels,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        rule="auto",
+        precision=None,
+        available=dispatch.names("conv"),
+    )
+    if 0 in spec.y_shape(1):
+        raise invalid(NAME, "kernel", "must fit into the padded input", tuple(window), shape)
+    given: dict[str, numbers.Array] = {}
+    if isinstance(x, np.ndarray):
+        given["I"] = numbers.fit(NAME, "input", x, spec.x_shape(1)[1:], 1)
+    if isinstance(w, np.ndarray):
+        given["W"] = numbers.fit(NAME, "kernel", w, spec.w_shape, 2)
+    if cotangent is not None:
+        dy = numbers.load(NAME, "cotangent", cotangent)
+        if not isinstance(dy, np.ndarray):
+            raise invalid(NAME, "cotangent", "must be an array or a .npy file", dy)
+        given["δ"] = numbers.fit(NAME, "cotangent", dy, spec.y_shape(1)[1:], 1)
+    return Layer(spec, seed, given)
+
+
+def _spatial(x: numbers.Given, w: numbers.Given) -> int:
+    """Spatial dimensions: a shape has one entry for each; of two arrays the axes of channels may be missing."""
+    if not isinstance(x, np.ndarray):
+        return len(x)
+    if not isinstance(w, np.ndarray):
+        return len(w)
+    return {0: x.ndim, 1: x.ndim - 1, 2: x.ndim}.get(w.ndim - x.ndim, w.ndim)
+
+
+def _pooling_of_small(layer: Layer, values: bool) -> list[Section]:
+    """Small's page goes on with max pooling of the same windows."""
+    given = {name: array for name, array in layer.given.items() if name in ("I", "δ")}
+    spec = PoolSpec(layer.spec.axes)
+    pooling = Pooling("max", spec, 1, layer.seed, given, {"strides": 1, "ties": spec.ties})
+    parts = pool_sections.sections(pooling, values)
+    return [Section(f"Max pooling of the same windows: {part.title.lower()}", part.blocks) for part in parts[1:]]

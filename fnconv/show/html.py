@@ -1,0 +1,161 @@
+"""A page in HTML: tables and subscripts, readable without a script and, should the style be lost, without style."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+from fnconv.equations import cite
+from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
+from fnconv.show.symbols import Expression, Symbol, write
+
+STYLE = """
+.fnconv { font-family: Georgia, "Times New Roman", serif; line-height: 1.45; max-width: 62em; color: #1b1b1b;
+  background: #fff; }
+.fnconv h1 { font-size: 1.5em; margin: 0.4em 0; }
+.fnconv h2 { font-size: 1.15em; margin: 1.6em 0 0.5em; border-bottom: 1px solid #bbb; }
+.fnconv sub { font-size: 0.72em; line-height: 0; }
+.fnconv .label { color: #667; font-size: 0.8em; font-family: Helvetica, Arial, sans-serif; margin-left: 2em;
+  white-space: nowrap; }
+.fnconv .formula { background: #f4f5f8; border-left: 3px solid #56b4e9; padding: 0.4em 0.8em; }
+.fnconv .slip { background: #fff6e5; border-left: 3px solid #e69f00; padding: 0.4em 0.8em; }
+.fnconv .more { color: #667; }
+.fnconv .row { display: flex; flex-wrap: wrap; align-items: center; gap: 0.9em; margin: 0.7em 0; }
+.fnconv figure { margin: 0; }
+.fnconv figcaption { font-size: 0.8em; color: #667; text-align: center; }
+.fnconv table { border-collapse: collapse; margin: 0; font-size: 1em; width: auto; border: 0; }
+.fnconv td, .fnconv th { border: 0; padding: 0.08em 0.45em; text-align: center; background: none; white-space: nowrap; }
+.fnconv tr { background: none !important; }
+.fnconv .matrix .left, .fnconv .matrix .right { border: 1.5px solid #1b1b1b; padding: 0; min-width: 0.3em; }
+.fnconv .matrix .left { border-right: 0; }
+.fnconv .matrix .right { border-left: 0; }
+.fnconv .matrix th { font-weight: normal; font-size: 0.72em; color: #667; }
+.fnconv table.geometry { margin: 0.6em 0; }
+.fnconv .geometry td, .fnconv .geometry th { padding: 0.15em 0.9em; text-align: right; }
+.fnconv .geometry th { font-weight: normal; color: #667; border-bottom: 1px solid #bbb; }
+.fnconv .equations td { text-align: left; padding: 0.1em 0.3em; white-space: normal; vertical-align: top; }
+.fnconv .equations td:first-of-type { white-space: nowrap; }
+.fnconv .zero { color: #b5b5b5; }
+"""
+
+
+class Html:
+    """Expressions in HTML."""
+
+    dot, plus, ellipsis = "\u2009·\u2009", " + ", "…"
+
+    def symbol(self, symbol: Symbol) -> str:
+        return f"<i>{symbol.name}</i>" + (f"<sub>{symbol.index}</sub>" if symbol.groups else "")
+
+    def partial(self, symbol: str) -> str:
+        return f"∂<i>L</i>/∂{symbol}"
+
+    def number(self, number: str) -> str:
+        return number.replace("-", "\N{MINUS SIGN}")
+
+    def parentheses(self, inner: str) -> str:
+        return f"({inner})"
+
+    def fraction(self, above: str, below: str) -> str:
+        return f"{above}/{below}"
+
+    def power(self, base: str, exponent: str) -> str:
+        return f"{base}<sup>{exponent}</sup>"
+
+    def modulus(self, inner: str) -> str:
+        return f"|{inner}|"
+
+    def sign(self, inner: str) -> str:
+        return f"sign({inner})"
+
+    def largest(self, of: list[str]) -> str:
+        return f"max{{{', '.join(of)}}}"
+
+
+NOTATION = Html()
+# I_12, I_2,31, W_rs, I_[2i+r-1, j+s] and I_i, but no word with an underscore
+SYMBOL = re.compile(r"(?<![A-Za-z])([A-Za-zδφ])_(?:\[([^]]*)\]|([0-9]+(?:[,;][0-9]+)*|[a-z](?:,[a-z]\b|[a-z]{0,5}\b)))")
+
+
+def document(title: str, sections: Sequence[Section]) -> str:
+    """A file of its own."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title>'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n{fragment(title, sections)}\n</body></html>\n'
+
+
+def fragment(title: str, sections: Sequence[Section]) -> str:
+    """A part of a page, with its style."""
+    parts = [f"<style>{STYLE}</style>", '<div class="fnconv">', f"<h1>{escape(title)}</h1>"]
+    for section in sections:
+        parts.append(f"<h2>{escape(section.title)}</h2>")
+        parts += [_block(block) for block in section.blocks]
+    return "\n".join([*parts, "</div>"])
+
+
+def marked(text: str) -> str:
+    """Plain text as HTML: indices behind _ lowered, exponents behind ^ raised."""
+    text = escape(text, quote=False)
+    text = SYMBOL.sub(lambda m: f"{m[1]}<sub>{m[2] or m[3]}</sub>", text)
+    return re.sub(r"\^(?:\(([^)]*)\)|\{([^}]*)\}|(\w))", lambda m: f"<sup>{m[1] or m[2] or m[3]}</sup>", text)
+
+
+def _label(labels: tuple[str, ...]) -> str:
+    return f'<span class="label">{cite(labels)}</span>' if labels else ""
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Prose(text):
+            return f"<p>{marked(text)}</p>"
+        case Slip(text):
+            return f'<p class="slip"><b>In the text:</b> {marked(text)}</p>'
+        case Formula(text, _, labels):
+            return f'<p class="formula">{marked(text)} {_label(labels)}</p>'
+        case Equations():
+            return _equations(block)
+        case Matrix():
+            return f'<div class="row">{_matrix(block)}</div>'
+        case Row(parts):
+            inner = "".join(f"<span>{escape(p)}</span>" if isinstance(p, str) else _matrix(p) for p in parts)
+            return f'<div class="row">{inner}</div>'
+        case Table(heads, rows):
+            top = "".join(f"<th>{escape(h)}</th>" for h in heads)
+            body = "".join("<tr>" + "".join(f"<td>{marked(c)}</td>" for c in row) + "</tr>" for row in rows)
+            return f'<table class="geometry"><tr>{top}</tr>{body}</table>'
+
+
+def _spell(e: Expression) -> str:
+    return write(e, NOTATION)
+
+
+def _equations(block: Equations) -> str:
+    rows = []
+    for number, row in enumerate(block.rows):
+        value = f" = {_spell(row.value)}" if row.value is not None else ""
+        label = _label(block.labels) if number == 0 else ""
+        cells = (_spell(row.left), "=", f"{_spell(row.right)}{value} {label}")
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    more = block.total - len(block.rows)
+    text = f'<p class="more">… {more:,} more equations ({block.total:,} in all)</p>' if more else ""
+    return f'<table class="equations">{"".join(rows)}</table>{text}'
+
+
+def _matrix(m: Matrix) -> str:
+    blank = f'<span class="zero">{m.blank}</span>'
+    short, narrow = m.cut
+    body = []
+    for number, row in enumerate(m.rows):
+        cells = [blank if e is None else _spell(e) for e in row] + (["⋯"] if narrow else [])
+        body.append((m.row_heads[number] if m.row_heads else "", cells))
+    if short:
+        body.append(("", ["⋮"] * (len(m.rows[0]) + narrow)))
+    heads = "".join(f"<th>{escape(h)}</th>" for h in m.column_heads)
+    named = bool(m.row_heads)
+    table = f"<tr>{'<th></th>' * (1 + named)}{heads}</tr>" if heads else ""
+    for number, (head, cells) in enumerate(body):
+        left, right = (f'<td class="{side}" rowspan="{len(body)}"></td>' * (number == 0) for side in ("left", "right"))
+        inner = "".join(f"<td>{cell}</td>" for cell in cells)
+        table += f"<tr>{f'<th>{marked(head)}</th>' * named}{left}{inner}{right}</tr>"
+    name = m.name + (f", a corner of {m.shape[0]:,}×{m.shape[1]:,}" if short or narrow else "")
+    return f'<figure><table class="matrix">{table}</table><figcaption>{marked(name)}</figcaption></figure>'

@@ -1,0 +1,110 @@
+"""`show.pool`: max, average and power-average pooling and their gradients, every element written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fnconv.errors import invalid
+from fnconv.rules import dispatch
+from fnconv.show import numbers, pool_sections
+from fnconv.show.page import Page
+from fnconv.show.pooling import KINDS, NAME, Pooling
+from fnconv.show.tensors import shape_of, with_channels
+from fnconv.spec import PoolSpec
+
+
+def pool(
+    input: Any,
+    window: Any,
+    *,
+    kind: str = "max",
+    cotangent: Any = None,
+    strides: Any = None,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    ties: str = "row_major",
+    count_include_pad: bool = True,
+    p: float = 2,
+    channels: int = 1,
+    values: bool = False,
+    seed: int = 0,
+) -> Page:
+    """One pooling written out: forward, S with its ties for max pooling, the gradient, what is left over.
+
+    Args:
+      input: the spatial shape of the input; or its numbers, an array or a .npy file of shape (*spatial, channels),
+        where one channel's axis may be missing.
+      window: the shape of the window.
+      kind: "max", "avg" or "lp".
+      cotangent: numbers for δ = dL/dO; random integers where they are asked for and not given.
+      strides, padding, dilation, ceil_mode, ties, count_include_pad, p: as in `fnconv.max_pool`, `avg_pool`, `lp_pool`.
+      channels: of the input, where no array says; each is pooled by itself.
+      values: write numbers for the symbols, computed by fnconv's own pooling.  True where an array is given.
+      seed: of the random integers.
+
+    Returns:
+      a `Page`: text when printed, HTML in a notebook, LaTeX by `.to_latex()`.
+
+    Raises:
+      ValueError, TypeError: as `fnconv.max_pool`.
+
+    >>> print(pool((2, 2), (2, 2), kind="avg").find("∂L/∂I_12"))
+    ∂L/∂I_12 = 1/4·δ_11
+    """
+    names = {"strides": strides, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    options = {**names, "ties": ties, "count_include_pad": count_include_pad, "p": p}
+    pooling = _pooling(input, window, kind, cotangent, channels, seed, **options)
+    title = f"{pooling.title} pooling of {with_channels(pooling.spec.size, pooling.channels)} with "
+    title += f"{shape_of(pooling.relation.window)}, giving {shape_of(pooling.spec.output)}"
+    return Page(title, tuple(pool_sections.sections(pooling, values or bool(pooling.given))))
+
+
+def _pooling(
+    input: Any,
+    window: Any,
+    kind: str,
+    cotangent: Any = None,
+    channels: int = 1,
+    seed: int = 0,
+    *,
+    ties: str = "row_major",
+    count_include_pad: bool = True,
+    p: float = 2,
+    **geometry: Any,
+) -> Pooling:
+    if kind not in KINDS:
+        raise invalid(NAME, "kind", f"must be one of {', '.join(KINDS)}", repr(kind))
+    w = numbers.load(NAME, "window", window)
+    if isinstance(w, np.ndarray):
+        raise invalid(NAME, "window", "must be a shape: pooling has no weights", w.shape)
+    x = numbers.load(NAME, "input", input)
+    if isinstance(x, np.ndarray):
+        channels = x.shape[-1] if x.ndim == len(w) + 1 else channels
+    size = x.shape[: len(w)] if isinstance(x, np.ndarray) else x
+    if len(size) != len(w):
+        raise invalid(NAME, "window", f"must have as many spatial dimensions as the input {size}", w)
+    if channels < 1:
+        raise invalid(NAME, "channels", "must be at least 1", channels)
+    shape = (1, *size, channels)
+    kinds: dict[str, Any] = {"ties": ties, "include_pad": count_include_pad, "p": p}
+    available = dispatch.names(KINDS[kind])
+    spec = PoolSpec.from_args(NAME, shape, size, w, rule="auto", available=available, **geometry, **kinds)
+    if 0 in spec.output:
+        raise invalid(NAME, "window", "must fit into the padded input", w, shape)
+    given: dict[str, numbers.Array] = {}
+    if isinstance(x, np.ndarray):
+        given["I"] = numbers.fit(NAME, "input", x, (*spec.size, channels), 1)
+    if cotangent is not None:
+        dy = numbers.load(NAME, "cotangent", cotangent)
+        if not isinstance(dy, np.ndarray):
+            raise invalid(NAME, "cotangent", "must be an array or a .npy file", dy)
+        given["δ"] = numbers.fit(NAME, "cotangent", dy, (*spec.output, channels), 1)
+    special: dict[str, dict[str, Any]] = {
+        "max": {"ties": ties},
+        "avg": {"count_include_pad": count_include_pad},
+        "lp": {"p": p},
+    }
+    return Pooling(kind, spec, channels, seed, given, {**geometry, **special[kind]})

@@ -1,0 +1,175 @@
+"""A pooling as symbols and as numbers: what the sections of its page are generated from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+
+import fnconv
+from fnconv.geometry import Axis, volume, window_counts
+from fnconv.show import numbers
+from fnconv.show.blocks import EQUATIONS, TERMS, Limit, readable
+from fnconv.show.relation import Index, Relation, first, ravel
+from fnconv.show.symbols import (
+    Expression,
+    Largest,
+    Modulus,
+    Number,
+    Partial,
+    Power,
+    Product,
+    Quotient,
+    Sign,
+    Sum,
+    Symbol,
+    namer,
+    some,
+)
+from fnconv.spec import PoolSpec
+
+NAME = "show.pool"
+KINDS = {"max": "max_pool", "avg": "avg_pool", "lp": "lp_pool"}
+ATTEMPTS = 10  # at an example with a tie that the two rules resolve differently
+
+
+class Pooling:
+    """I pooled to O, channel by channel.  Indices are 0-based here and 1-based in the symbols."""
+
+    def __init__(
+        self,
+        kind: str,
+        spec: PoolSpec,
+        channels: int,
+        seed: int,
+        given: Mapping[str, numbers.Array],
+        options: Mapping[str, Any],
+    ) -> None:
+        self.kind, self.spec, self.channels, self.seed, self.given = kind, spec, channels, seed, given
+        self.axes = tuple(a for a in spec.axes if isinstance(a, Axis))
+        self.relation = r = Relation(spec.axes)
+        self.title = {"max": "Max", "avg": "Average", "lp": f"L{spec.p:g}-norm"}[kind]
+        channel = (channels,) if channels > 1 else ()
+        self.I = namer("I", (channel, r.input))
+        self.O, self.delta = namer("O", (channel, r.output)), namer("δ", (channel, r.output))
+        self.S = namer("S", (channel, r.output, r.input))
+        self.counts = window_counts(spec.axes, spec.include_pad)
+        self._pool: Callable[[Any], Any] = partial(getattr(fnconv, KINDS[kind]), window_shape=r.window, **dict(options))
+        self._options = options
+
+    # ---- the terms ----------------------------------------------------------------------------------------------
+
+    def value_of(self, c: Index, o: Index, terms: Limit = TERMS) -> Expression:
+        """O_o as a function of the cells of its window."""
+        total = self.relation.covered(o)
+        cells = [self.I(c, i) for _, i in islice(self.relation.of_output(o), readable(total, terms))]
+        hidden = total - len(cells)
+        if self.kind == "max":
+            return Largest(tuple(cells), hidden)
+        if self.kind == "avg":
+            divisor = int(self.counts[o])
+            share = Number(Fraction(1, divisor)) if divisor else Number(0)
+            return Product((share, Sum(tuple(cells), hidden)))
+        p = Fraction(self.spec.p).limit_denominator(1000)
+        return Power(Sum(tuple(Power(Modulus(cell), p) for cell in cells), hidden), 1 / p)
+
+    def gradient_terms(self, c: Index, i: Index) -> Iterator[Expression]:
+        """What every window that holds cell i gives it of its δ."""
+        for o, _ in self.relation.of_cell(i):
+            delta, cell = self.delta(c, o), self.I(c, i)
+            if self.kind == "max":
+                yield Product((self.S(c, o, i), delta))
+            elif self.kind == "avg":
+                divisor = int(self.counts[o])
+                yield Product((Number(Fraction(1, divisor)) if divisor else Number(0), delta))
+            elif self.spec.p == 2:
+                yield Product((delta, Quotient(cell, self.O(c, o))))
+            else:
+                slope = Power(Quotient(Modulus(cell), self.O(c, o)), Fraction(self.spec.p).limit_denominator(1000) - 1)
+                yield Product((delta, Sign(cell), slope))
+
+    def forward(self, limit: Limit = EQUATIONS, terms: Limit = TERMS) -> Iterator[tuple[Expression, Expression]]:
+        for c, *o in first((self.channels, *self.relation.output), limit):
+            yield self.O((c,), tuple(o)), self.value_of((c,), tuple(o), terms)
+
+    def gradient(self, limit: Limit = EQUATIONS, terms: Limit = TERMS) -> Iterator[tuple[Expression, Expression]]:
+        for c, *i in first((self.channels, *self.relation.input), limit):
+            all_terms = self.gradient_terms((c,), tuple(i))
+            total = self.relation.uses(tuple(i))
+            yield Partial(self.I((c,), tuple(i))), some(all_terms, total, readable(total, terms))
+
+    # ---- numbers ------------------------------------------------------------------------------------------------
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"I": (*self.spec.size, self.channels), "δ": (*self.spec.output, self.channels)}
+
+    @property
+    def numeric(self) -> bool:
+        """Whether numbers can be put in."""
+        return numbers.fits(self.shapes)
+
+    @cached_property
+    def arrays(self) -> dict[str, Any]:
+        """I and δ in the library's layout, and what its operation makes of them: O, dL/dI and the winners."""
+        shapes = self.shapes
+        numbers.refuse_if_large(NAME, shapes)
+        arrays: dict[str, Any] = {"δ": numbers.random(shapes["δ"], (self.seed, 0), 1, 9), "I": self._drawn(shapes["I"])}
+        arrays |= self.given
+        y, pullback = jax.vjp(self._pool, jax.numpy.asarray(arrays["I"]))
+        arrays |= {"O": np.asarray(y), "dI": np.asarray(pullback(jax.numpy.asarray(arrays["δ"]))[0])}
+        return arrays
+
+    def _drawn(self, shape: tuple[int, ...]) -> numbers.Array:
+        """Random integers; for max pooling such that, if it can be, a tie is resolved in two ways."""
+        if self.kind != "max":
+            return numbers.random(shape, (self.seed, 1), -4, 9)
+        for attempt in range(1, ATTEMPTS + 1):
+            drawn = numbers.random(shape, (self.seed, attempt), 1, 4, repeat=True)
+            if (self.winners("row_major", drawn) != self.winners("column_major", drawn)).any():
+                break
+        return drawn
+
+    def winners(self, ties: str, x: Any = None) -> np.ndarray:
+        """Row-major position of the cell that every window of a max pooling takes, (*output, channels); -1 for none."""
+        options = {**self._options, "ties": ties}
+        x = jax.numpy.asarray(self.arrays["I"] if x is None else x)
+        return np.asarray(fnconv.max_pool_with_indices(x, self.relation.window, **options)[1])
+
+    @cached_property
+    def _taken(self) -> np.ndarray:
+        return self.winners(self.spec.ties)
+
+    def taken(self, c: int, o: Index) -> Index | None:
+        """The cell that window o takes, for the numbers there are."""
+        at = int(self._taken[(*o, c)])
+        return None if at < 0 else tuple(int(i) for i in np.unravel_index(at, self.relation.input))
+
+    def value(self, symbol: Symbol) -> float:
+        if symbol.name == "S":
+            *channel, o, i = symbol.groups
+            c = channel[0][0] - 1 if channel else 0
+            return float(self.taken(c, tuple(n - 1 for n in o)) == tuple(n - 1 for n in i))
+        return numbers.lookup(self.arrays)(symbol)
+
+    def result(self, left: Expression) -> float:
+        """What fnconv computes for the left side of an equation."""
+        if isinstance(left, Partial):
+            return numbers.lookup(self.arrays)(Symbol("d" + left.symbol.name, left.symbol.groups))
+        if isinstance(left, Symbol):
+            return self.value(left)
+        raise TypeError(f"{NAME}: no number for {left}")
+
+    @property
+    def vec_shape(self) -> tuple[int, int]:
+        """Shape of S for one channel."""
+        return volume(self.relation.output), volume(self.relation.input)
+
+    def column(self, i: Index) -> int:
+        """Position of a cell in vec(I)."""
+        return ravel(i, self.relation.input)

@@ -1,0 +1,113 @@
+"""The index tables read in three directions: which cells a window covers, which windows cover a cell.
+
+Everything that a page prints element by element comes from here, and this from `geometry`'s table of one axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice, product
+
+import numpy as np
+
+from fnconv.geometry import AnyAxis, Axis, outputs, sizes, volume, windows
+from fnconv.show.blocks import Limit, readable
+
+Index = tuple[int, ...]
+Pair = tuple[Index, Index]
+
+
+class Relation:
+    """Output o meets window element k at cell i: the map m of Wei (2.14)-(2.17) and its inverse, without channels."""
+
+    def __init__(self, axes: Sequence[AnyAxis]) -> None:
+        self.axes = tuple(axes)
+        self._met = [np.where(a.valid(), a.positions(), -1) for a in self.axes]
+
+    @property
+    def input(self) -> Index:
+        return sizes(self.axes)
+
+    @property
+    def window(self) -> Index:
+        return windows(self.axes)
+
+    @property
+    def output(self) -> Index:
+        return outputs(self.axes)
+
+    def cell(self, o: Index, k: Index) -> Index | None:
+        """The cell that window element k of output o lies on; None in the padding."""
+        i = tuple(int(met[at]) for met, at in zip(self._met, zip(o, k, strict=True), strict=True))
+        return None if -1 in i else i
+
+    def of_output(self, o: Index) -> Iterator[Pair]:
+        """(k, i) of every cell that output o is computed from."""
+        return self._pairs(
+            [[(k, int(i)) for k, i in enumerate(m[j]) if i >= 0] for m, j in zip(self._met, o, strict=True)]
+        )
+
+    def of_cell(self, i: Index) -> Iterator[Pair]:
+        """(o, k) of every place where cell i is used: m^-1, the terms of Wei (2.30)."""
+        return self._pairs(
+            [[(int(o), int(k)) for o, k in np.argwhere(m == j)] for m, j in zip(self._met, i, strict=True)]
+        )
+
+    def of_element(self, k: Index) -> Iterator[Pair]:
+        """(o, i) of every output to which window element k brings a cell."""
+        return self._pairs(
+            [[(o, int(i)) for o, i in enumerate(m[:, j]) if i >= 0] for m, j in zip(self._met, k, strict=True)]
+        )
+
+    def uses(self, i: Index) -> int:
+        """In how many windows cell i lies."""
+        return int(np.prod([np.count_nonzero(m == j) for m, j in zip(self._met, i, strict=True)]))
+
+    def covered(self, o: Index) -> int:
+        """How many cells output o is computed from."""
+        return int(np.prod([np.count_nonzero(m[j] >= 0) for m, j in zip(self._met, o, strict=True)]))
+
+    def places(self, k: Index) -> int:
+        """To how many outputs window element k brings a cell."""
+        return int(np.prod([np.count_nonzero(m[:, j] >= 0) for m, j in zip(self._met, k, strict=True)]))
+
+    @property
+    def unused(self) -> int:
+        """Cells that no window covers."""
+        used = [len(np.unique(m[m >= 0])) for m in self._met]
+        return int(np.prod(self.input)) - int(np.prod(used))
+
+    @staticmethod
+    def _pairs(per_axis: Sequence[Sequence[tuple[int, int]]]) -> Iterator[Pair]:
+        for combination in product(*per_axis):
+            yield tuple(a for a, _ in combination), tuple(b for _, b in combination)
+
+
+def cell_formula(axis: Axis, output: str, element: str) -> str:
+    """The 1-based cell on which 1-based output and window element meet: "2i+a-1"."""
+    constant = 1 - axis.stride - axis.dilation - axis.low
+    factors = ((axis.stride, output), (axis.dilation, element))
+    terms = "+".join(f"{factor}{letter}" if factor > 1 else letter for factor, letter in factors)
+    return terms + (f"{constant:+d}" if constant else "")
+
+
+def unravel(position: int, shape: Index) -> Index:
+    """The index of a position in vec, which counts column-major: the first axis runs fastest."""
+    index = []
+    for extent in shape:
+        position, at = divmod(position, extent)
+        index.append(at)
+    return tuple(index)
+
+
+def ravel(index: Index, shape: Index) -> int:
+    """The inverse of `unravel`."""
+    position = 0
+    for at, extent in zip(index[::-1], shape[::-1], strict=True):
+        position = position * extent + at
+    return position
+
+
+def first(shape: Index, limit: Limit) -> Iterator[Index]:
+    """The indices of a shape in reading order, as many as can be read."""
+    yield from islice(np.ndindex(*shape), readable(volume(shape), limit))

@@ -1,0 +1,219 @@
+"""Expressions in symbols: what an equation says, apart from how it is written down.
+
+A symbol is a letter with 1-based indices in groups, I_2,31 being cell (3, 1) of channel 2.  `evaluate` and
+`substitute` put numbers for the symbols, `write` spells an expression in a notation (text, LaTeX, HTML).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A letter with groups of indices; `wide` symbols separate indices by commas, as one of them may pass 9."""
+
+    name: str
+    groups: tuple[tuple[int, ...], ...] = ()
+    wide: bool = False
+
+    @property
+    def index(self) -> str:
+        inner, outer = (",", ";") if self.wide else ("", ",")
+        return outer.join(inner.join(map(str, group)) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Partial:
+    """dL/dsymbol, the left side of a gradient."""
+
+    symbol: Symbol
+
+
+@dataclass(frozen=True)
+class Number:
+    value: float | Fraction
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Terms added; 0 where there are none.  `hidden` terms more are there, too many to be read."""
+
+    terms: tuple[Expression, ...]
+    hidden: int = 0
+
+
+@dataclass(frozen=True)
+class Product:
+    factors: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Quotient:
+    above: Expression
+    below: Expression
+
+
+@dataclass(frozen=True)
+class Power:
+    base: Expression
+    exponent: Fraction
+
+
+@dataclass(frozen=True)
+class Modulus:
+    inner: Expression
+
+
+@dataclass(frozen=True)
+class Sign:
+    inner: Expression
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The maximum of several."""
+
+    of: tuple[Expression, ...]
+    hidden: int = 0
+
+
+Expression = Symbol | Partial | Number | Sum | Product | Quotient | Power | Modulus | Sign | Largest
+Values = Callable[[Symbol], float]
+ZERO = Sum(())
+
+
+def evaluate(e: Expression, values: Values) -> float:
+    """The number that an expression stands for.  A quotient 0 / 0 is 0, as in the gradient of a norm at zeros."""
+
+    def value(inner: Expression) -> float:
+        return evaluate(inner, values)
+
+    match e:
+        case Symbol():
+            return values(e)
+        case Number(number):
+            return float(number)
+        case Sum(terms, 0):
+            return math.fsum(value(t) for t in terms)
+        case Product(factors):
+            return math.prod(value(f) for f in factors)
+        case Quotient(above, below):
+            return value(above) / value(below) if value(above) else 0.0
+        case Power(base, exponent):
+            return value(base) ** float(exponent)
+        case Modulus(inner):
+            return abs(value(inner))
+        case Sign(inner):
+            return math.copysign(1, value(inner)) if value(inner) else 0.0
+        case Largest(of, 0):
+            return max((value(f) for f in of), default=-math.inf)
+    raise ValueError(f"evaluate: the expression must have all its terms; got {e}")
+
+
+def substitute(e: Expression, values: Values) -> Expression:
+    """The expression with numbers for its symbols."""
+
+    def put(inner: Expression) -> Expression:
+        return substitute(inner, values)
+
+    match e:
+        case Symbol():
+            return Number(values(e))
+        case Sum(terms, hidden):
+            return Sum(tuple(map(put, terms)), hidden)
+        case Product(factors):
+            return Product(tuple(map(put, factors)))
+        case Quotient(above, below):
+            return Quotient(put(above), put(below))
+        case Power(base, exponent):
+            return Power(put(base), exponent)
+        case Modulus(inner):
+            return Modulus(put(inner))
+        case Sign(inner):
+            return Sign(put(inner))
+        case Largest(of, hidden):
+            return Largest(tuple(map(put, of)), hidden)
+    return e
+
+
+class Notation(Protocol):
+    """How one way of writing spells the parts of an expression."""
+
+    dot: str
+    plus: str
+    ellipsis: str
+
+    def symbol(self, symbol: Symbol) -> str: ...
+    def partial(self, symbol: str) -> str: ...
+    def number(self, number: str) -> str: ...
+    def parentheses(self, inner: str) -> str: ...
+    def fraction(self, above: str, below: str) -> str: ...
+    def power(self, base: str, exponent: str) -> str: ...
+    def modulus(self, inner: str) -> str: ...
+    def sign(self, inner: str) -> str: ...
+    def largest(self, of: list[str]) -> str: ...
+
+
+def write(e: Expression, n: Notation) -> str:
+    """Spell an expression."""
+
+    def factor(inner: Expression) -> str:
+        negative = isinstance(inner, Number) and inner.value < 0
+        return n.parentheses(write(inner, n)) if negative or isinstance(inner, Sum) else write(inner, n)
+
+    def several(terms: tuple[Expression, ...], hidden: int) -> list[str]:
+        return [write(t, n) for t in terms] + ([f"{n.ellipsis} ({hidden} more)"] if hidden else [])
+
+    match e:
+        case Symbol():
+            return n.symbol(e)
+        case Partial(symbol):
+            return n.partial(n.symbol(symbol))
+        case Number(value):
+            return n.number(shorten(value))
+        case Sum(terms, hidden):
+            return n.plus.join(several(terms, hidden)) if terms or hidden else n.number("0")
+        case Product(factors):
+            return n.dot.join(map(factor, factors))
+        case Quotient(above, below):
+            return n.fraction(factor(above), factor(below))
+        case Power(base, exponent):
+            inner = factor(base) if isinstance(base, Sum | Symbol | Number | Modulus) else n.parentheses(write(base, n))
+            return n.power(inner, str(exponent))
+        case Modulus(inner):
+            return n.modulus(write(inner, n))
+        case Sign(inner):
+            return n.sign(write(inner, n))
+        case Largest(of, hidden):
+            return n.largest(several(of, hidden))
+
+
+def shorten(value: float | Fraction) -> str:
+    """An integer or a fraction as it is, another number in four significant digits."""
+    if isinstance(value, Fraction):
+        return str(value)
+    if abs(value) < 1e9 and value == int(value):  # nor inf, nor NaN
+        return str(int(value))
+    return f"{value:.4g}"
+
+
+def namer(name: str, extents: tuple[tuple[int, ...], ...]) -> Callable[..., Symbol]:
+    """Symbols of one letter from 0-based groups of indices; a group without extents is left out."""
+    wide = any(e > 9 for group in extents for e in group)
+
+    def symbol(*groups: tuple[int, ...]) -> Symbol:
+        shown = [group for group, extent in zip(groups, extents, strict=True) if extent]
+        return Symbol(name, tuple(tuple(int(i) + 1 for i in group) for group in shown), wide)
+
+    return symbol
+
+
+def some(terms: Iterable[Expression], total: int, shown: int) -> Sum:
+    """The first terms of a sum of `total`."""
+    return Sum(tuple(islice(terms, shown)), total - shown)

@@ -1,0 +1,209 @@
+"""A page as plain text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from fnconv.equations import cite
+from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
+from fnconv.show.symbols import Expression, Symbol, write
+
+Line = tuple[str, str]  # text and what it is: title, heading, formula, label, slip, or nothing
+
+
+class Text:
+    """Expressions in plain text."""
+
+    dot, plus, ellipsis = "·", " + ", "…"
+
+    def symbol(self, symbol: Symbol) -> str:
+        return f"{symbol.name}_{symbol.index}" if symbol.groups else symbol.name
+
+    def partial(self, symbol: str) -> str:
+        return f"∂L/∂{symbol}"
+
+    def number(self, number: str) -> str:
+        return number
+
+    def parentheses(self, inner: str) -> str:
+        return f"({inner})"
+
+    def fraction(self, above: str, below: str) -> str:
+        return f"{above}/{below}"
+
+    def power(self, base: str, exponent: str) -> str:
+        return f"{base}^({exponent})" if "/" in exponent else f"{base}^{exponent}"
+
+    def modulus(self, inner: str) -> str:
+        return f"|{inner}|"
+
+    def sign(self, inner: str) -> str:
+        return f"sign({inner})"
+
+    def largest(self, of: list[str]) -> str:
+        return f"max{{{', '.join(of)}}}"
+
+
+NOTATION = Text()
+
+
+def lines(title: str, sections: Sequence[Section], width: int) -> Iterator[Line]:
+    yield title, "title"
+    yield "═" * min(len(title), width), "title"
+    for section in sections:
+        yield "", ""
+        yield f"── {section.title} ".ljust(width, "─"), "heading"
+        for block in section.blocks:
+            yield "", ""
+            yield from _block(block, width)
+
+
+def equations(sections: Sequence[Section]) -> Iterator[str]:
+    """Every equation on one line."""
+    for section in sections:
+        for block in section.blocks:
+            for row in block.rows if isinstance(block, Equations) else ():
+                value = f" = {_spell(row.value)}" if row.value is not None else ""
+                yield f"{_spell(row.left)} = {_spell(row.right)}{value}"
+
+
+def _block(block: Block, width: int) -> Iterator[Line]:
+    match block:
+        case Prose(text):
+            yield from ((line, "") for line in textwrap.wrap(text, width))
+        case Slip(text):
+            yield from ((line, "slip") for line in textwrap.wrap(f"In the text: {text}", width, subsequent_indent="  "))
+        case Formula(text, _, labels):
+            yield from _labelled(textwrap.wrap("  " + text, width, subsequent_indent="      "), labels, width)
+        case Equations():
+            yield from _equations(block, width)
+        case Matrix():
+            yield from _row((block,), width)
+        case Row(parts):
+            yield from _row(parts, width)
+        case Table():
+            yield from _table(block)
+
+
+def _labelled(text: list[str], labels: Sequence[str], width: int) -> Iterator[Line]:
+    """Lines with the labels flush right of the last one, or below it."""
+    label = f"[{cite(labels)}]" if labels else ""
+    yield from ((line, "formula") for line in text[:-1])
+    if not label or len(text[-1]) + 2 + len(label) <= width:
+        yield text[-1] + label.rjust(width - len(text[-1])) if label else text[-1], "formula"
+    else:
+        yield text[-1], "formula"
+        yield label.rjust(width), "label"
+
+
+def _equations(block: Equations, width: int) -> Iterator[Line]:
+    lefts = [write(row.left, NOTATION) for row in block.rows]
+    margin = max(map(len, lefts), default=0)
+    for number, (left, row) in enumerate(zip(lefts, block.rows, strict=True)):
+        text = f"  {left.ljust(margin)} = {_spell(row.right)}"
+        if row.value is not None:
+            text += f" = {_spell(row.value)}"
+        wrapped = textwrap.wrap(text, width, subsequent_indent=" " * (margin + 5), break_long_words=False)
+        if number == 0:
+            yield from _labelled(wrapped, block.labels, width)
+        else:
+            yield from ((line, "") for line in wrapped)
+    if block.total > len(block.rows):
+        yield f"  … {block.total - len(block.rows):,} more equations ({block.total:,} in all)", "slip"
+
+
+def _spell(e: Expression) -> str:
+    return write(e, NOTATION)
+
+
+# ---- matrices -------------------------------------------------------------------------------------------------------
+
+
+def _row(parts: Sequence[Matrix | str], width: int) -> Iterator[Line]:
+    """Matrices next to each other, as many as fit on a line."""
+    boxes = [_box(part, width) for part in parts]
+    line: list[list[str]] = []
+    for number, box in enumerate(boxes):
+        # a sign goes to the line of the matrix behind it
+        extra = len(boxes[number + 1][0]) + 2 if isinstance(parts[number], str) and number + 1 < len(boxes) else 0
+        if line and sum(len(b[0]) + 2 for b in line) + len(box[0]) + extra > width - 2:
+            yield from _beside(line)
+            line = []
+        line.append(box)
+    yield from _beside(line)
+
+
+def _beside(boxes: Sequence[Sequence[str]]) -> Iterator[Line]:
+    """Boxes, their lines of text of equal length, centred on a common middle; the first line of each is its name."""
+    height = max(len(b) - 1 for b in boxes)
+    columns = []
+    for name, *body in boxes:
+        above = (height - len(body)) // 2
+        blank = " " * len(name)
+        columns.append([name, *[blank] * above, *body, *[blank] * (height - len(body) - above)])
+    for line in zip(*columns, strict=True):
+        text = ("  " + "  ".join(line)).rstrip()
+        if text:
+            yield text, ""
+
+
+def _box(part: Matrix | str, width: int) -> list[str]:
+    """The lines of a matrix, its name first, all of one length."""
+    if isinstance(part, str):
+        return [" " * len(part), part]
+    cells = [[part.blank if e is None else _spell(e) for e in row] for row in part.rows]
+    if part.column_heads:
+        cells.insert(0, list(part.column_heads))
+    margin = max(map(len, part.row_heads), default=-1) + 1
+    cells, cut = _fitting(cells, width - margin - 8)
+    short, narrow = part.cut
+    if narrow or cut:
+        cells = [[*row, "⋯"] for row in cells]
+    if short:
+        cells.append(["⋮"] * len(cells[0]))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    body = [" ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in cells]
+    heads = [*([""] if part.column_heads else []), *part.row_heads, ""][: len(body)] if part.row_heads else []
+    heads += [""] * (len(body) - len(heads))
+    top = 1 if part.column_heads else 0
+    brackets = _brackets(len(body) - top)
+    heads = [f"{head} ".rjust(margin) if margin else "" for head in heads]
+    text = [f"{' ' * margin}  {body[0]}  "] if top else []
+    text += [
+        f"{head}{left} {line} {right}"
+        for head, line, (left, right) in zip(heads[top:], body[top:], brackets, strict=True)
+    ]
+    name = part.name
+    if short or narrow or cut:
+        name += f", a corner of {part.shape[0]:,}×{part.shape[1]:,}"
+    length = max(len(text[0]), len(name))
+    return [name.ljust(length), *(line.ljust(length) for line in text)]
+
+
+def _fitting(cells: list[list[str]], width: int) -> tuple[list[list[str]], bool]:
+    """As many columns as fit."""
+    used = 0
+    for number, column in enumerate(zip(*cells, strict=True)):
+        used += max(map(len, column)) + 1
+        if used > width:
+            return [row[:number] for row in cells], True
+    return cells, False
+
+
+def _brackets(height: int) -> list[tuple[str, str]]:
+    if height == 1:
+        return [("[", "]")]
+    return [("⎡", "⎤"), *[("⎢", "⎥")] * (height - 2), ("⎣", "⎦")]
+
+
+def _table(table: Table) -> Iterator[Line]:
+    rows = [table.heads, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    words = [i for i, column in enumerate(zip(*table.rows, strict=True)) if not any(c[:1].isdigit() for c in column)]
+    left = {0, *words}
+    for number, row in enumerate(rows):
+        text = "  ".join(
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  " + text.rstrip(), "label" if number == 0 else ""
