@@ -42,6 +42,11 @@ def changed(where, value):
         (changed(np.s_[:, [0, -1]], 99), "only at both ends of axis 1"),
         (changed(np.s_[1], 99), "only at 1 of 3 along batch"),
         (changed((1, 2, 3), 99), "in a single entry, (1, 2, 3)"),
+        (
+            changed(np.s_[:, 1], WANT[:, 1] / 72),
+            "every wrong entry is 0.0138889 = 1/72 times the right one, only at 1 of 4",
+        ),
+        (changed(np.s_[0, 1:3], 0), "zero where it should not be, "),
     ],
 )
 def test_diagnose_recognises(got, guess):

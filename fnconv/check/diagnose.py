@@ -75,12 +75,13 @@ def diagnose(
         return "rounding only: a lower precision or another order of operations"
     if not a.any():
         return "all zero"
+    size = np.abs(a[finite]).max(initial=0)
 
     def explains(hypothesis: npt.ArrayLike) -> bool:
         h = np.asarray(hypothesis)
         with np.errstate(invalid="ignore"):  # inf - inf
             left = np.where(a == h, 0, np.abs(a - h)) if h.shape == a.shape else np.array(np.inf)
-        return bool(left.max() <= EXPLAINED * largest + noise)
+        return bool(left.max() <= EXPLAINED * min(largest, size) + noise)
 
     for name, alternative in (alternatives or {}).items():
         if explains(alternative()):
@@ -100,6 +101,10 @@ def diagnose(
             return shift
     if np.array_equal(np.sort(a, axis=None), np.sort(b, axis=None)):
         return f"the same values in other places, {_where(wrong, names)}"
+    if finite.all():
+        ratio = _ratio_of_wrong(a, b, wrong, noise)
+        if ratio:
+            return f"{ratio}, {_where(wrong, names)}"
     scale = difference.max() / max(np.abs(b[finite]).max(initial=0), noise, 1e-300)
     slight = f"; small: {scale:.1e} of the largest entry, a lower precision?" if scale < 2e-3 else ""
     total = a[finite].sum(), b[finite].sum()
@@ -138,6 +143,24 @@ def _ratio(a: Values, b: Values, counts: Mapping[str, int]) -> Iterator[Hypothes
             text += f": a sum over {name} ({n}) instead of a mean?"
             break
     yield text, r * b
+
+
+def _ratio_of_wrong(a: Values, b: Values, wrong: npt.NDArray[np.bool_], noise: float) -> str:
+    """One ratio that all wrong entries have in common, the others being right."""
+    if wrong.all() or wrong.sum() < 2:
+        return ""
+    x, y = a[wrong], b[wrong]
+    if not x.any():
+        return "zero where it should not be"
+    r = float((x * y).sum() / max((y * y).sum(), 1e-300))
+    if abs(x - r * y).max() > EXPLAINED * min(abs(x).max(), abs(x - y).max()) + noise:
+        return ""
+    whole = f" = 1/{round(1 / r)}" if r and abs(1 / r) > 1.5 and abs(1 / r - round(1 / r)) < 1e-3 / abs(r) * 0.1 else ""
+    return (
+        "the sign of every wrong entry is flipped"
+        if abs(r + 1) < 1e-3
+        else (f"every wrong entry is {r:.6g}{whole} times the right one")
+    )
 
 
 def _flips(b: Values, names: Sequence[str]) -> Iterator[Hypothesis]:

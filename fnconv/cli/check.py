@@ -1,4 +1,4 @@
-"""`fnconv check`: manual gradients against automatic ones."""
+"""`fnconv check`: manual gradients against automatic ones; with a file, a rule of the user's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fnconv.cli.check_vjp import ARGS, check_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +35,12 @@ Names = list[str] | None
 
 
 def check(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE.py:FUNCTION]", help="A function of yours whose gradient to check.", show_default=False
+        ),
+    ] = None,
     op: Annotated[Names, typer.Option(help="Check this operation; may be repeated, or several with commas.")] = None,
     rule: Annotated[Names, typer.Option(help="Check this rule, of those that fnconv.available_rules() lists.")] = None,
     dtype: Annotated[Names, typer.Option(help="f32, f16, bf16 or f64.")] = None,
@@ -41,11 +49,34 @@ def check(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was found as JSON.")
     ] = None,
+    args: Annotated[
+        str,
+        typer.Option(
+            metavar="FUNCTION",
+            help="With FILE.py:FUNCTION: a function of the same file, or FILE.py:FUNCTION, that returns the arguments.",
+        ),
+    ] = ARGS,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="FUNCTION", help="With FILE.py:FUNCTION: a plain function to differentiate instead."),
+    ] = None,
+    level: Annotated[str, typer.Option(help="With FILE.py:FUNCTION: quick or full.")] = "quick",
 ) -> None:
     """Compare manual with automatic gradients, for every operation, rule and dtype.
 
+    With FILE.py:FUNCTION, judge the custom gradient of that function instead, as fnconv.check_vjp does.
     Ends with status 1 if anything disagrees.
     """
+    if target is not None:
+        mine = {"--op": op, "--rule": rule, "--dtype": dtype, "--device": device, "--quick": quick}
+        unused = [name for name, value in mine.items() if value]
+        if unused:
+            raise _refuse(f"{', '.join(unused)}: for fnconv's own operations, not with FILE.py:FUNCTION")
+        _check_folder(json_file)
+        check_file(target, args, reference, level, json_file)
+        return
+    if args != ARGS or reference is not None or level != "quick":
+        raise _refuse("--args, --reference and --level need FILE.py:FUNCTION")
     from rich.console import Console
 
     from fnconv.check import describe, plan
@@ -55,8 +86,7 @@ def check(
         jobs = plan(_names(op), _names(rule), _names(dtype), _names(device), quick=quick)
     except ValueError as error:
         raise _refuse(str(error).removeprefix("check: ")) from None
-    if json_file is not None and not (json_file.parent.is_dir() and not json_file.is_dir()):
-        raise _refuse(f"--json must name a file in a folder that exists; got {json_file}")
+    _check_folder(json_file)
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     with compilation_cache():
         report = _run(console, jobs)
@@ -74,6 +104,11 @@ def check(
     console.print("\n" + report.summary(), style=style, highlight=False, markup=False, soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _check_folder(json_file: Path | None) -> None:
+    if json_file is not None and not (json_file.parent.is_dir() and not json_file.is_dir()):
+        raise _refuse(f"--json must name a file in a folder that exists; got {json_file}")
 
 
 def _refuse(message: str) -> typer.Exit:

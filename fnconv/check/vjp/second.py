@@ -1,0 +1,139 @@
+"""Second derivatives: reverse over reverse and forward over reverse, and higher ones where asked.
+
+A rule that hides a stop_gradient, or a residual that no derivative flows through, is right once and wrong twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.check.programs import arithmetic
+from fnconv.check.references import abstract
+from fnconv.check.running_error import Values
+from fnconv.check.vjp import kinks
+from fnconv.check.vjp.linearity import smooth_point
+from fnconv.check.vjp.programs import FACTOR, Task, Wide, compile_wide, next_order, value_and_cotangents
+from fnconv.check.vjp.report import Failure
+from fnconv.check.vjp.trial import Trial, first_line
+
+REVERSE, FORWARD = "order {}, reverse over reverse", "order {}, forward over reverse"
+
+
+def check_orders(trial: Trial, order: int) -> None:
+    """Orders 2 to `order` by reverse mode, and order 2 by forward over reverse."""
+    for n in range(2, order + 1):
+        _check(trial, n, REVERSE.format(n), _reverse)
+    if order > 1 and trial.level == "full":
+        _check(trial, 2, FORWARD.format(2), _forward)
+
+
+Make = Callable[[Trial, Any, int], Task]
+
+
+def _reverse(trial: Trial, flat: Any, order: int) -> Task:
+    task = trial.task(flat, native=False, own=True)
+    program, values, cotangents = task.program, tuple(task.values), tuple(task.cotangents)
+    for _ in range(order - 1):
+        with arithmetic(jnp.float64):
+            gradients = jax.eval_shape(program, values, cotangents)[1]
+        program = partial(next_order(program), split=len(values))
+        values, cotangents = (*values, *cotangents), tuple(abstract(g.shape, g.dtype) for g in gradients)
+    return Task(program, values, cotangents, task.dtype, True)
+
+
+def _forward(trial: Trial, flat: Any, order: int) -> Task:
+    """Tangents of the cotangents, along the `cotangents` of this program; of the values alone."""
+    first = value_and_cotangents(flat)
+    task = trial.task(flat, native=False, own=True)
+    n = len(task.values)
+
+    def program(values: Any, tangents: Any) -> tuple[Any, Any, Any]:
+        point, cotangents = values[:n], values[n:]
+        _, moved = jax.jvp(lambda *v: tuple(first(v, cotangents)[1]), tuple(point), tuple(tangents))
+        return (), moved, ()
+
+    return Task(program, (*task.values, *task.cotangents), tuple(task.values), task.dtype, True)
+
+
+def _check(trial: Trial, order: int, name: str, make: Make) -> None:
+    row = trial.report.row(name)
+    if trial.right is None:
+        trial.report.skip(name, "no automatic derivative of the reference")
+        return
+    try:
+        tasks = [make(trial, trial.rule_flat, order)]
+    except Exception as error:  # whatever a user's rule raises
+        trial.report.warn(name, f"the rule cannot be differentiated again: {first_line(error)}")
+        row.detail = "not available"
+        return
+    try:
+        tasks.append(make(trial, trial.reference_flat, order))
+    except Exception as error:
+        trial.report.skip(name, f"not for the reference: {first_line(error)}")
+        return
+    rule, right = compile_wide(tasks)
+    if isinstance(right, Exception):
+        trial.report.skip(name, f"not for the reference: {first_line(right)}")
+        return
+    if isinstance(rule, Exception):
+        trial.report.warn(name, f"the rule cannot be differentiated again: {first_line(rule)}")
+        row.detail = "not available"
+        return
+    _compare(trial, name, rule, right, [t.shape for t in tasks[0].values], [t.shape for t in tasks[0].cotangents])
+
+
+def _compare(trial: Trial, name: str, rule: Wide, right: Wide, shapes: Any, ends: Any) -> None:
+    row, draw = trial.report.row(name), trial.draw(6)
+    first = smooth_point(draw)
+    if first is None:
+        return
+    for seed in range(2):
+        point = first if seed == 0 else smooth_point(draw)
+        if point is None:
+            return
+        drawn = [draw.rng.standard_normal(s) for s in shapes[len(point.values) + len(point.cotangents) :]]
+        values = (*point.values, *point.cotangents, *drawn)
+        ends_ = tuple(draw.rng.standard_normal(s) for s in ends)
+        got, want = rule.clean(values, ends_)[1], right.clean(values, ends_)[1]
+        a, b = (p.spread(values, ends_, native=False, samples=4)[1] for p in (rule, right))
+        for i, (g, w, x, y) in enumerate(zip(got, want, a, b, strict=True)):
+            bound = 2 * FACTOR * (x + y) + 2.0**-50 * float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0))
+            with np.errstate(invalid="ignore"):
+                bad = ~((abs(g - w) <= bound) | (g == w)) & np.isfinite(w) & np.isfinite(bound)
+                ratio = np.where(bound > 0, abs(g - w) / np.where(bound > 0, bound, 1), 0.0)
+            row.ratio = max(row.ratio or 0.0, float(np.nan_to_num(ratio[~bad]).max(initial=0)))
+            if bad.any():
+                bad &= ~_at_a_kink(right, values, ends_, i)
+            if bad.any():
+                trial.report.fail(_failure(trial, name, i, g, w, bad, bound, point.name))
+                return
+
+
+def _at_a_kink(right: Wide, values: Any, ends: Any, i: int) -> np.ndarray:
+    around = kinks.limits(lambda v, u: right.clean(v, u)[1], tuple(values), tuple(ends), [False] * len(values))
+    return around.kinks(i) if i < len(around.low) else np.zeros(np.shape(around.low[0]), bool)
+
+
+def _failure(
+    trial: Trial, name: str, i: int, g: Values, w: Values, bad: np.ndarray, bound: Values, data: str
+) -> Failure:
+    index = tuple(int(k) for k in np.unravel_index(int(np.where(bad, abs(g - w), -1).argmax()), g.shape))
+    names = [*trial.names, *(f"cotangent of {r}" for r in trial.result_names)]
+    about = names[i] if i < len(names) else f"derivative {i}"
+    if not g.any():
+        guess = f"no derivative flows through the rule by {about}: a stop_gradient, or a residual computed outside?"
+    else:
+        guess = "the first derivative is right, its own derivative is not: a stop_gradient in the rule, or a residual "
+        guess += "that a wrong derivative belongs to?"
+    error = float(abs(g - w)[index])
+    size = float(bound[index])
+    return Failure(
+        name, about, guess, data, "float64", index, float(g[index]), float(w[index]), error, size,
+        error / size if size else float("inf"), int(bad.sum()), int(g.size),
+    )  # fmt: skip

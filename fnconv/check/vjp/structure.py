@@ -1,0 +1,220 @@
+"""Trees, shapes, dtypes and weak types of what a rule returns; zeros that are symbols; arguments left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.check.programs import arithmetic
+from fnconv.check.references import abstract
+from fnconv.check.vjp import primal
+from fnconv.check.vjp.data import Point
+from fnconv.check.vjp.linearity import smooth_point
+from fnconv.check.vjp.programs import FACTOR, value_and_cotangents
+from fnconv.check.vjp.report import Failure
+from fnconv.check.vjp.trial import Trial, first_line, short
+
+STRUCTURE, SYMBOLS = "structure", "arguments one by one"
+
+
+def check_structure(trial: Trial) -> bool:
+    """Whether the rule runs; what it returns is compared with what it must return."""
+    row = trial.report.row(STRUCTURE)
+    cotangents = tuple(abstract(r.shape, r.dtype) for r in trial.results)
+    raw = _raw_cotangents(trial)
+    with arithmetic(trial.dtype):
+        try:
+            jaxpr, shape = jax.make_jaxpr(value_and_cotangents(trial.rule_flat), return_shape=True)(
+                trial.kinds, cotangents
+            )
+        except Exception as error:  # whatever a user's rule raises
+            guess = _misshapen(trial, raw) or _explain_error(trial, error)
+            trial.report.fail(Failure(STRUCTURE, "", guess))
+            return False
+    results, gradients, _ = shape
+    avals = primal.opened(jaxpr).outvars
+    for i, (leaf, g) in enumerate(zip(trial.call.moving, gradients, strict=True)):
+        aval = avals[len(results) + i].aval
+        if g.dtype != leaf.dtype:
+            text = f"the cotangent is {short(g.dtype)}, the argument {short(leaf.dtype)}; JAX accepts it silently: "
+            text += f"bwd should end in .astype({leaf.name}.dtype)"
+            trial.report.fail(Failure(STRUCTURE, leaf.name, text, dtype=short(leaf.dtype)))
+        elif aval.weak_type and not leaf.weak:
+            text = "the cotangent is weakly typed, as a Python number is: whatever it is added to decides its dtype"
+            trial.report.fail(Failure(STRUCTURE, leaf.name, text, dtype=short(leaf.dtype)))
+    for name, r, due in zip(trial.result_names, results, trial.results, strict=True):
+        if (r.shape, r.dtype) != (due.shape, due.dtype):
+            text = f"fwd returns {short(r.dtype)}{list(r.shape)}, the function {short(due.dtype)}{list(due.shape)}"
+            trial.report.fail(Failure(STRUCTURE, name, text))
+    _check_reference(trial)
+    row.detail = row.detail or _summary(trial, raw)
+    trial.symbolic = "symbolic_zeros=True" in str(_rules(jaxpr_of(trial)))
+    return True
+
+
+def _check_reference(trial: Trial) -> None:
+    """The reference returns arrays of the same shapes."""
+    if trial.reference is None:
+        return
+    with arithmetic(trial.dtype):
+        try:
+            results, _ = jax.eval_shape(trial.reference_flat, *trial.kinds)
+        except Exception as error:
+            raise ValueError(f"check_vjp: reference must take fn's arguments; got {first_line(error)}") from error
+    if [r.shape for r in results] != [r.shape for r in trial.results]:
+        shapes = [r.shape for r in results], [r.shape for r in trial.results]
+        raise ValueError(f"check_vjp: reference must return arrays of fn's shapes {shapes[1]}; got {shapes[0]}")
+
+
+def jaxpr_of(trial: Trial) -> Any:
+    """The function as JAX sees it before it differentiates."""
+    with arithmetic(trial.dtype):
+        return jax.make_jaxpr(trial.rule_flat)(*trial.kinds)
+
+
+def _rules(jaxpr: Any) -> list[str]:
+    """Parameters of the custom_vjp functions in it, in words."""
+    found: list[str] = []
+    for e in primal.opened(jaxpr).eqns:
+        if e.primitive.name == "custom_vjp_call":
+            found.append(f"symbolic_zeros={e.params.get('symbolic_zeros', False)}")
+        found += [text for j in primal.inner(e) for text in _rules(j)]
+    return found
+
+
+def _summary(trial: Trial, raw: Any) -> str:
+    parts = [f"{len(trial.call.moving)} cotangents"]
+    none = [] if raw is None else [n for n, r in zip(trial.names, raw, strict=False) if r is None]
+    if none:
+        parts.append(f"bwd returns None for {', '.join(none)}")
+    if trial.call.held:
+        parts.append(f"{', '.join(trial.call.held)} held, known at trace time")
+    return "; ".join(parts)
+
+
+def _raw_cotangents(trial: Trial) -> list[Any] | None:
+    """What bwd returns before JAX fits it to the arguments: shapes, None; None where it cannot be called alone."""
+    fn = trial.call.fn
+    if not isinstance(fn, jax.custom_vjp) or fn.symbolic_zeros or fn.fwd is None or fn.bwd is None:
+        return None
+    fwd, bwd = fn.fwd, fn.bwd
+    args, kwargs = trial.call.merge(trial.kinds)
+    static = {i: args[i] for i in fn.nondiff_argnums if i < len(args)}
+    moving = [a for i, a in enumerate(args) if i not in static]
+    if kwargs:
+        return None
+
+    def run(*values: Any) -> Any:
+        given = iter(values)
+        full = [static[i] if i in static else next(given) for i in range(len(args))]
+        out, residuals = fwd(*full)
+        ones = jax.tree.map(lambda o: jnp.zeros(jnp.shape(o), jnp.result_type(o)), out)
+        return bwd(*static.values(), residuals, ones)
+
+    with arithmetic(trial.dtype):
+        try:
+            returned = jax.eval_shape(run, *moving)
+        except Exception:  # then JAX says what is wrong
+            return None
+    if not isinstance(returned, tuple | list):
+        return None
+    leaves: list[Any] = []
+    for argument, value in zip(moving, returned, strict=False):
+        count = len(jax.tree.leaves(argument))
+        given = jax.tree.leaves(value, is_leaf=lambda v: v is None)
+        leaves += [None] * count if value is None else given
+    return leaves
+
+
+def _misshapen(trial: Trial, raw: list[Any] | None) -> str:
+    """A cotangent of another shape than its argument's."""
+    if raw is None:
+        return ""
+    for leaf, r in zip(trial.call.moving, raw, strict=False):
+        if r is None or r.shape == leaf.shape:
+            continue
+        start = f"bwd returns shape {tuple(r.shape)} for {leaf.name} of shape {leaf.shape}: "
+        extra = len(r.shape) - len(leaf.shape)
+        if extra > 0 and r.shape[extra:] == leaf.shape:
+            return start + f"cotangent not summed over the broadcast {_axes(range(extra))}"
+        padded = (1,) * extra + leaf.shape if extra >= 0 else leaf.shape
+        if len(padded) == len(r.shape) and all(a in (1, b) for a, b in zip(padded, r.shape, strict=True)):
+            broadcast = [i for i, (a, b) in enumerate(zip(padded, r.shape, strict=True)) if a != b or i < extra]
+            return start + f"cotangent not summed over the broadcast {_axes(broadcast)}"
+        if sorted(r.shape) == sorted(leaf.shape):
+            return start + "its axes are exchanged: transposed?"
+        if np.prod(r.shape) == np.prod(leaf.shape):
+            return start + "it is not reshaped back"
+        return start + "summed over an axis too many?" if extra < 0 else start.removesuffix(": ")
+    return ""
+
+
+def _axes(axes: Any) -> str:
+    numbers = list(axes)
+    return f"axis {numbers[0]}" if len(numbers) == 1 else f"axes {', '.join(map(str, numbers))}"
+
+
+def _explain_error(trial: Trial, error: Exception) -> str:
+    """The error, and what it says of the rule."""
+    text = first_line(error)
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
+        return f"the rule needs its numbers at trace time, so it cannot run inside jit, vmap or scan: {text}"
+    if isinstance(error, jax.errors.UnexpectedTracerError):
+        return f"the rule keeps a tracer from an earlier trace (a global, an attribute?): {text}"
+    whole = " ".join(str(error).split())
+    return f"the rule does not run: {type(error).__name__}: {whole[:400]}"
+
+
+def check_one_by_one(trial: Trial) -> None:
+    """Each argument differentiated alone, each result alone: rules that see which ones are asked for may differ."""
+    n, m = len(trial.call.moving), len(trial.results)
+    if not trial.symbolic and (m == 1 or trial.level == "quick"):
+        return
+    row, draw = trial.report.row(SYMBOLS), trial.draw(7)
+    point, kinds = smooth_point(draw), trial.traced_for(trial.rule_flat)
+    if point is None or kinds is None or (n == 1 and m == 1):
+        return
+    want = trial.rule.clean(point.values, point.cotangents)[1]
+    spread = trial.rule.spread(point.values, point.cotangents, native=False)[1]
+    eps = max(float(jnp.finfo(k.dtype).eps) for k in (*kinds[0], *kinds[1]))  # type: ignore[no-untyped-call]
+    with arithmetic(jnp.float64):
+        values = [jnp.asarray(v, k.dtype) for v, k in zip(point.values, kinds[0], strict=True)]
+        cotangents = [jnp.asarray(c, k.dtype) for c, k in zip(point.cotangents, kinds[1], strict=True)]
+        for i in range(n):
+            got = np.zeros_like(want[i])
+            for k in range(m):
+
+                def alone(value: Any, i: int = i, k: int = k) -> Any:
+                    return trial.rule_flat(*values[:i], value, *values[i + 1 :])[0][k]
+
+                try:
+                    _, pull = jax.vjp(alone, values[i])
+                    got = got + np.asarray(pull(cotangents[k])[0], np.float64)
+                except Exception as error:
+                    text = f"differentiating by {trial.names[i]} alone fails: {first_line(error)}"
+                    trial.report.fail(Failure(SYMBOLS, trial.names[i], text))
+                    return
+            size = float(abs(np.where(np.isfinite(want[i]), want[i], 0)).max(initial=0))
+            bound = 2 * FACTOR * spread[i] + 64 * eps * size
+            with np.errstate(invalid="ignore"):
+                bad = ~((abs(got - want[i]) <= bound) | (got == want[i])) & np.isfinite(want[i] + bound)
+            if bad.any():
+                _fail_alone(trial, i, got, want[i], bad, bound, point)
+                return
+    row.detail = "the same"
+
+
+def _fail_alone(trial: Trial, i: int, got: Any, want: Any, bad: Any, bound: Any, point: Point) -> None:
+    index = tuple(int(k) for k in np.unravel_index(int(np.where(bad, abs(got - want), -1).argmax()), got.shape))
+    text = (
+        f"differentiated by {trial.names[i]} alone, one result at a time, it differs from all at once: symbolic zeros?"
+    )
+    size = float(bound[index])
+    error = float(abs(got - want)[index])
+    facts = (index, float(got[index]), float(want[index]), error, size, error / size if size else float("inf"))
+    trial.report.fail(
+        Failure(SYMBOLS, trial.names[i], text, point.name, "float64", *facts, int(bad.sum()), int(got.size))
+    )

@@ -1,0 +1,38 @@
+"""For test suites: a custom gradient is right, or the test fails and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fnconv.check.vjp.entry import check_vjp
+
+__all__ = ["assert_vjp"]
+
+
+def assert_vjp(
+    fn: Callable[..., Any],
+    *args: Any,
+    reference: Callable[..., Any] | None = None,
+    level: str = "quick",
+    kwargs: Mapping[str, Any] | None = None,
+    order: int = 2,
+    seed: int = 0,
+) -> None:
+    """Fail with the report of `fnconv.check_vjp` as the message, unless all checks pass; same arguments.
+
+    Raises:
+      AssertionError: the gradient is wrong.
+      TypeError, ValueError: as `check_vjp`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> @jax.custom_vjp
+    ... def double(x):
+    ...     return 2 * x
+    >>> double.defvjp(lambda x: (2 * x, None), lambda _, dy: (2 * dy,))
+    >>> assert_vjp(double, jnp.array([1., -3.]))
+    """
+    __tracebackhide__ = True
+    report = check_vjp(fn, *args, reference=reference, level=level, kwargs=kwargs, order=order, seed=seed)
+    if not report.ok:
+        raise AssertionError(f"\n{report}")

@@ -1,0 +1,83 @@
+"""`fnconv check FILE.py:FUNCTION`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fnconv.cli.app import app
+
+FILE = """
+import jax, jax.numpy as jnp
+
+@jax.custom_vjp
+def triple(x):
+    return 3 * x
+
+triple.defvjp(lambda x: (3 * x, None), lambda _, dy: (3 * dy,))
+
+@jax.custom_vjp
+def wrong(x):
+    return 3 * x
+
+wrong.defvjp(lambda x: (3 * x, None), lambda _, dy: (dy,))
+
+def args():
+    return jnp.array([1.0, -2.0, 5.0])
+
+def plain(x):
+    return 3 * x
+
+def integers():
+    return jnp.arange(3)
+
+def broken():
+    raise RuntimeError("no data")
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["check", *map(str, arguments)])
+
+
+def test_a_right_rule_passes(file):
+    result = invoke(f"{file}:triple", "--reference", "plain")
+    assert result.exit_code == 0
+    assert "all pass" in result.stdout
+
+
+def test_a_wrong_rule_fails_with_its_diagnosis(file, tmp_path):
+    found = tmp_path / "found.json"
+    result = invoke(f"{file}:wrong", "--json", found)
+    assert result.exit_code == 1
+    assert "every entry is 0.333333 times the right one" in result.stdout
+    assert json.loads(found.read_text())["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{}:none",), "has no none; it has args"),
+        (("{}x:triple",), "must name a Python file"),
+        (("/no/such/file.py:f",), "there is no file /no/such/file.py"),
+        (("nothing",), "must be FILE.py:FUNCTION; got 'nothing'"),
+        (("{}:triple", "--args", "broken"), "broken() ends in RuntimeError: no data"),
+        (("{}:triple", "--args", "integers"), "must hold a floating-point array"),
+        (("{}:triple", "--level", "slow"), "level must be one of quick, full"),
+        (("{}:triple", "--op", "conv"), "--op: for fnconv's own operations"),
+        (("--reference", "plain"), "need FILE.py:FUNCTION"),
+    ],
+)
+def test_bad_usage_ends_with_status_2(arguments, message, file):
+    result = invoke(*(a.format(file) for a in arguments))
+    assert result.exit_code == 2
+    assert message in result.stderr
