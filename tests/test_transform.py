@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from small_network import ONE, W, X, block, compiled, conv, net, per_example, pool, weigh
 
 import fnconv
+from fnconv.comparison.measure import residual_bytes
 from fnconv.transform.manual_rules import with_manual_rules
 
 AUTODIFF = {"conv_general_dilated", "reduce_window_max", "select_and_scatter_add", "select_and_gather_add"}
@@ -242,6 +243,7 @@ def test_explicit_sharding_stays_or_the_reason_is_given():
 TWO_DEVICES = """
 import jax, numpy as np, small_network as t
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from fnconv.comparison.measure import residual_bytes
 from fnconv.transform.manual_rules import with_manual_rules
 mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
 w, x = jax.device_put(t.W, NamedSharding(mesh, P())), jax.device_put(t.X, NamedSharding(mesh, P("d")))
@@ -273,3 +275,34 @@ def test_two_devices():
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
+
+
+def named(name):
+    return lambda primitive, *_, **__: primitive.name == name
+
+
+POLICIES = {
+    "dots": (jax.checkpoint_policies.dots_saveable, True, True),
+    "dots without batches": (jax.checkpoint_policies.dots_with_no_batch_dims_saveable, False, True),
+    "conv by name": (named("conv_general_dilated"), True, False),
+    "nothing": (jax.checkpoint_policies.nothing_saveable, False, False),
+}
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["plain", "mapped"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_checkpoint_policies_find_products_by_their_jax_names(name, mapped):
+    """The backward pass holds what it would hold of JAX's own."""
+    policy, conv_is_kept, dot_is_kept = POLICIES[name]
+
+    def fn(w, x, v):
+        y = conv(w, jax.nn.relu(conv(w, x))).reshape(2, 72)
+        return jnp.tanh(jax.vmap(jnp.dot)(y, jnp.stack([v, v])) if mapped else y @ v).sum()
+
+    operands = (W, X, jnp.ones((72, 3)))
+    kept = [
+        residual_bytes(lambda moving, _, f=f: [f(*moving)], operands, [])
+        for f in (jax.checkpoint(fn, policy=policy), with_manual_rules(jax.checkpoint(fn, policy=policy)))
+    ]
+    dots = dot_is_kept and not (mapped and "without" in name)
+    assert kept == [4 * (2 * 144 * conv_is_kept + 6 * dots)] * 2

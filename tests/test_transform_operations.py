@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import lax
 from small_network import ONE, W, X, compiled, net, weigh
@@ -25,6 +26,14 @@ SINGLE = {
     "log_softmax, first axis": lambda x: jax.nn.log_softmax(x, axis=0),
     "softmax, mapped": jax.vmap(jax.nn.softmax),
     "log_softmax, mapped": jax.vmap(jax.nn.log_softmax),
+    "logsumexp": lambda x: jax.nn.logsumexp(x, axis=-1),
+    "logsumexp, kept": lambda x: jax.nn.logsumexp(x, axis=0, keepdims=True),
+    "logsumexp, mapped": jax.vmap(jax.nn.logsumexp, in_axes=1),
+    "softmax, mapped over columns": jax.vmap(jax.nn.softmax, in_axes=1),
+    "softmax, mapped back": jax.vmap(jax.nn.softmax, in_axes=1, out_axes=1),
+    "log_softmax, mapped over columns": jax.vmap(jax.nn.log_softmax, in_axes=1),
+    "softmax, mapped twice": lambda x: jax.vmap(jax.vmap(jax.nn.softmax, 1), 2)(x.reshape(3, 2, 2)),
+    "softmax, of a transpose": lambda x: jax.nn.softmax(x.T),
     "softmax, by hand": lambda x: (lambda e: e / e.sum(-1, keepdims=True))(jnp.exp(x - x.max(-1, keepdims=True))),
 }
 
@@ -36,10 +45,14 @@ def test_activation(name, wrap):
     fn = wrap(SINGLE[name])
     manual = with_manual_rules(fn)
     assert manual.replaced(SMOOTH).counts == {name.split(",")[0]: 1}
-    weights = np.arange(-5.0, 7.0).reshape(3, 4)
+    shape = jax.eval_shape(fn, SMOOTH).shape
+    weights = np.resize(np.arange(-5.0, 7.0), shape)
     with jax.enable_x64(True):
         x, c = SMOOTH.astype(jnp.float64), jnp.asarray(weights)
+        values = compiled(lambda x: [f(x) for f in (manual, fn)])(x)
         ours, theirs = compiled(lambda x: [jax.vjp(f, x)[1](c)[0] for f in (manual, fn)])(x)
+    assert values[0].shape == shape
+    assert np.abs(values[0] - values[1]).max() <= 32 * np.finfo(np.float64).eps * np.abs(values[1]).max()
     assert np.abs(ours - theirs).max() <= 2 * 32 * np.finfo(np.float64).eps * np.abs(weights).sum()
 
 
@@ -53,6 +66,11 @@ NO_SOFTMAX = {
     ),
     "masked": lambda x: jax.nn.softmax(x, where=x > 0),
     "two axes": lambda x: jax.nn.softmax(x, axis=(0, 1)),
+    "another top": lambda x: jnp.log(jnp.exp(x - x.max(-1, keepdims=True)).sum(-1)) + x.max(0),
+    "another zero": lambda x: (lambda t: jnp.log(jnp.exp(x - t).sum(-1, keepdims=True)) + t)(
+        jnp.where(jnp.isfinite(x.max(-1, keepdims=True)), x.max(-1, keepdims=True), 1.0)
+    ),
+    "turned between": lambda x: (lambda e: e / e.sum(-1, keepdims=True).T)(jnp.exp(x - x.max(-1, keepdims=True))),
     "no log": lambda x: (lambda s: s - jnp.exp(s).sum(-1, keepdims=True))(x - x.max(-1, keepdims=True)),
 }
 
@@ -65,16 +83,26 @@ def test_what_only_resembles_a_softmax_stays(name):
         np.testing.assert_array_equal(with_manual_rules(fn)(square), fn(square))
 
 
-def test_cross_entropy_by_log_softmax():
-    labels = jnp.asarray(np.eye(4)[[1, 3, 0]], jnp.float32)
+LABELS = jnp.asarray([1, 3, 0])
+CROSS_ENTROPIES = {
+    "weights": (lambda z: -(jax.nn.one_hot(LABELS, 4) * jax.nn.log_softmax(z)).sum(), "log_softmax"),
+    "indexed": (lambda z: -jax.nn.log_softmax(z)[jnp.arange(3), LABELS].sum(), "log_softmax"),
+    "logsumexp": (lambda z: (jax.nn.logsumexp(z, -1) - z[jnp.arange(3), LABELS]).sum(), "logsumexp"),
+    "optax, weights": (lambda z: optax.softmax_cross_entropy(z, jax.nn.one_hot(LABELS, 4)).sum(), "log_softmax"),
+    "optax, integers": (lambda z: optax.softmax_cross_entropy_with_integer_labels(z, LABELS).sum(), "logsumexp"),
+}
 
-    def loss(z):
-        return -(labels * jax.nn.log_softmax(z)).sum()
 
-    manual = with_manual_rules(loss)
-    assert manual.replaced(SMOOTH).counts == {"log_softmax": 1}
-    expected = jax.nn.softmax(SMOOTH) - labels
-    assert np.abs(jax.grad(manual)(SMOOTH) - expected).max() <= 16 * np.finfo(np.float32).eps
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["values", "jaxpr"])
+@pytest.mark.parametrize("name", CROSS_ENTROPIES)
+def test_cross_entropy(name, wrap):
+    """p - y, also of logits that overflow an exponential."""
+    fn, operation = CROSS_ENTROPIES[name]
+    manual = with_manual_rules(wrap(fn))
+    assert manual.replaced(SMOOTH).counts == {operation: 1}
+    for logits in (SMOOTH, SMOOTH * 1e4):
+        expected = jax.nn.softmax(logits) - jax.nn.one_hot(LABELS, 4)
+        assert np.abs(jax.grad(manual)(logits) - expected).max() <= 16 * np.finfo(np.float32).eps
 
 
 A = jnp.asarray(RNG.integers(-3, 4, (2, 3, 4, 5)), jnp.float32)
@@ -119,6 +147,29 @@ def test_precision_of_a_contraction_reaches_its_gradient():
     products = [line for line in gradient.lower(A, B).as_text().splitlines() if "dot_general" in line]
     assert len(products) == 2  # the value is not asked for
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["values", "jaxpr"])
+@pytest.mark.parametrize("options", [(), (0.25,)], ids=["default", "slope"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_leaky_relu(dtype, options, wrap):
+    """At 0 the slope is 1, as in jax.nn."""
+    x = jnp.asarray([-2.0, -0.0, 0.0, 3.0], dtype)
+    fn = wrap(lambda x: jax.nn.leaky_relu(x, *options))
+    manual = with_manual_rules(fn)
+    assert manual.replaced(x).counts == {"leaky_relu": 1}
+    for f in (lambda f: f(x), lambda f: jax.vjp(f, x)[1](x + 1)[0]):
+        np.testing.assert_array_equal(f(manual), f(fn))
+
+
+def test_activations_without_an_operation_are_named():
+    """What they are made of is replaced where it can be."""
+    for fn in (lambda x: jax.nn.silu(x), jax.jit(lambda x: jax.nn.silu(x))):
+        report = with_manual_rules(fn).replaced(SMOOTH)
+        assert report.counts == {"sigmoid": 1}
+        assert [(s.operation, s.types) for s in report.left] == [("silu", "f32[3,4] -> f32[3,4]")]
+        assert "test_transform_operations.py" in report.left[0].source
+    assert with_manual_rules(jax.nn.gelu).replaced(SMOOTH).counts == {"tanh": 1}
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ class Handler(jax.core.Trace):
         if rule is not None:
             run = self._replacement(rule, name, rule_params, values, _results(primitive, params, operands))
             if run is not None:
-                return self._run(run, values)
+                result = self._run(run, values)
+                return [result] if primitive.multiple_results else result
         else:
             params, sites = rewrite_bodies(name, params, self.only)
             self._record(sites)

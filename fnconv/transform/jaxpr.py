@@ -13,11 +13,14 @@ from weakref import WeakKeyDictionary
 import jax
 from jax.extend import core
 
+from fnconv.transform.fusion import BLOCK, chains_of
+from fnconv.transform.policy import translated
 from fnconv.transform.report import Site, types
 from fnconv.transform.softmax import ENDS, STEPS, Chains, number
 from fnconv.transform.table import (
     CHAINS,
     CUSTOM_JVP,
+    FUSED,
     JITTED,
     PRIMITIVES,
     Declined,
@@ -25,6 +28,7 @@ from fnconv.transform.table import (
     Rule,
     of_jax_nn,
     replacement,
+    stays,
 )
 
 JAXPRS = tuple({core.Jaxpr, core.ClosedJaxpr})  # one class from JAX 0.12 on
@@ -66,16 +70,40 @@ def _rewrite(jaxpr: Any, only: Selection) -> Rewritten:
     chains = Chains(_constant)
     equations: list[Any] = []
     sites: list[Site] = []
+    blocks, inside = _blocks(jaxpr) if FUSED in only else ({}, set())
     for e in jaxpr.eqns:
-        equation, found = _equation(e, only, chains)
+        if id(e) in inside:
+            continue
+        equation, found = blocks[id(e)] if id(e) in blocks else _equation(e, only, chains)
         equations.append(equation)
         sites += [s.within(e.source_info.name_stack.stack, e.source_info) for s in found]
         if len(e.outvars) == 1:
             chains.follow(e.primitive.name, e.params, e.invars, e.outvars[0])
-    if all(a is b for a, b in zip(equations, jaxpr.eqns, strict=True)):
+    if len(equations) == len(jaxpr.eqns) and all(a is b for a, b in zip(equations, jaxpr.eqns, strict=True)):
         return jaxpr, tuple(sites)
     high = any(e.primitive.is_high(*(v.aval for v in e.invars), **e.params) for e in equations)
     return jaxpr.replace(eqns=equations, is_high=jaxpr.is_high or high), tuple(sites)
+
+
+def _blocks(jaxpr: Any) -> tuple[dict[int, Rewritten], set[int]]:
+    """By the last equation of each chain what takes its place; and the equations that go with it."""
+    blocks: dict[int, Rewritten] = {}
+    inside: set[int] = set()
+    for chain in chains_of(jaxpr):
+        last, names = chain.last, "+".join(e.primitive.name for e in chain.equations)
+        avals = [v.aval for v in chain.operands]
+        try:
+            with last.ctx.manager:
+                run = replacement(BLOCK, frozenset(), chain.params, avals, [v.aval for v in last.outvars])
+                new = _call(run, avals)
+        except Declined:  # its operations are replaced one by one
+            continue
+        source = chain.equations[0].source_info
+        site = Site.at(BLOCK.operation, names, source, types(chain.operands, last.outvars))
+        new = new.replace(invars=chain.operands, outvars=last.outvars, source_info=last.source_info, ctx=last.ctx)
+        blocks[id(last)] = new, (site,)
+        inside |= {id(e) for e in chain.equations[:-1]}
+    return blocks, inside
 
 
 def _equation(e: Any, only: Selection, chains: Chains) -> Rewritten:
@@ -102,10 +130,14 @@ def find_rule(
     """The rule for a primitive, with the parameters and the operands that it reads; no rule for most of them."""
     match = chains.match(name, operands)
     if match is not None:
-        return CHAINS[match.operation], {"axis": match.axis}, [match.x]
+        return CHAINS[match.operation], {"axis": match.axis, "dims": match.dims}, [match.x]
     if name in PRIMITIVES:
         return PRIMITIVES[name], params, operands
-    return _function_rule(name, params), {}, operands
+    rule = _function_rule(name, params)
+    if rule is not None and rule.operation == "leaky_relu":
+        x, *given = operands
+        return rule, {"slope": chains.constant(given[0]) if given else _slope(params["jaxpr"])}, [x]
+    return rule, {}, operands
 
 
 def _function_rule(name: str, params: Any) -> Rule | None:
@@ -116,6 +148,12 @@ def _function_rule(name: str, params: Any) -> Rule | None:
         case "jit" | "pjit":
             return of_jax_nn(JITTED, _open(params["jaxpr"]).debug_info)
     return None
+
+
+def _slope(jaxpr: Any) -> float | None:
+    """By what the body of a leaky ReLU multiplies, where that is no operand."""
+    known = [_constant(v) for e in _open(jaxpr).eqns if e.primitive.name == "mul" for v in e.invars]
+    return next((slope for slope in known if slope is not None), None)
 
 
 def rewrite_bodies(name: str, params: Any, only: Selection) -> Rewritten:
@@ -137,7 +175,15 @@ def rewrite_bodies(name: str, params: Any, only: Selection) -> Rewritten:
     if name == HIDDEN:
         what = type(params.get("_prim")).__name__
         sites.append(Site("unknown", name, "", "", reason=f"{what} hides what it evaluates"))
+    if name in ("jit", "pjit"):
+        body = _open(params["jaxpr"])
+        missing = stays(body.debug_info)
+        if missing:
+            reason = f"fnconv has no {missing}; the operations in it that fnconv has are replaced"
+            sites.append(Site(missing, name, "", types(body.invars, body.outvars), reason))
     new = {k: visit(v) for k, v in params.items()}
+    if callable(params.get("policy")) and any(s.replaced for s in sites):
+        new["policy"] = translated(params["policy"])
     return (params if all(new[k] is params[k] for k in params) else new), tuple(sites)
 
 

@@ -14,7 +14,7 @@ from fnconv.errors import invalid, mistyped
 from fnconv.transform.handler import handling
 from fnconv.transform.jaxpr import sites_in_rules
 from fnconv.transform.report import LATE, Report, Site
-from fnconv.transform.table import OPERATIONS
+from fnconv.transform.table import CHAIN, FUSED, OPERATIONS
 
 
 class ManualFunction(Protocol):
@@ -25,14 +25,17 @@ class ManualFunction(Protocol):
     def replaced(self, *args: Any, **kwargs: Any) -> Report: ...
 
 
-def with_manual_rules(fn: Callable[..., Any], *, only: Iterable[str] | None = None) -> ManualFunction:
+def with_manual_rules(
+    fn: Callable[..., Any], *, only: Iterable[str] | None = None, fuse: bool = False
+) -> ManualFunction:
     """The same function, evaluated with fnconv's operations: its gradients are the hand-derived ones.
 
     Any function that JAX can trace or evaluate, unchanged: a model of Flax, Equinox, Haiku, Keras, a loss, a step
     without its gradient.  Each convolution, window maximum, minimum and sum, each contraction (`dot_general`),
-    `jax.nn.relu`, sigmoid, tanh, softmax and log-softmax, softmax cross-entropies written with the latter included,
-    is evaluated by the operation of fnconv, also inside jit, checkpoint, scan, cond, map, vmap and shard_map.
-    Everything else is evaluated as it was: values, types, shardings, effects and structures stay.
+    `jax.nn.relu`, leaky ReLU, sigmoid, tanh, softmax, log-softmax and logsumexp, and with the last two softmax
+    cross-entropies of weights and of integer labels, optax's among them, is evaluated by the operation of fnconv,
+    also inside jit, checkpoint, scan, cond, map, vmap and shard_map.  Everything else is evaluated as it was: values,
+    types, shardings, effects and structures stay.
 
     Differentiate outside: `jax.grad(with_manual_rules(f))`.  What `f` differentiates inside itself is JAX's own
     gradient already; a `UserWarning` says so.  `jax.vmap`, `jax.jit`, a second gradient and `jax.hessian` apply to
@@ -40,14 +43,22 @@ def with_manual_rules(fn: Callable[..., Any], *, only: Iterable[str] | None = No
 
     Left as they are, and reported: what stands inside a `jax.custom_jvp` or `jax.custom_vjp` function, whose rule is
     the author's wish, or inside a while loop, which has forward mode only; operands that are not float16, bfloat16,
-    float32 or float64; a contraction with a dtype of result other than its operands'; `jax.nn.leaky_relu`, whose
-    slope at 0 is not fnconv's; `reduce_window` with a computation of the user's.  A checkpoint policy that asks for
-    primitives by name, as `dots_saveable`, sees fnconv's.
+    float32 or float64; a contraction with a dtype of result other than its operands'; `jax.nn.leaky_relu` with a slope
+    that is an array; `reduce_window` with a computation of the user's; activations that fnconv does not have, as
+    `jax.nn.silu`, of which the sigmoid is replaced.  `jax.nn.gelu` is a formula like any other, of tanh or erf.
+
+    Checkpoint policies that ask for products by name, as `dots_saveable`, save fnconv's convolutions and contractions
+    too; one that asks for another primitive by name, as `reduce_window_max`, does not find it.
 
     Args:
       fn: the function; its arguments and results are of any kind.
       only: names of the operations to replace, all by default: "conv", "max_pool", "min_pool", "avg_pool" (window
-        sums), "dense" (contractions), "relu", "sigmoid", "tanh", "softmax", "log_softmax".
+        sums), "dense" (contractions), "relu", "leaky_relu", "sigmoid", "tanh", "softmax", "log_softmax",
+        "logsumexp".
+
+      fuse: make one operation, `conv_block`, of convolution, bias, ReLU and max pooling that follow each other with no
+        other reader in between, which keeps one byte per output of them all.  For this fn is traced as a whole, as by
+        `jax.jit`: it cannot look at values, nor change objects in place, as nnx modules in training do.
 
     Returns:
       The function, with a method `replaced(*args, **kwargs)` that traces `fn` as `jax.make_jaxpr` does, for arrays
@@ -55,8 +66,8 @@ def with_manual_rules(fn: Callable[..., Any], *, only: Iterable[str] | None = No
       `fn` must not change objects that it closes over there; a stateful module goes in as an argument.
 
     Raises:
-      TypeError: fn is not callable, only is not a collection of names.
-      ValueError: only holds no name, or an unknown one.
+      TypeError: fn is not callable, only is not a collection of names, fuse is not a bool.
+      ValueError: only holds no name, or an unknown one, or not all that fuse needs.
 
     >>> import jax.numpy as jnp
     >>> def loss(w, x):
@@ -75,13 +86,13 @@ def with_manual_rules(fn: Callable[..., Any], *, only: Iterable[str] | None = No
     """
     if not callable(fn):
         raise mistyped("with_manual_rules", "fn", "must be a function", type(fn).__name__)
-    selection = _selection(only)
+    selection = _selection(only, fuse)
     name = getattr(fn, "__name__", type(fn).__name__)
 
     def manual(*args: Any, **kwargs: Any) -> Any:
         sites: list[Site] = []
         with handling(selection, sites):
-            result = fn(*args, **kwargs)
+            result = (_staged(fn) if fuse else fn)(*args, **kwargs)
         if any(s.differentiated for s in sites):
             warnings.warn(f"with_manual_rules: {name} {LATE}", stacklevel=2)
         return result
@@ -95,7 +106,7 @@ def with_manual_rules(fn: Callable[..., Any], *, only: Iterable[str] | None = No
             given = iter(arrays)
             positional, named = jax.tree.unflatten(tree, [next(given) if _is_array(x) else x for x in leaves])
             with handling(selection, sites):
-                fn(*positional, **named)
+                (_staged(fn) if fuse else fn)(*positional, **named)
 
         jaxpr = jax.make_jaxpr(run)(*arrays)
         return Report(name, [*sites, *sites_in_rules(jaxpr, selection)])
@@ -105,14 +116,38 @@ def with_manual_rules(fn: Callable[..., Any], *, only: Iterable[str] | None = No
     return cast(ManualFunction, manual)
 
 
+def _staged(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """fn as one jaxpr of its arrays; what is no array stays as it is, among its results too."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        found: list[Any] = []
+
+        def run(arrays: list[Any]) -> list[Any]:
+            given = iter(arrays)
+            positional, named = jax.tree.unflatten(tree, [next(given) if _is_array(x) else x for x in leaves])
+            results, structure = jax.tree.flatten(fn(*positional, **named))
+            found[:] = structure, results
+            return [r for r in results if _is_array(r)]
+
+        run.__name__ = getattr(fn, "__name__", "run")
+        arrays = iter(jax.jit(run)([x for x in leaves if _is_array(x)]))
+        structure, results = found
+        return jax.tree.unflatten(structure, [next(arrays) if _is_array(r) else r for r in results])
+
+    return call
+
+
 def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic)
 
 
-def _selection(only: Iterable[str] | None) -> frozenset[str]:
-    """The operations to replace; none stands for all."""
+def _selection(only: Iterable[str] | None, fuse: bool) -> frozenset[str]:
+    """The operations to replace; none stands for all.  `FUSED` is among them where chains are to become one."""
+    if not isinstance(fuse, bool):
+        raise mistyped("with_manual_rules", "fuse", "must be a bool", repr(fuse))
     if only is None:
-        return frozenset()
+        return frozenset({*OPERATIONS, "reduce_window", FUSED}) if fuse else frozenset()
     if isinstance(only, str) or not isinstance(only, Iterable):
         raise mistyped("with_manual_rules", "only", "must be a collection of names", repr(only))
     names = tuple(only)
@@ -120,4 +155,6 @@ def _selection(only: Iterable[str] | None) -> frozenset[str]:
     if unknown or not names:
         rule = f"must name operations among {', '.join(OPERATIONS)}"
         raise invalid("with_manual_rules", "only", rule, unknown or names)
-    return frozenset(names)
+    if fuse and not CHAIN.issubset(names):
+        raise invalid("with_manual_rules", "only", f"must name {', '.join(sorted(CHAIN))} with fuse=True", names)
+    return frozenset({*names, FUSED} if fuse else names)

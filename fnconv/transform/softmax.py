@@ -1,10 +1,11 @@
-"""softmax and log_softmax, recognised by the chain of primitives that JAX writes them in.
+"""softmax, log_softmax and logsumexp, recognised by the chain of primitives that JAX writes them in.
 
     top = max x        shifted = x - top        total = sum e^shifted
-    softmax = e^shifted / total                 log_softmax = shifted - log total
+    softmax = e^shifted / total        log_softmax = shifted - log total        logsumexp = log total + top
 
-along one axis; broadcasts, `stop_gradient`, a maximum with -inf and conversions between floating types may stand in
-between.  A chain is followed as it is evaluated, one primitive after another, in either front end.
+along one axis; broadcasts, transpositions, `stop_gradient`, a maximum with -inf, the replacement of an infinite top
+by 0 and conversions between floating types may stand in between.  A chain is followed as it is evaluated, one
+primitive after another, in either front end.
 """
 
 from __future__ import annotations
@@ -16,19 +17,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Dims = tuple[int, ...]
+
 
 class Link(NamedTuple):
-    """A value that was made of x on the way to its softmax along `axis`."""
+    """A value that was made of x on the way to its softmax along `axis`.
+
+    dims: for every axis of the value which axis of x it is; `axis` itself is there where it was kept or came back.
+    """
 
     stage: str
     x: Any
     axis: int
+    dims: Dims
 
 
 class Match(NamedTuple):
+    """What completes a chain, and how the result lies: `dims` as in `Link`."""
+
     operation: str
     x: Any
     axis: int
+    dims: Dims
+
+
+LOWEST, ZERO = (Link(name, None, 0, ()) for name in ("lowest", "zero"))  # constants
 
 
 class Chains:
@@ -47,9 +60,13 @@ class Chains:
             return None
         above, below, operation = ENDS[primitive]
         a, b = (self.link(v) for v in operands)
-        if a is None or b is None or (a.stage, b.stage) != (above, below) or a.x is not b.x or a.axis != b.axis:
+        if primitive == "add" and a is not None and a.stage == below:
+            a, b = b, a
+        if a is None or b is None or (a.stage, b.stage) != (above, below):
             return None
-        return Match(operation, a.x, a.axis)
+        if a.x is not b.x or a.axis != b.axis or a.dims != b.dims:
+            return None
+        return Match(operation, a.x, a.axis, a.dims)
 
     def follow(self, primitive: str, params: Mapping[str, Any], operands: Sequence[Any], result: Any) -> None:
         """Remember the result, if it begins a chain or continues one."""
@@ -58,72 +75,107 @@ class Chains:
             if link is not None:
                 self._links[id(result)] = (result, link)
 
-    def link(self, value: Any) -> Link | None:
+    def link(self, value: Any, *stages: str) -> Link | None:
+        """That of a value, if it has one of these stages, or any."""
         found = self._links.get(id(value))
-        return found[1] if found else None
+        return found[1] if found and (not stages or found[1].stage in stages) else None
+
+    def base(self, value: Any) -> Link:
+        """A value as x itself, or as x with its axes in another order."""
+        return self.link(value, "x") or Link("x", value, 0, tuple(range(_rank(value))))
+
+    def is_constant(self, value: Any, number: float, link: Link) -> bool:
+        return self.link(value) is link or self.constant(value) == number
+
+
+Step = Callable[[Chains, Mapping[str, Any], Sequence[Any]], Link | None]
 
 
 def _begin(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
-    (x,) = operands
     if len(params["axes"]) != 1:
         return None
-    return Link("top", x, params["axes"][0])
+    base, reduced = chains.base(operands[0]), int(params["axes"][0])
+    return Link("top", base.x, base.dims[reduced], base.dims[:reduced] + base.dims[reduced + 1 :])
 
 
 def _not_below(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
     """max(-inf, top) is top."""
     for v, other in (operands, operands[::-1]):
-        link, bound = chains.link(v), chains.link(other)
-        lowest = bound.stage == "lowest" if bound is not None else chains.constant(other) == -jnp.inf
-        if link is not None and link.stage == "top" and lowest:
+        link = chains.link(v, "top")
+        if link is not None and chains.is_constant(other, -jnp.inf, LOWEST):
             return link
     return None
 
 
-def _same(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
-    link = chains.link(operands[0])
-    return link if link is not None and link.stage in ("top", "exponential", "total", "log") else None
+def _same(*stages: str) -> Step:
+    return lambda chains, params, operands: chains.link(operands[0], *stages)
 
 
 def _converted(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
     if not jnp.issubdtype(params["new_dtype"], jnp.floating):
         return None
-    return Link("lowest", None, 0) if chains.constant(operands[0]) == -jnp.inf else _same(chains, params, operands)
+    for value, link in ((-jnp.inf, LOWEST), (0, ZERO)):
+        if chains.is_constant(operands[0], value, link):
+            return link
+    return chains.link(operands[0], "top", "exponential", "total", "log")
+
+
+def _finite(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    link = chains.link(operands[0], "top")
+    return link._replace(stage="finite") if link is not None else None
+
+
+def _made_finite(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    """top where it is finite, else 0."""
+    if len(operands) != 3:
+        return None
+    which, otherwise, v = operands
+    finite, link = chains.link(which, "finite"), chains.link(v, "top")
+    same = link is not None and finite == link._replace(stage="finite")
+    return link if same and chains.is_constant(otherwise, 0, ZERO) else None
 
 
 def _broadcast(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
-    """A reduced axis comes back where it was."""
-    link = chains.link(operands[0])
-    if link is None or link.stage not in ("top", "total", "log"):
+    """A reduced axis comes back."""
+    if chains.is_constant(operands[0], 0, ZERO):
+        return ZERO
+    link = chains.link(operands[0], "top", "finite", "total", "log")
+    if link is None:
         return None
-    rank, dims = len(params["shape"]), tuple(params["broadcast_dimensions"])
-    kept, reduced = tuple(range(rank)), tuple(i for i in range(rank) if i != link.axis)
-    return link if rank == _rank(link.x) and dims in (kept, reduced) else None
+    dims = dict(zip(params["broadcast_dimensions"], link.dims, strict=True))
+    new = [i for i in range(len(params["shape"])) if i not in dims]
+    if len(new) > 1 or (new and link.axis in link.dims):
+        return None
+    return link._replace(dims=tuple(dims.get(i, link.axis) for i in range(len(params["shape"]))))
+
+
+def _transposed(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    link = chains.link(operands[0]) or chains.base(operands[0])
+    return link._replace(dims=tuple(link.dims[i] for i in params["permutation"])) if link.x is not None else None
 
 
 def _shifted(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
-    x, v = operands
-    link = chains.link(v)
-    if link is None or link.stage != "top" or link.x is not x or _rank(v) != _rank(x):
+    base, link = chains.base(operands[0]), chains.link(operands[1], "top")
+    if link is None or link.x is not base.x or link.dims != base.dims:
         return None
     return link._replace(stage="shifted")
 
 
 def _exponential(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
-    link = chains.link(operands[0])
-    return link._replace(stage="exponential") if link is not None and link.stage == "shifted" else None
+    link = chains.link(operands[0], "shifted")
+    return link._replace(stage="exponential") if link is not None else None
 
 
 def _total(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
-    link = chains.link(operands[0])
-    if link is None or link.stage != "exponential" or tuple(params["axes"]) != (link.axis,):
+    link = chains.link(operands[0], "exponential")
+    if link is None or [link.dims[i] for i in params["axes"]] != [link.axis]:
         return None
-    return link._replace(stage="total")
+    return link._replace(stage="total", dims=tuple(d for d in link.dims if d != link.axis))
 
 
 def _log(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
-    link = chains.link(operands[0])
-    return link._replace(stage="log") if link is not None and link.stage == "total" else None
+    link = chains.link(operands[0], "total")
+    return link._replace(stage="log") if link is not None else None
 
 
 def number(value: Any) -> float | None:
@@ -141,13 +193,21 @@ def _rank(value: Any) -> int:
 
 
 # what a last primitive makes of values at two stages
-ENDS = {"div": ("exponential", "total", "softmax"), "sub": ("shifted", "log", "log_softmax")}
-STEPS: dict[str, Callable[[Chains, Mapping[str, Any], Sequence[Any]], Link | None]] = {
+ENDS = {
+    "div": ("exponential", "total", "softmax"),
+    "sub": ("shifted", "log", "log_softmax"),
+    "add": ("log", "top", "logsumexp"),
+}
+STEPS: dict[str, Step] = {
     "reduce_max": _begin,
     "max": _not_below,
-    "stop_gradient": _same,
+    "is_finite": _finite,
+    "select_n": _made_finite,
+    "stop_gradient": _same("top"),
+    "abs": _same("total"),
     "convert_element_type": _converted,
     "broadcast_in_dim": _broadcast,
+    "transpose": _transposed,
     "sub": _shifted,
     "exp": _exponential,
     "reduce_sum": _total,

@@ -17,6 +17,8 @@ from fnconv.compat import lax as compat
 from fnconv.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
 from fnconv.spec import FLOATS
 from fnconv.transform.contraction import contraction, labels
+from fnconv.transform.leaky_relu import leaky_relu
+from fnconv.transform.logsumexp import arranged, logsumexp
 
 Operation = Callable[..., jax.Array]
 Params = Mapping[str, Any]
@@ -28,11 +30,17 @@ OPERATIONS = (
     "avg_pool",
     "dense",
     "relu",
+    "leaky_relu",
     "sigmoid",
     "tanh",
     "softmax",
     "log_softmax",
+    "logsumexp",
 )
+
+
+FUSED = "conv_block"  # in a selection: chains of these become one operation
+CHAIN = frozenset(("conv", "relu", "max_pool"))
 
 
 class Declined(Exception):
@@ -112,26 +120,50 @@ PRIMITIVES = {
 
 
 def _leaky_relu(params: Params, avals: Sequence[Any]) -> Operation:
-    raise Declined("jax.nn.leaky_relu has slope 1 at 0, fnconv.leaky_relu the slope of the left side")
+    if params["slope"] is None:
+        raise Declined("its slope is not known at trace time")
+    return partial(leaky_relu, params["slope"])
 
 
 # ReLU is a rule of JAX's own, `jax.custom_jvp`; leaky ReLU is a body of jit
 CUSTOM_JVP = {"relu": Rule("relu", lambda params, avals: relu)}
 JITTED = {"leaky_relu": Rule("leaky_relu", _leaky_relu)}
+# those that fnconv has no operation for
+STAYS = """
+    celu elu glu hard_sigmoid hard_silu hard_tanh log1mexp log_sigmoid mish relu6 selu silu soft_sign softplus
+    sparse_plus sparse_sigmoid squareplus
+"""
 _JAX_NN = inspect.unwrap(jax.nn.relu).__code__.co_filename
 
 
 def of_jax_nn(rules: Mapping[str, Rule], debug_info: Any) -> Rule | None:
     """The rule for a function by its name, if it is JAX's own: a user's may have the same name."""
-    origin = debug_info.func_src_info or ""
-    return rules.get(debug_info.func_name) if f" at {_JAX_NN}:" in origin else None
+    return rules.get(debug_info.func_name) if _is_jax_nn(debug_info) else None
+
+
+def stays(debug_info: Any) -> str:
+    """The name of a function of jax.nn that fnconv has no operation for; empty of any other one."""
+    return debug_info.func_name if debug_info.func_name in STAYS.split() and _is_jax_nn(debug_info) else ""
+
+
+def _is_jax_nn(debug_info: Any) -> bool:
+    return f" at {_JAX_NN}:" in (debug_info.func_src_info or "")
 
 
 # ---- chains of primitives, see softmax.py ---------------------------------------------------------------------------
 
+
+def _along(function: Operation) -> Callable[[Params, Sequence[Any]], Operation]:
+    def build(params: Params, avals: Sequence[Any]) -> Operation:
+        return lambda x: arranged(function(x, axis=params["axis"]), params["dims"])
+
+    return build
+
+
 CHAINS = {
-    "softmax": Rule("softmax", lambda params, avals: partial(softmax, axis=params["axis"])),
-    "log_softmax": Rule("log_softmax", lambda params, avals: partial(log_softmax, axis=params["axis"])),
+    "softmax": Rule("softmax", _along(softmax)),
+    "log_softmax": Rule("log_softmax", _along(log_softmax)),
+    "logsumexp": Rule("logsumexp", _along(logsumexp)),
 }
 
 
