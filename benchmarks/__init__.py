@@ -1,0 +1,1 @@
+"""How fast fnconv is: against JAX's automatic gradients and against Torch, in one process, equality first."""

@@ -1,0 +1,209 @@
+"""The commands; each measures on the machine at hand and may keep what it found as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+Only = Annotated[str, typer.Option(metavar="REGEX", help="Cases whose name matches.")]
+Against = Annotated[str, typer.Option(help="What to compare with besides autodiff: torch, or none.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny shapes, one round: does everything run and agree?")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write what was measured as JSON.")]
+Tuned = Annotated[bool, typer.Option("--tuned", help="Call fnconv.tune_cpu() first.")]
+Seconds = Annotated[float, typer.Option(help="Time for each function of a case.")]
+Rounds = Annotated[int, typer.Option(help="At most so many rounds.")]
+Names = Annotated[str, typer.Option(metavar="A,B", help="Rules to time beside auto, or all.")]
+Maps = Annotated[str, typer.Option(metavar="A,B", help="Of fwd, dW, dX.")]
+
+SECONDS, ROUNDS = 0.6, 25
+
+
+@app.command()
+def layers(
+    against: Against = "torch",
+    only: Only = "",
+    maps: Maps = "fwd,dW,dX",
+    rules: Names = "",
+    seconds: Seconds = SECONDS,
+    rounds: Rounds = ROUNDS,
+    tuned: Tuned = False,
+    smoke: Smoke = False,
+    json_file: Json = None,
+) -> None:
+    """Convolutions: forward, weight gradient, input gradient."""
+    settings = _tune(tuned)
+    from benchmarks import layers as module
+
+    _check_names("--maps", maps, module.MAPS)
+    _check_names("--rules", rules, {"all", *module.rule_names()})
+    options = {"maps": _split(maps), "rules": _split(rules), "torch": _torch(against, smoke)}
+    run = _bound(module.run, only, smoke, seconds, rounds, options)
+    _report("layers", run, settings, smoke, json_file)
+
+
+@app.command()
+def pools(
+    against: Against = "torch",
+    only: Only = "",
+    seconds: Seconds = SECONDS,
+    rounds: Rounds = ROUNDS,
+    tuned: Tuned = False,
+    smoke: Smoke = False,
+    json_file: Json = None,
+) -> None:
+    """Pools: backward, and forward + backward."""
+    settings = _tune(tuned)
+    from benchmarks import pools as module
+
+    run = _bound(module.run, only, smoke, seconds, rounds, {"torch": _torch(against, smoke)})
+    _report("pools", run, settings, smoke, json_file)
+
+
+@app.command()
+def models(
+    against: Against = "torch",
+    only: Only = "",
+    seconds: Seconds = 10 * SECONDS,
+    rounds: Rounds = ROUNDS,
+    tuned: Tuned = False,
+    smoke: Smoke = False,
+    json_file: Json = None,
+) -> None:
+    """Whole networks: one step of gradient descent."""
+    settings = _tune(tuned)
+    from benchmarks import models as module
+
+    run = _bound(module.run, only, smoke, seconds, rounds, {"torch": _torch(against, smoke)})
+    _report("models", run, settings, smoke, json_file)
+
+
+@app.command()
+def memory(only: Only = "", smoke: Smoke = False, json_file: Json = None) -> None:
+    """Bytes that gradients keep from the forward pass, and temporaries; nothing is timed."""
+    from benchmarks import memory as module
+
+    _report("memory", _bound(module.run, only, smoke, 0, 0, {}), {}, smoke, json_file)
+
+
+@app.command()
+def scaling(
+    only: Only = "",
+    seconds: Seconds = SECONDS / 4,
+    rounds: Rounds = ROUNDS,
+    tuned: Tuned = False,
+    smoke: Smoke = False,
+    json_file: Json = None,
+) -> None:
+    """Cost against batch, channels and image size, autodiff and fnconv."""
+    settings = _tune(tuned)
+    from benchmarks import scaling as module
+
+    _report("scaling", _bound(module.run, only, smoke, seconds, rounds, {}), settings, smoke, json_file)
+
+
+@app.command()
+def report() -> None:
+    """Write the tables of both READMEs and the picture from benchmarks/results."""
+    from benchmarks import report as module
+
+    for path in module.write():
+        typer.echo(path)
+
+
+# ---- what the commands share ----------------------------------------------------------------------------------------
+
+
+def _bound(
+    run: Callable[..., Iterator[dict[str, Any]]],
+    only: str,
+    smoke: bool,
+    seconds: float,
+    rounds: int,
+    options: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    from benchmarks.timing import SMOKE, Budget
+
+    if smoke:
+        import jax
+
+        jax.config.update("jax_disable_most_optimizations", True)  # halves the compilation
+    pattern, budget = re.compile(only), SMOKE if smoke else Budget(seconds, rounds)
+    return run(lambda name: pattern.search(name) is not None, budget, **options)
+
+
+def _report(
+    command: str, run: Iterator[dict[str, Any]], settings: dict[str, Any], smoke: bool, json_file: Path | None
+) -> None:
+    from benchmarks import environment, table
+    from benchmarks.verify import Disagreement
+
+    if json_file is not None and not json_file.parent.is_dir():
+        raise typer.BadParameter(f"--json must name a file in a folder that exists; got {json_file}")
+    console, start, rows = Console(), time.perf_counter(), []
+    console = console if console.is_terminal else Console(width=150)
+    found = environment.describe(settings)
+    console.print(table.environment(found), style="dim", highlight=False)
+    wrong = ""
+    try:
+        for row in run:
+            rows.append(row)
+            console.print(table.line(row), highlight=False, soft_wrap=True)
+    except Disagreement as error:
+        wrong = str(error)
+    for part in table.tables(command, rows):
+        console.print(part)
+    if wrong:
+        console.print(f"not equal: {wrong}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+    seconds = time.perf_counter() - start
+    console.print(f"{len(rows)} rows in {seconds:.0f} s", style="dim")
+    if json_file is not None:
+        kept = {"command": command, "smoke": smoke, "environment": found, "seconds": round(seconds), "rows": rows}
+        json_file.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
+
+
+def _tune(tuned: bool) -> dict[str, Any]:
+    if not tuned:
+        return {}
+    import fnconv
+
+    return dict(fnconv.tune_cpu().applied)
+
+
+def _torch(against: str, smoke: bool) -> bool:
+    if against not in ("torch", "none"):
+        raise typer.BadParameter(f"--against must be torch or none; got {against}")
+    if against == "none":
+        return False
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise typer.BadParameter("--against torch needs torch; leave it out with --against none") from None
+    import jax
+
+    from benchmarks.environment import cores
+
+    if jax.default_backend() != "cpu":
+        raise typer.BadParameter(f"--against torch is for the CPU; JAX runs on {jax.default_backend()}")
+    torch.set_num_threads(1 if smoke else cores())
+    torch.set_grad_enabled(False)
+    return True
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _check_names(option: str, names: str, known: Any) -> None:
+    unknown = [name for name in _split(names) if name not in known]
+    if unknown:
+        raise typer.BadParameter(f"{option} knows {', '.join(sorted(known))}; got {', '.join(unknown)}")
