@@ -17,22 +17,36 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 Stack = tuple[tuple[int | None, ...], ...]  # batch axis of each operand, for every enclosing vmap, innermost first
+# the operand and its axis by which the first axis of a result is sharded, and the last; None: by none
+Placement = tuple[tuple[int, int] | None, tuple[int, int] | None]
+AS_INPUT: Placement = ((0, 0), (0, -1))  # (N, *S, C) -> (N, *O, C)
 
 
-def attach(primal: Callable[..., Any], fwd: Callable[..., Any], bwd: Callable[..., Any]) -> Callable[..., Any]:
+def attach(
+    primal: Callable[..., Any],
+    fwd: Callable[..., Any],
+    bwd: Callable[..., Any],
+    *,
+    placement: Placement | None = None,
+) -> Callable[..., Any]:
     """Make `primal(spec, *operands)` differentiable by its own rule, and jit it with the spec static.
 
     fwd(spec, *operands) -> (value, residuals) and bwd(spec, residuals, cotangent) -> one cotangent per operand.
     Integer operands carry no derivative; where there are no others the primal runs alone.
+    placement: how results lie on the explicit axes of a mesh; None leaves that to JAX, which finds it for what is
+    element-wise.
     """
     with_rule = jax.custom_vjp(primal, nondiff_argnums=(0,))
     with_rule.defvjp(fwd, bwd)
 
     def call(spec: Any, *operands: Any) -> Any:
         operands = _vary_alike(operands)
-        return with_rule(spec, *operands) if any(map(_differentiable, operands)) else primal(spec, *operands)
+        f = partial(with_rule if any(map(_differentiable, operands)) else primal, spec)
+        return f(*operands) if placement is None else _placed(f, operands, placement)
 
     call.__name__ = call.__qualname__ = primal.__name__.strip("_")
     return jax.jit(call, static_argnums=0)
@@ -45,8 +59,8 @@ class LinearMap:
     is given None.  An operand whose adjoint is None carries no derivative.
     """
 
-    def __init__(self, name: str, fun: Callable[..., jax.Array]) -> None:
-        self.name, self.fun = name, fun
+    def __init__(self, name: str, fun: Callable[..., jax.Array], placement: Placement | None = None) -> None:
+        self.name, self.fun, self.placement = name, fun, placement
         self.adjoints: tuple[Callable[..., jax.Array] | None, ...] = ()
 
     def __call__(self, spec: Any, *operands: jax.Array) -> jax.Array:
@@ -70,7 +84,7 @@ class LinearMap:
             return tuple(None if adjoint is None else adjoint(spec, dy, *kept) for adjoint in self.adjoints)
 
         primal.__name__ = self.name
-        return attach(primal, fwd, bwd)
+        return attach(primal, fwd, bwd, placement=self.placement)
 
     def __repr__(self) -> str:
         return self.name
@@ -78,6 +92,27 @@ class LinearMap:
 
 def _differentiable(operand: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(operand), jnp.inexact))
+
+
+def _placed(f: Callable[..., Any], operands: Sequence[jax.Array], placement: Placement) -> Any:
+    """f(*operands); on the explicit axes of a mesh as on automatic ones, with the results sharded as `placement` says.
+
+    The cotangents come out sharded as the operands are.
+    """
+    shardings = [jax.typeof(o).sharding for o in operands]
+    mesh = next((s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types), None)
+    if mesh is None:
+        return f(*operands)
+    first, last = (None if at is None else shardings[at[0]].spec[at[1]] for at in placement)
+    last = None if last == first else last
+
+    def sharding(result: Any) -> NamedSharding:
+        middle = (None,) * (result.ndim - 2)
+        return NamedSharding(mesh, P(*(first, *middle, last)[: result.ndim]))
+
+    results = jax.eval_shape(f, *(jax.ShapeDtypeStruct(o.shape, o.dtype) for o in operands))
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(f, out_sharding=jax.tree.map(sharding, results))(*operands)
 
 
 def _vary_alike(operands: Sequence[Any]) -> tuple[Any, ...]:

@@ -13,10 +13,10 @@ import numpy as np
 def jvp(fn: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     """(fn(*primals), the directional derivative along tangents): what `jax.jvp` refuses to give for `custom_vjp`.
 
-    `jax.jvp`, `jax.jacfwd` and `jax.linearize` of a function with a `jax.custom_vjp` rule raise "can't apply
-    forward-mode differentiation (jvp) to a custom_vjp function".  The vjp u -> J^T u is linear in u, so its own vjp
-    is t -> J t, whatever u: two reverse passes, all by hand.  `jax.hessian(f)` is forward over reverse; use
-    `jax.jacrev(jax.jacrev(f))`, or this function on `jax.grad(f)`.
+    `jax.jvp` and `jax.jacfwd` of a function with a `jax.custom_vjp` rule, and the linear function that
+    `jax.linearize` returns of it, raise "can't apply forward-mode autodiff (jvp) to a custom_vjp function" when
+    called.  The vjp u -> J^T u is linear in u, so its own vjp is t -> J t, whatever u: two reverse passes, all by
+    hand.  `jax.hessian(f)` is forward over reverse; use `jax.jacrev(jax.jacrev(f))`, or this function on `jax.grad(f)`.
 
     Args:
       fn: any function of arrays (pytrees) that can be differentiated twice in reverse mode.

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fnconv import geometry
@@ -19,6 +21,7 @@ from fnconv.errors import invalid, mistyped
 from fnconv.geometry import AnyAxis, Axis
 
 FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+REALS = (jnp.floating, jnp.integer)
 CONV_MAPS = ("forward", "input_vjp", "weight_vjp")
 POOL_MAPS = ("forward", "input_vjp")
 TIES = ("row_major", "column_major")
@@ -60,6 +63,20 @@ def _integer(function: str, argument: str, value: Any, shape: tuple[int, ...]) -
     except (TypeError, jax.errors.JAXTypeError) as error:
         rule = "must be static integers (known at trace time)"
         raise mistyped(function, argument, rule, repr(value), shape) from error
+
+
+def number(function: str, argument: str, value: Any, shape: tuple[int, ...] | None = None) -> float:
+    """A real number: Python's, NumPy's, or that of an array without axes."""
+    if _is_real(value):
+        with suppress(jax.errors.JAXTypeError):  # traced
+            return float(value)
+    raise mistyped(function, argument, "must be a number known at trace time", repr(value), shape)
+
+
+def _is_real(value: Any) -> bool:
+    if isinstance(value, int | float):
+        return not isinstance(value, bool)
+    return hasattr(value, "dtype") and np.ndim(value) == 0 and any(jnp.issubdtype(value.dtype, k) for k in REALS)
 
 
 def is_scalar(value: Any) -> bool:
@@ -147,9 +164,9 @@ def window_geometry(
 
 
 def check_flag(function: str, argument: str, value: Any) -> bool:
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise mistyped(function, argument, "must be True or False", repr(value))
-    return value
+    return bool(value)
 
 
 def rule_names(
@@ -172,7 +189,12 @@ def rule_names(
 
 
 def check_precision(function: str, precision: Any) -> Any:
-    """A hashable lax precision, canonicalised so that equal requests make equal specs."""
+    """A hashable lax precision, canonicalised so that equal requests make equal specs.
+
+    None is what `jax.default_matmul_precision` says at this moment: a rule is lowered later, outside of its block.
+    """
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision
     if precision is None or isinstance(precision, lax.Precision):
         return precision
     if isinstance(precision, str):
@@ -307,11 +329,10 @@ class PoolSpec:
         include_pad = check_flag(function, "count_include_pad", include_pad)
         if ties not in TIES:
             raise invalid(function, "ties", f"must be one of {', '.join(TIES)}", repr(ties), shape)
-        if isinstance(p, bool) or not isinstance(p, int | float):
-            raise mistyped(function, "p", "must be a number known at trace time", repr(p), shape)
+        p = number(function, "p", p, shape)
         if not 1 <= p < float("inf"):
             raise invalid(function, "p", "must be finite and at least 1 (max_pool is the limit)", p, shape)
         strides = window if strides is None else strides
         axes = window_geometry(function, shape, size, window, strides, padding, dilation, ceil_mode=ceil_mode)
         names = rule_names(function, rule, POOL_MAPS, available)
-        return cls(axes, ties, include_pad, float(p), (names[0], names[1]))
+        return cls(axes, ties, include_pad, p, (names[0], names[1]))

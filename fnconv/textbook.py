@@ -7,7 +7,7 @@ The matrices are dense, for small sizes, and refuse to be built where they would
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,22 @@ def unvec(v: jax.Array, shape: Sequence[int], spatial: int = 2) -> jax.Array:
     lead = tuple(range(len(shape) - spatial))
     order = (*lead, *range(len(shape) - 1, len(shape) - spatial - 1, -1))
     return jnp.transpose(v.reshape([shape[a] for a in order]), order)
+
+
+def jacobian(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """d vec(f(x)) / d vec(x)^T, Wei (1.2): a row per output, which is its gradient (1.1), by the VJP of f.
+
+    >>> jacobian(lambda x: x * x, jnp.array([[1., 3.]])).tolist()
+    [[2.0, 0.0], [0.0, 6.0]]
+    """
+    y, pullback = jax.vjp(f, x)
+    units = jnp.eye(y.size, dtype=y.dtype)
+    return jax.vmap(lambda unit: vec(pullback(unvec(unit, y.shape))[0]))(units)
+
+
+def kron_transposed(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both sides of (A (x) B)^T = A^T (x) B^T, Wei (2.10)."""
+    return jnp.kron(a, b).T, jnp.kron(a.T, b.T)
 
 
 def kron_times_vec(b: jax.Array, x: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -118,7 +134,7 @@ def jacobian_by_input(w: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
 
 
 def selection_matrix(x: jax.Array, axes: Sequence[AnyAxis], ties: str = "column_major") -> jax.Array:
-    """S of Wei 4 for one feature map x of shape S: vec(y) = S vec(x), (4.4).
+    """S of Wei (4.4) for one feature map x of shape S: vec(y) = S vec(x), (4.4).
 
     Row o holds a single 1, at the maximum of window o; of several maxima Wei takes the smallest column, then the
     smallest row.  A NaN counts as the maximum.  A window wholly in the padding gives a row of zeros.

@@ -125,6 +125,32 @@ def collectives(case: Case, mesh: Any) -> dict[str, Any]:
     }
 
 
+def explicit(case: Case) -> dict[str, Any]:
+    """Gradients and their gradients on a mesh with explicit axes: how they lie, and whether they are right."""
+    name, fn, batch, weights = case
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Explicit,))
+    args, argnums = (*batch, *weights), tuple(range(len(batch) + len(weights)))
+
+    def gradients(*args: jax.Array) -> Any:
+        return jax.grad(lambda *a: (fn(*a) ** 2).sum(), argnums)(*args)
+
+    def second(*args: jax.Array) -> Any:
+        return jax.grad(lambda *a: sum((g**2).sum() for g in gradients(*a)), argnums)(*args)
+
+    want = [jax.jit(f)(*args) for f in (gradients, second)]
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(a, NamedSharding(mesh, P("batch"))) for a in batch]
+        placed += [jax.device_put(a, NamedSharding(mesh, P())) for a in weights]
+        got = [jax.jit(f)(*placed) for f in (gradients, second)]
+    moved = [i for i, (g, p) in enumerate(zip(got[0], placed, strict=True)) if not alike(g, p)]
+    differences = (excess(g, w, exact=not name.startswith(ROUNDED)) for g, w in zip(got, want, strict=True))
+    return {"moved": moved, "difference": max(differences)}
+
+
+def alike(a: jax.Array, b: jax.Array) -> bool:
+    return a.sharding.is_equivalent_to(b.sharding, a.ndim)
+
+
 def shard_mapped(mesh: Any) -> dict[str, float]:
     """`jax.shard_map` over the batch: gradients of a network and of each operation against those of one device."""
     x, *weights = NETWORK_ARGS
@@ -164,7 +190,7 @@ def shard_mapped(mesh: Any) -> dict[str, float]:
 
 def excess(got: Any, want: Any, exact: bool) -> float:
     """By how much got and want differ more than rounding explains: 2^8 ulp of the largest entry, or nothing."""
-    bound = 0.0 if exact else 2**8 * np.finfo(np.float32).eps * max(float(np.abs(w).max()) for w in want)
+    bound = 0.0 if exact else 2**8 * float(np.finfo(np.float32).eps) * max(float(np.abs(w).max()) for w in want)
     pairs = [(np.asarray(g), np.asarray(w)) for g, w in zip(got, want, strict=True)]
     return max(0.0, *(float(np.abs(g - w).max()) - bound for g, w in pairs))
 
@@ -176,7 +202,8 @@ def main() -> None:
         mapped: Any = shard_mapped(mesh)
     except Exception as error:
         mapped = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps({"gradients": found, "shard_map": mapped}))
+    placed = {case[0]: explicit(case) for case in (*convolutions(), *others())}
+    print(json.dumps({"gradients": found, "shard_map": mapped, "explicit": placed}))
 
 
 if __name__ == "__main__":

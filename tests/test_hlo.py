@@ -231,3 +231,19 @@ def test_a_jitted_step_is_traced_once(traces: list[str]) -> None:
     for _ in range(3):
         _, w = step(w, X + np.float32(1))
     assert first == len(traces) > 0
+
+
+@pytest.mark.parametrize("operation", ["conv", "dense"])
+def test_the_matmul_precision_around_a_call_reaches_every_product(operation):
+    """A rule is lowered after the block has been left; the products keep what it said."""
+    x, w = np.ones((2, 6), np.float32), np.ones((6, 4), np.float32)
+
+    def loss(x, w):
+        with jax.default_matmul_precision("highest"):
+            y = fnconv.dense(x, w) if operation == "dense" else fnconv.conv(x[:, :, None], w[:3, None, :])
+        return (y**2).sum()
+
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(x, w).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
+    assert products
+    assert all("HIGHEST" in line for line in products), products

@@ -27,18 +27,23 @@ FLOORS = {
     "geometry": 0,
     "layout": 0,
     "errors": 0,
+    "equations": 0,
     "attach": 1,
     "spec": 1,
     "linear": 1,
     "textbook": 1,
+    "tune": 1,
     "rules": 2,
     "ops": 3,
     "forward_mode": 3,
     "check": 4,
+    "comparison": 4,
     "compat": 4,
+    "show": 4,
     "transform": 4,
     "cli": 5,
     "train": 5,
+    "testing": 5,
     "__main__": 5,
 }
 TOP_LEVEL = {"pyproject.toml", "README.md", "LICENSE", "fnconv", "tests", "benchmarks", "notebooks"}
@@ -236,6 +241,8 @@ SIGNATURES = {
     "col2im": f"cols, x_shape, window_shape, *, {PATCHES}",
     "available_rules": "",
     "jvp": "fn, primals, tangents",
+    "check_vjp": "fn, *args, reference=None, level='quick', kwargs=None, order=2, seed=0",
+    "tune_cpu": "",
 }
 
 

@@ -125,6 +125,12 @@ def test_relu_keeps_its_output_and_no_copy(dtype: str) -> None:
     assert only.unsafe_buffer_pointer() == y.unsafe_buffer_pointer()
 
 
+def test_lp_pool_keeps_the_norms_where_the_slopes_ask_for_them() -> None:
+    x, y = ("float32", X.shape), ("float32", (2, 8, 8, 4))
+    assert kept(pool(fnconv.lp_pool, (2, 2)), X) == [x, y]
+    assert kept(pool(fnconv.lp_pool, (2, 2), p=1), X) == [x]
+
+
 def test_leaky_relu_keeps_one_byte_for_every_element() -> None:
     assert kept(fnconv.leaky_relu, X) == [("bool", X.shape)]
 

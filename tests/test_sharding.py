@@ -64,3 +64,12 @@ def test_shard_map_adds_the_gradients_of_what_is_replicated(report: dict[str, An
     """With JAX's own check of which values vary over the mesh: kernels, biases and labels are summed for."""
     assert "error" not in report["shard_map"], report["shard_map"]
     assert {name: excess for name, excess in report["shard_map"].items() if excess} == {}
+
+
+def test_on_explicit_meshes_gradients_lie_as_the_arguments_do(report: dict[str, Any]) -> None:
+    assert len(report["explicit"]) == 41
+    assert {name: case["moved"] for name, case in report["explicit"].items() if case["moved"]} == {}
+
+
+def test_on_explicit_meshes_first_and_second_gradients_are_those_of_one_device(report: dict[str, Any]) -> None:
+    assert {name: case["difference"] for name, case in report["explicit"].items() if case["difference"]} == {}

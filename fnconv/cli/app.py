@@ -3,6 +3,8 @@
 import typer
 
 from fnconv.cli.check import check
+from fnconv.cli.compare import compare
+from fnconv.cli.show import app as show
 from fnconv.cli.train import train
 
 app = typer.Typer(name="fnconv", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -14,4 +16,6 @@ def fnconv() -> None:
 
 
 app.command()(check)
+app.command()(compare)
 app.command()(train)
+app.add_typer(show, name="show")

@@ -12,7 +12,7 @@ from jax import lax
 from fnconv.attach import attach
 from fnconv.errors import invalid, mistyped
 from fnconv.linear import accumulator
-from fnconv.spec import as_array
+from fnconv.spec import as_array, number
 
 # ---- ReLU -----------------------------------------------------------------------------------------------------------
 
@@ -57,11 +57,10 @@ def leaky_relu(x: jax.Array, slope: float = 0.01) -> jax.Array:
     ([-1.0, 0.0, 2.0], [0.5, 0.5, 1.0])
     """
     x = as_array("leaky_relu", "x", x, integers=False)
-    if isinstance(slope, bool) or not isinstance(slope, int | float):
-        raise mistyped("leaky_relu", "slope", "must be a number known at trace time", repr(slope))
+    slope = number("leaky_relu", "slope", slope)
     if not math.isfinite(slope):
         raise invalid("leaky_relu", "slope", "must be finite", slope)
-    return _leaky_relu(float(slope), x)
+    return _leaky_relu(slope, x)
 
 
 def _leaky_relu_primal(slope: float, x: jax.Array) -> jax.Array:

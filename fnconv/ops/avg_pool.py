@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
-from fnconv.attach import LinearMap
+from fnconv.attach import AS_INPUT, LinearMap
 from fnconv.layout import canonical, check_layout, restore, split_shape
 from fnconv.ops.max_pool import adaptive_spec
 from fnconv.rules import dispatch
@@ -70,7 +70,7 @@ def avg_pool(
     return restore(_avg_pool(spec, canonical(x, len(window), layout)), batch, layout)
 
 
-_A = LinearMap("avg_pool", dispatch.avg_pool_forward)
+_A = LinearMap("avg_pool", dispatch.avg_pool_forward, AS_INPUT)
 _A_adjoint = LinearMap("avg_unpool", dispatch.avg_pool_input_vjp)
 _A.adjoints = (lambda spec, dy, x: _A_adjoint(spec, dy),)
 _A_adjoint.adjoints = (lambda spec, ddx, dy: _A(spec, ddx),)

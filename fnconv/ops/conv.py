@@ -95,20 +95,13 @@ def conv(
     >>> conv(a, k)[0, :, :, 0].astype(int).tolist()  # Wei (2.1)
     [[7, 0, -3], [1, 6, 8]]
     """
-    x, w, spatial = _features_and_kernel("conv", "x", x, w, layout)
-    batch, size, in_channels = split_shape(x.shape, spatial, layout)
-    kernel = canonical_kernel(w, layout)
-    *window, c, out_channels = kernel.shape
     options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
-    spec = _spec("conv", x.shape, size, window, (in_channels, out_channels), rule, precision, options)
-    if c * spec.groups != in_channels:
-        rule_broken = f"must have {in_channels // spec.groups} input channels per group, x's {in_channels} / groups,"
-        raise invalid("conv", "w", rule_broken.rstrip(","), c, x.shape)
-    y = _conv(spec, canonical(x, spatial, layout), kernel)
+    x, kernel, spec, batch = arguments("conv", x, w, layout, rule, precision, options)
+    y = _conv(spec, canonical(x, len(spec.axes), layout), kernel)
     return restore(_add_bias("conv", y, b), batch, layout)
 
 
-_C = LinearMap("conv", dispatch.conv_forward)
+_C = LinearMap("conv", dispatch.conv_forward, ((0, 0), (1, -1)))
 
 
 # ---- dx = X(dy, w) --------------------------------------------------------------------------------------------------
@@ -162,7 +155,7 @@ def conv_input_vjp(
     return restore(_input_vjp(spec, canonical(dy, spatial, layout), kernel), batch, layout)
 
 
-_X = LinearMap("conv_input_vjp", dispatch.conv_input_vjp)
+_X = LinearMap("conv_input_vjp", dispatch.conv_input_vjp, ((0, 0), None))
 
 
 # ---- dw = W(x, dy) --------------------------------------------------------------------------------------------------
@@ -218,7 +211,7 @@ def conv_weight_vjp(
     return restore_kernel(dw, layout)
 
 
-_W = LinearMap("conv_weight_vjp", dispatch.conv_weight_vjp)
+_W = LinearMap("conv_weight_vjp", dispatch.conv_weight_vjp, (None, None))
 
 
 # ---- the table above ------------------------------------------------------------------------------------------------
@@ -228,6 +221,7 @@ _X.adjoints = (lambda spec, ddx, dy, w: _C(spec, ddx, w), lambda spec, ddx, dy, 
 _W.adjoints = (lambda spec, ddw, x, dy: _X(spec, dy, ddw), lambda spec, ddw, x, dy: _C(spec, x, ddw))
 
 _conv, _input_vjp, _weight_vjp = _C.attached(), _X.attached(), _W.attached()
+convolve, convolve_input_vjp, convolve_weight_vjp = _C, _X, _W
 
 
 # ---- transposed convolution -----------------------------------------------------------------------------------------
@@ -330,13 +324,15 @@ def _transposed_geometry(
 
 
 def _add_bias(name: str, y: jax.Array, b: Any) -> jax.Array:
-    if b is None:
-        return y
+    return y if b is None else bias((), y, checked_bias(name, y, b, y.shape[-1]))
+
+
+def checked_bias(name: str, x: jax.Array, b: Any, channels: int) -> jax.Array:
     b = as_array(name, "b", b)
-    same_dtype(name, x=y, b=b)
-    if b.shape != y.shape[-1:]:
-        raise invalid(name, "b", f"must have one entry per output channel, shape {y.shape[-1:]}", b.shape)
-    return bias((), y, b)
+    same_dtype(name, x=x, b=b)
+    if b.shape != (channels,):
+        raise invalid(name, "b", f"must have one entry per output channel, shape {(channels,)}", b.shape)
+    return b
 
 
 def _bias_primal(spec: tuple[()], y: jax.Array, b: jax.Array) -> jax.Array:
@@ -348,15 +344,34 @@ def _bias_fwd(spec: tuple[()], y: jax.Array, b: jax.Array) -> tuple[jax.Array, N
 
 
 def _bias_bwd(spec: tuple[()], residuals: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return dy, bias_vjp(dy)
+
+
+def bias_vjp(dy: jax.Array) -> jax.Array:
     """db = the sum of delta over batch and positions, Small (1), Notes 2.1."""
     db = jnp.sum(dy.astype(accumulator(dy.dtype)), axis=tuple(range(dy.ndim - 1)))
-    return dy, db.astype(dy.dtype)
+    return db.astype(dy.dtype)
 
 
 bias = attach(_bias_primal, _bias_fwd, _bias_bwd)
 
 
 # ---- operands -------------------------------------------------------------------------------------------------------
+
+
+def arguments(
+    name: str, x: Any, w: Any, layout: str, rule: Rule, precision: Precision, options: dict[str, Any]
+) -> tuple[jax.Array, jax.Array, ConvSpec, tuple[int, ...]]:
+    """A convolution's checked x, its kernel (*window, in / groups, out), its spec and its batch axes."""
+    x, w, spatial = _features_and_kernel(name, "x", x, w, layout)
+    batch, size, in_channels = split_shape(x.shape, spatial, layout)
+    kernel = canonical_kernel(w, layout)
+    *window, c, out_channels = kernel.shape
+    spec = _spec(name, x.shape, size, window, (in_channels, out_channels), rule, precision, options)
+    if c * spec.groups != in_channels:
+        rule_broken = f"must have {in_channels // spec.groups} input channels per group, x's {in_channels} / groups,"
+        raise invalid(name, "w", rule_broken.rstrip(","), c, x.shape)
+    return x, kernel, spec, batch
 
 
 def _features_and_kernel(

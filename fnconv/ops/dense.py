@@ -11,7 +11,8 @@ from fnconv.attach import LinearMap
 from fnconv.errors import invalid
 from fnconv.linear import accumulator
 from fnconv.ops.conv import bias
-from fnconv.spec import as_array, same_dtype
+from fnconv.ops.rearrange import fold
+from fnconv.spec import Precision, as_array, check_precision, same_dtype
 
 
 def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
@@ -43,7 +44,7 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
         raise invalid("dense", "x", f"must end in an axis of w's {w.shape[0]} inputs", x.shape)
     batch = x.shape[:-1]
     rows = x if x.ndim == 2 else x.reshape(math.prod(batch), x.shape[-1])
-    y = _dense((), rows, w)
+    y = _dense(check_precision("dense", None), rows, w)
     if b is not None:
         b = as_array("dense", "b", b)
         same_dtype("dense", x=x, b=b)
@@ -53,12 +54,12 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     return y.reshape(*batch, w.shape[1])
 
 
-def _matmul(spec: tuple[()], x: jax.Array, w: jax.Array) -> jax.Array:
+def _matmul(precision: Precision, x: jax.Array, w: jax.Array) -> jax.Array:
     # (N, in) . (in, out) -> (N, out)
-    return jnp.matmul(x, w, preferred_element_type=accumulator(x.dtype)).astype(x.dtype)
+    return jnp.matmul(x, w, precision=precision, preferred_element_type=accumulator(x.dtype)).astype(x.dtype)
 
 
-_D = LinearMap("dense", _matmul)
+_D = LinearMap("dense", _matmul, ((0, 0), (1, -1)))
 # delta^L = delta^{L+1} w^T and Delta w = (a^L)^T delta^{L+1}, Notes 2.1: both are dense again
 _D.adjoints = (lambda spec, dy, x, w: _D(spec, dy, w.T), lambda spec, dy, x, w: _D(spec, x.T, dy))
 _dense = _D.attached()
@@ -74,10 +75,4 @@ def flatten(x: jax.Array) -> jax.Array:
     x = as_array("flatten", "x", x)
     if x.ndim < 1:
         raise invalid("flatten", "x", "must have a batch axis", x.shape)
-    return _reshape((x.shape, (x.shape[0], math.prod(x.shape[1:]))), x)
-
-
-# shapes: from, to
-_R = LinearMap("reshape", lambda shapes, x: x.reshape(shapes[1]))
-_R.adjoints = (lambda shapes, dy, x: _R(shapes[::-1], dy),)
-_reshape = _R.attached()
+    return fold(x, 1)

@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from fnconv.attach import attach
+from fnconv.attach import AS_INPUT, attach
 from fnconv.geometry import volume
 from fnconv.layout import canonical, check_layout, restore, split_shape
 from fnconv.linear import accumulator
@@ -96,16 +96,16 @@ def _norm_jvp(spec: PoolSpec, primals: tuple[jax.Array], tangents: tuple[jax.Arr
     """dy = the window's sum of slope * dx; it serves the second derivative."""
     (x,), (dx,) = primals, tangents
     y = _norm(spec, x)
-    dy = jnp.sum(_slopes(spec, x, y) * columns(spec, dx).astype(accumulator(x.dtype)), axis=2)
+    dy = jnp.sum(_slopes(spec, x, _kept(spec, y)) * columns(spec, dx).astype(accumulator(x.dtype)), axis=2)
     return y, dy.astype(y.dtype).reshape(y.shape)
 
 
-def _slopes(spec: PoolSpec, x: jax.Array, y: jax.Array) -> jax.Array:
+def _slopes(spec: PoolSpec, x: jax.Array, y: jax.Array | None) -> jax.Array:
     """dy / dx_i = sign(x_i) (|x_i| / y)^(p - 1) for every window element, 0 where y is: (N, O, K, C)."""
     cols = columns(spec, x).astype(accumulator(x.dtype))
-    norm = y.astype(cols.dtype).reshape(x.shape[0], volume(spec.output), 1, x.shape[-1])
-    if spec.p == 1:
+    if y is None:
         return jnp.sign(cols)
+    norm = y.astype(cols.dtype).reshape(x.shape[0], volume(spec.output), 1, x.shape[-1])
     # nothing below is divided by 0, nor differentiated at a power of 0
     one, zero = jnp.ones((), cols.dtype), jnp.zeros((), cols.dtype)
     safe = jnp.where(norm == 0, one, norm)
@@ -115,12 +115,20 @@ def _slopes(spec: PoolSpec, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(cols == 0, zero, jnp.sign(cols) * (magnitude / safe) ** (spec.p - 1))
 
 
-def _lp_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _kept(spec: PoolSpec, y: jax.Array) -> jax.Array | None:
+    """The slopes of a sum of moduli are signs, whatever the sum."""
+    return None if spec.p == 1 else y
+
+
+Residuals = tuple[jax.Array, jax.Array | None]
+
+
+def _lp_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, Residuals]:
     y = _norm(spec, x)
-    return y, (x, y)
+    return y, (x, _kept(spec, y))
 
 
-def _lp_pool_bwd(spec: PoolSpec, residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array]:
+def _lp_pool_bwd(spec: PoolSpec, residuals: Residuals, dy: jax.Array) -> tuple[jax.Array]:
     slopes = _slopes(spec, *residuals)
     wide = dy.astype(slopes.dtype).reshape(dy.shape[0], volume(spec.output), 1, dy.shape[-1])
     return (columns_adjoint(spec, wide * slopes).astype(dy.dtype),)
@@ -132,4 +140,4 @@ def _power_of_two(largest: jax.Array) -> jax.Array:
     return jnp.ldexp(jnp.ones((), largest.dtype), exponent - 1)
 
 
-_lp_pool = attach(_norm, _lp_pool_fwd, _lp_pool_bwd)
+_lp_pool = attach(_norm, _lp_pool_fwd, _lp_pool_bwd, placement=AS_INPUT)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.attach import LinearMap, attach
+from fnconv.attach import AS_INPUT, LinearMap, attach
 from fnconv.errors import invalid, mistyped
 from fnconv.geometry import adaptive_axis, volume
 from fnconv.layout import canonical, check_layout, restore, split_shape
@@ -76,9 +76,10 @@ _S = LinearMap("select", dispatch.select)  # S vec(x), Wei (4.4), of (offset, x)
 _S_T = LinearMap("unselect", dispatch.unselect)  # S^T vec(dy), Wei (4.5), of (offset, dy)
 _S.adjoints = (None, lambda spec, dy, offset, x: _S_T(spec, offset, dy))
 _S_T.adjoints = (None, lambda spec, ddx, offset, dy: _S(spec, offset, ddx))
+select, unselect = _S, _S_T
 
 
-def _winners(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def select_winners(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(y, offset of each window's winner), y being S x to whoever differentiates it."""
     y, offset = dispatch.max_pool_forward(spec, jax.lax.stop_gradient(x))
     return _as_selected(spec, offset, x, y), offset
@@ -101,14 +102,14 @@ def _max_pool_primal(spec: PoolSpec, x: jax.Array) -> jax.Array:
 
 
 def _max_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _winners(spec, x)
+    return select_winners(spec, x)
 
 
 def _max_pool_bwd(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     return (_S_T(spec, offset, dy),)
 
 
-_max_pool = attach(_max_pool_primal, _max_pool_fwd, _max_pool_bwd)
+_max_pool = attach(_max_pool_primal, _max_pool_fwd, _max_pool_bwd, placement=AS_INPUT)
 
 
 # ---- with indices ---------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def _with_indices_primal(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def _with_indices_fwd(spec: PoolSpec, x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-    y, offset = _winners(spec, x)
+    y, offset = select_winners(spec, x)
     return (y, _indices(spec, offset)), offset
 
 
@@ -163,7 +164,7 @@ def _indices(spec: PoolSpec, offset: jax.Array) -> jax.Array:
     return jnp.where(offset < 0, -1, winners(spec, offset).reshape(offset.shape))
 
 
-_with_indices = attach(_with_indices_primal, _with_indices_fwd, _with_indices_bwd)
+_with_indices = attach(_with_indices_primal, _with_indices_fwd, _with_indices_bwd, placement=AS_INPUT)
 
 
 # ---- unpooling ------------------------------------------------------------------------------------------------------
@@ -249,7 +250,7 @@ def _take(y: jax.Array, number: jax.Array) -> jax.Array:
     return jnp.where(number < 0, jnp.zeros((), y.dtype), taken)
 
 
-_U = LinearMap("max_unpool", _unpool_forward)
+_U = LinearMap("max_unpool", _unpool_forward, AS_INPUT)
 _U_T = LinearMap("max_unpool_input_vjp", _unpool_input_vjp)
 _U.adjoints = (None, lambda output, dx, indices, y: _U_T(output, indices, dx))
 _U_T.adjoints = (None, lambda output, ddy, indices, dx: _U(output, indices, ddy))

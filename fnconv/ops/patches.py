@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from fnconv.attach import LinearMap
+from fnconv.attach import AS_INPUT, LinearMap
 from fnconv.errors import invalid, mistyped
 from fnconv.geometry import volume, windows
 from fnconv.layout import canonical, check_layout, restore, split_shape
+from fnconv.ops.rearrange import rearrange
 from fnconv.rules import dispatch
 from fnconv.spec import IntOrTuple, Padding, PoolSpec, as_array, is_scalar, per_axis, spatial_shape
 
@@ -53,8 +54,8 @@ def im2col(
     spec, batch, channels = _geometry("im2col", x.shape, window_shape, strides, padding, dilation, layout, order)
     cols = _im2col(spec, canonical(x, len(spec.axes), layout))
     n, positions, elements, _ = cols.shape
-    matrix = cols.reshape(_unfolded(spec, n, channels)).transpose(_matrix_axes(len(spec.axes), layout, order))
-    return matrix.reshape(*batch, channels * elements, positions)
+    target = (*batch, channels * elements, positions)
+    return rearrange(cols, _unfolded(spec, n, channels), _matrix_axes(len(spec.axes), layout, order), target)
 
 
 def col2im(
@@ -96,8 +97,9 @@ def col2im(
         raise invalid("col2im", "cols", f"must have the shape of im2col's result, {expected}", cols.shape)
     n, axes = volume(batch), _matrix_axes(len(spec.axes), layout, order)
     unfolded = _unfolded(spec, n, channels)
-    cols = cols.reshape([unfolded[a] for a in axes]).transpose(np.argsort(axes))
-    return restore(_col2im(spec, cols.reshape(n, positions, elements, channels)), batch, layout)
+    back = tuple(int(i) for i in np.argsort(axes))
+    cols = rearrange(cols, [unfolded[a] for a in axes], back, (n, positions, elements, channels))
+    return restore(_col2im(spec, cols), batch, layout)
 
 
 def _unfolded(spec: PoolSpec, n: int, channels: int) -> tuple[int, ...]:
@@ -143,8 +145,8 @@ def _geometry(
     return spec, batch, channels
 
 
-columns = LinearMap("im2col", dispatch.columns)
-columns_adjoint = LinearMap("col2im", dispatch.columns_adjoint)
+columns = LinearMap("im2col", dispatch.columns, AS_INPUT)
+columns_adjoint = LinearMap("col2im", dispatch.columns_adjoint, AS_INPUT)
 columns.adjoints = (lambda spec, dcols, x: columns_adjoint(spec, dcols),)
 columns_adjoint.adjoints = (lambda spec, dx, cols: columns(spec, dx),)
 _im2col, _col2im = columns.attached(), columns_adjoint.attached()

@@ -216,8 +216,8 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     if b.ndim == 2:
         return fnconv.dense(a, b)
     batch = jnp.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    left = jnp.broadcast_to(a, (*batch, *a.shape[-2:])).reshape(-1, *a.shape[-2:])
-    right = jnp.broadcast_to(b, (*batch, *b.shape[-2:])).reshape(-1, *b.shape[-2:])
+    left = jnp.broadcast_to(a, (*batch, *a.shape[-2:])).reshape(math.prod(batch), *a.shape[-2:])
+    right = jnp.broadcast_to(b, (*batch, *b.shape[-2:])).reshape(math.prod(batch), *b.shape[-2:])
     y = jax.vmap(fnconv.dense)(left, right)
     return y.reshape(*batch, *y.shape[-2:])
 

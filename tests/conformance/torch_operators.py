@@ -1,0 +1,306 @@
+"""Torch's functions in terms of fnconv: arguments as Torch names them, features (N, C, *spatial) or (C, *spatial).
+
+Beside each stands how its results are judged: bit for bit, or within a bound.  Reductions, index conventions and
+the divisor of an average are composed around the operations.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fnconv
+from conformance import onnx_operators
+from fnconv.check.bounds import Bound, Formulas, Multilinear
+from fnconv.check.references import Window
+from fnconv.check.running_error import Approx, Arithmetic
+from fnconv.check.suite import formulas
+
+FIRST = {"layout": "channels_first"}
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """ours: Torch's signature.  spatial: axes that an int stands for.  operands: what is differentiated.
+
+    bound: None for results that are exact; a function of the arguments otherwise.
+    numbers: the sample's "own", their "moduli", or "whole" ones instead, on which sums of products are exact.
+    """
+
+    ours: Callable[..., Any]
+    spatial: int = 0
+    operands: tuple[str, ...] = ("input",)
+    bound: Callable[[dict[str, Any]], Bound] | None = None
+    numbers: str = "own"
+
+    def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
+        """All arguments by name; geometry with one entry per axis, so that equal calls look the same."""
+        bound = inspect.signature(self.ours).bind(**given)
+        bound.apply_defaults()
+        return {k: self._per_axis(v) if k in GEOMETRY else v for k, v in bound.arguments.items()}
+
+    def _per_axis(self, value: Any) -> Any:
+        if isinstance(value, int):
+            return (value,) * self.spatial
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return (tuple(value) * self.spatial if len(value) == 1 else tuple(value)) or None
+        return value
+
+
+# ---- convolution ----------------------------------------------------------------------------------------------------
+
+
+def conv(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    padding = padding.upper() if isinstance(padding, str) else padding
+    return fnconv.conv(input, weight, bias, strides=stride, padding=padding, dilation=dilation, groups=groups, **FIRST)
+
+
+def conv_transpose(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    options = {"strides": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    return fnconv.conv_transpose(input, weight, bias, groups=groups, **options, **FIRST)
+
+
+def linear(input, weight, bias=None):
+    return fnconv.dense(input, weight.T, bias)
+
+
+def matmul(input, other):
+    return onnx_operators.matmul(input, other)
+
+
+# ---- pooling --------------------------------------------------------------------------------------------------------
+
+
+def max_pool(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    pool = fnconv.max_pool_with_indices if return_indices else fnconv.max_pool
+    return pool(input, kernel_size, strides=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode, **FIRST)
+
+
+def max_unpool(input, indices, kernel_size, stride=None, padding=0, output_size=None):
+    return fnconv.max_unpool(input, indices, output_size[-len(kernel_size) :], **FIRST)
+
+
+def avg_pool(
+    input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+):
+    """With a divisor of its own: the mean of the cells inside, times their number, which is a 1-norm of ones."""
+    options = {"strides": stride, "padding": padding, "ceil_mode": ceil_mode, **FIRST}
+    if divisor_override is None:
+        return fnconv.avg_pool(input, kernel_size, count_include_pad=count_include_pad, **options)
+    inside = fnconv.lp_pool(jnp.ones_like(input), kernel_size, p=1, **options)
+    return fnconv.avg_pool(input, kernel_size, count_include_pad=False, **options) * inside / divisor_override
+
+
+def lp_pool(input, norm_type, kernel_size, stride=None, ceil_mode=False):
+    return fnconv.lp_pool(input, kernel_size, p=norm_type, strides=stride, ceil_mode=ceil_mode, **FIRST)
+
+
+def adaptive_max_pool(input, output_size, return_indices=False):
+    """Without indices, of which the gradient tells: every cotangent is at its winner."""
+    return fnconv.adaptive_max_pool(input, sizes(input, output_size), **FIRST)
+
+
+def adaptive_avg_pool(input, output_size):
+    return fnconv.adaptive_avg_pool(input, sizes(input, output_size), **FIRST)
+
+
+def sizes(input, output_size):
+    """None stands for the input's own size."""
+    return tuple(o or s for o, s in zip(output_size, input.shape[-len(output_size) :], strict=True))
+
+
+def interpolate(input, size=None, scale_factor=None, mode="area", align_corners=None, recompute_scale_factor=None):
+    """By areas: adaptive average pooling to floor(size * scale)."""
+    spatial = input.shape[2:]
+    scale = (scale_factor,) * len(spatial) if isinstance(scale_factor, float) else scale_factor
+    wanted = size or tuple(math.floor(s * f) for s, f in zip(spatial, scale, strict=True))
+    return fnconv.adaptive_avg_pool(input, wanted, **FIRST)
+
+
+def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
+    return fnconv.im2col(input, kernel_size, strides=stride, padding=padding, dilation=dilation, **FIRST)
+
+
+def fold(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
+    *batch, rows, _ = input.shape
+    shape = (*batch, rows // math.prod(kernel_size), *output_size)
+    return fnconv.col2im(input, shape, kernel_size, strides=stride, padding=padding, dilation=dilation, **FIRST)
+
+
+# ---- pointwise and losses -------------------------------------------------------------------------------------------
+
+
+def relu(input):
+    return fnconv.relu(input)
+
+
+def leaky_relu(input, negative_slope=0.01):
+    return fnconv.leaky_relu(input, negative_slope)
+
+
+def sigmoid(input):
+    return fnconv.sigmoid(input)
+
+
+def tanh(input):
+    return fnconv.tanh(input)
+
+
+def softmax(input, dim, dtype=None, function=fnconv.softmax):
+    """A scalar counts as a row of one."""
+    x = input if dtype is None else input.astype(str(dtype).removeprefix("torch."))
+    return function(x, axis=dim) if x.ndim else function(x[None], axis=dim)[0]
+
+
+def mse_loss(input, target, reduction="mean"):
+    each = fnconv.squared_error(input, target)
+    return {"none": each, "sum": each.sum(), "mean": each.sum() / each.size}[reduction]
+
+
+def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean"):
+    """Classes are axis 1; ignored labels become -1, which has no weight."""
+    logits, integer = jnp.moveaxis(input, 1, -1), jnp.issubdtype(target.dtype, jnp.integer)
+    labels = jnp.where(target == ignore_index, -1, target) if integer else jnp.moveaxis(target, 1, -1)
+    hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) if integer else labels
+    hot = hot if weight is None else hot * weight
+    each = fnconv.softmax_cross_entropy(logits, labels if weight is None else hot)
+    total = hot.sum() if integer else each.size
+    return {"none": each, "sum": each.sum(), "mean": each.sum() / total}[reduction]
+
+
+# ---- bounds ---------------------------------------------------------------------------------------------------------
+
+
+def averages(arguments: dict[str, Any]) -> Bound:
+    """A result that is 1 for ones has at most as many terms as a window has cells; a mean times a count: twice more."""
+    shape = arguments["input"].shape
+    cells = math.prod(arguments.get("kernel_size") or shape[-len(arguments.get("output_size") or shape[2:]) :])
+    divisor = arguments.get("divisor_override")
+    return Multilinear(scale=cells * abs(divisor or 1), rounded={"y": 4, "dx": 4})
+
+
+def power_averages(arguments: dict[str, Any]) -> Bound:
+    window = arguments["kernel_size"]
+    size = arguments["input"].shape[-len(window) :]
+    inner = formulas.lp_pool(Window(size, window, arguments["stride"] or window), float(arguments["norm_type"]))
+    back = partial(np.moveaxis, source=-1, destination=-len(window) - 1)
+
+    def moved(a: Approx, to: Callable[..., np.ndarray]) -> Approx:
+        return Approx(to(a.value), to(a.error), a.arithmetic)
+
+    def canonical(value: np.ndarray) -> np.ndarray:
+        value = np.moveaxis(value, -len(window) - 1, -1)
+        return value if value.ndim == len(window) + 2 else value[None]
+
+    def followed(formula: Any) -> Any:
+        def follow(a: Arithmetic, s: Arithmetic, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
+            results = formula(a, s, (moved(operands[0], canonical),), moved(dy, canonical))
+            shapes = {"y": dy.value.shape, "dx": operands[0].value.shape}
+            return {k: moved(v, lambda t, k=k: back(t).reshape(shapes[k])) for k, v in results.items()}
+
+        return follow
+
+    return Formulas(followed(inner.manual), followed(inner.reference))
+
+
+def squared_errors(arguments: dict[str, Any]) -> Bound:
+    def formula(a: Arithmetic, s: Arithmetic, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
+        error, reduction = operands[0] - operands[1], arguments["reduction"]
+        each, n = error * error, float(error.value.size)
+        y = each if reduction == "none" else each.sum(None)
+        y, share = (y / n, dy / n) if reduction == "mean" else (y, dy)
+        slope = error.scaled(2) * share
+        return {"y": y, "dx": slope, "dtarget": -slope}
+
+    return Formulas(formula, formula)
+
+
+def cross_entropies(arguments: dict[str, Any]) -> Bound:
+    """d logits = (p sum(weights) - weights) share, share = dy, or dy / the sum of all weights."""
+    target, classes = arguments["target"].numpy(), arguments["input"].shape[1]
+    integer, reduction = np.issubdtype(target.dtype, np.integer), arguments["reduction"]
+
+    def moved(a: Approx, source: int, to: int) -> Approx:
+        return Approx(np.moveaxis(a.value, source, to), np.moveaxis(a.error, source, to), a.arithmetic)
+
+    def formula(a: Arithmetic, s: Arithmetic, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
+        logits = moved(operands[0], 1, -1)
+        if integer:
+            kept = (target != arguments["ignore_index"])[..., None]
+            hot = a.exact((target[..., None] == np.arange(classes)) & kept)
+        else:
+            hot = moved(operands[1], 1, -1)
+        scale = a.exact(1.0 if arguments["weight"] is None else arguments["weight"].numpy())
+        weights = hot * scale
+        centred = logits - logits.value.max(axis=-1, keepdims=True)
+        log_p = centred - centred.exp().sum(-1, keepdims=True).log()
+        each = -(weights * log_p).sum(-1)
+        total = weights.sum(None) if integer else a.exact(each.value.size)
+        y = each if reduction == "none" else each.sum(None)
+        y, share = (y / total, dy / total) if reduction == "mean" else (y, dy)
+        share = share.column() if reduction == "none" else share
+        d_logits = (log_p.exp() * weights.sum(-1, keepdims=True) - weights) * share
+        results = {"y": y, "dx": moved(d_logits, -1, 1)}
+        return results if integer else results | {"dtarget": moved(-(log_p * share * scale), -1, 1)}
+
+    return Formulas(formula, formula)
+
+
+def along(formula: Callable[[int], Formulas]) -> Callable[[dict[str, Any]], Bound]:
+    """A scalar, a row of one, and an empty array round nothing."""
+
+    def bound(arguments: dict[str, Any]) -> Bound:
+        x = arguments["input"]
+        return formula(arguments["dim"]) if x.ndim and x.numel() else Multilinear()
+
+    return bound
+
+
+def always(bound: Bound) -> Callable[[dict[str, Any]], Bound]:
+    return lambda arguments: bound
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+PARAMETERS = ("input", "weight", "bias")
+OPERATORS: dict[str, Operator] = {
+    "matmul": Operator(matmul, operands=("input", "other"), numbers="whole"),
+    "nn.functional.linear": Operator(linear, operands=PARAMETERS, numbers="whole"),
+    "nn.functional.unfold": Operator(unfold, 2),
+    "nn.functional.fold": Operator(fold, 2, numbers="whole"),
+    "nn.functional.interpolate area": Operator(interpolate, bound=averages),
+    "nn.functional.relu": Operator(relu),
+    "nn.functional.leaky_relu": Operator(
+        leaky_relu, bound=lambda arguments: formulas.leaky_relu(arguments["negative_slope"])),
+    "nn.functional.mse_loss": Operator(mse_loss, operands=("input", "target"), bound=squared_errors),
+    "nn.functional.cross_entropy": Operator(cross_entropy, operands=("input", "target"), bound=cross_entropies),
+    "sigmoid": Operator(sigmoid, bound=always(formulas.SIGMOID)),
+    "tanh": Operator(tanh, bound=always(formulas.TANH)),
+}  # fmt: skip
+for _variant in ("", " with_dtype"):
+    _log = partial(softmax, function=fnconv.log_softmax)
+    OPERATORS |= {
+        f"softmax{_variant}": Operator(softmax, bound=along(formulas.softmax)),
+        f"log_softmax{_variant}": Operator(_log, bound=along(formulas.log_softmax)),
+    }
+for _n in (1, 2, 3):
+    OPERATORS |= {
+        f"nn.functional.conv{_n}d": Operator(conv, _n, PARAMETERS, numbers="whole"),
+        f"nn.functional.conv_transpose{_n}d": Operator(conv_transpose, _n, PARAMETERS, numbers="whole"),
+        f"nn.functional.max_pool{_n}d": Operator(max_pool, _n, numbers="whole"),
+        f"nn.functional.max_unpool{_n}d": Operator(max_unpool, _n),
+        f"nn.functional.max_unpool{_n}d grad": Operator(max_unpool, _n),
+        f"nn.functional.avg_pool{_n}d": Operator(avg_pool, _n, bound=averages),
+        f"nn.functional.lp_pool{_n}d": Operator(lp_pool, _n, bound=power_averages, numbers="moduli"),
+        f"nn.functional.adaptive_max_pool{_n}d": Operator(adaptive_max_pool, _n, numbers="whole"),
+        f"nn.functional.adaptive_avg_pool{_n}d": Operator(adaptive_avg_pool, _n, bound=averages),
+    }
