@@ -13,15 +13,15 @@ N images, O output positions, K window elements, g groups of c input and d outpu
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from fnconv.geometry import volume, windows
-from fnconv.linear import accumulator, pad, split_groups, tap, tap_adjoint, window_elements
+from fnconv.linear import pad, split_groups, tap, tap_adjoint, window_elements
 from fnconv.rules.conv import depthwise
+from fnconv.rules.conv.products import by_cotangent, by_kernel, dot
 from fnconv.spec import ConvSpec
 
 
@@ -30,7 +30,7 @@ def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     if spec.groups == spec.in_channels > 1:
         return depthwise.forward(spec, x, w)
     xp = pad(x, spec.axes)
-    products = (_cells_by_kernel(spec, tap(xp, spec.axes, k), w[k]) for k in window_elements(spec.axes))
+    products = (by_kernel(spec, tap(xp, spec.axes, k), w[k]) for k in window_elements(spec.axes))
     return reduce(lax.add, products).astype(x.dtype)
 
 
@@ -43,11 +43,11 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     kernel = w.reshape(k, c, g, d)
     if g == 1:
         # (N, *O, d) . (K, c, d) -> (N, *O, K, c)
-        cols = _dot(spec, dy, kernel[:, :, 0], (dy.ndim - 1, 2))
+        cols = dot(spec, dy, kernel[:, :, 0], (dy.ndim - 1, 2))
     else:
         # (N, *O, g, d) . (K, c, g, d) -> (g, N, *O, K, c) -> (N, *O, K, g, c)
         grouped = split_groups(dy, g)
-        cols = _dot(spec, grouped, kernel, (grouped.ndim - 1, 3), (grouped.ndim - 2, 2))
+        cols = dot(spec, grouped, kernel, (grouped.ndim - 1, 3), (grouped.ndim - 2, 2))
         cols = jnp.moveaxis(cols, 0, -2)
     cols = cols.reshape(*dy.shape[:-1], k, g * c)
     shares = (
@@ -62,38 +62,5 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     if spec.groups == spec.in_channels > 1:
         return depthwise.weight_vjp(spec, x, dy)
     xp = pad(x, spec.axes)
-    rows = [_cells_by_cotangent(spec, tap(xp, spec.axes, k), dy) for k in window_elements(spec.axes)]
+    rows = [by_cotangent(spec, tap(xp, spec.axes, k), dy) for k in window_elements(spec.axes)]
     return jnp.stack(rows).reshape(spec.w_shape).astype(x.dtype)
-
-
-def _cells_by_kernel(spec: ConvSpec, cells: jax.Array, w: jax.Array) -> jax.Array:
-    """(N, *O, g c) . (c, g d) -> (N, *O, g d)."""
-    if spec.groups == 1:
-        return _dot(spec, cells, w, (cells.ndim - 1, 0))
-    grouped = split_groups(cells, spec.groups)
-    # (N, *O, g, c) . (c, g, d) -> (g, N, *O, d)
-    product = _dot(spec, grouped, split_groups(w, spec.groups), (grouped.ndim - 1, 0), (grouped.ndim - 2, 1))
-    return jnp.moveaxis(product, 0, -2).reshape(*cells.shape[:-1], -1)
-
-
-def _cells_by_cotangent(spec: ConvSpec, cells: jax.Array, dy: jax.Array) -> jax.Array:
-    """(N, *O, g c) . (N, *O, g d) -> (c, g d)."""
-    positions = tuple(range(dy.ndim - 1))
-    if spec.groups == 1:
-        return _dot(spec, cells, dy, (positions, positions))
-    a, b = split_groups(cells, spec.groups), split_groups(dy, spec.groups)
-    product = _dot(spec, a, b, (positions, positions), (a.ndim - 2, b.ndim - 2))  # (g, c, d)
-    return jnp.moveaxis(product, 0, 1).reshape(product.shape[1], -1)
-
-
-Axes = int | tuple[int, ...]
-
-
-def _dot(
-    spec: ConvSpec, a: jax.Array, b: jax.Array, contract: tuple[Axes, Axes], batch: tuple[int, int] | None = None
-) -> jax.Array:
-    """Contract one set of axes of a and b, with at most one pair of batch axes; sums in the accumulator's dtype."""
-    contracted = tuple((axes,) if isinstance(axes, int) else axes for axes in contract)
-    batched = ((), ()) if batch is None else ((batch[0],), (batch[1],))
-    numbers: Any = (contracted, batched)
-    return lax.dot_general(a, b, numbers, precision=spec.precision, preferred_element_type=accumulator(a.dtype))
