@@ -17,31 +17,32 @@ Product = Callable[[ConvSpec, jax.Array, jax.Array], jax.Array]
 
 def by_kernel(spec: ConvSpec, cells: jax.Array, w: jax.Array) -> jax.Array:
     """(N, *O, g c) . (c, g d) -> (N, *O, g d)."""
-    if spec.groups == 1:
-        return dot(spec, cells, w, (cells.ndim - 1, 0))
-    grouped = split_groups(cells, spec.groups)
-    # (N, *O, g, c) . (c, g, d) -> (g, N, *O, d)
-    product = dot(spec, grouped, split_groups(w, spec.groups), (grouped.ndim - 1, 0), (grouped.ndim - 2, 1))
-    return jnp.moveaxis(product, 0, -2).reshape(*cells.shape[:-1], -1)
+    return _contract_channels(spec, cells, w, 0)
 
 
 def by_kernel_transposed(spec: ConvSpec, cells: jax.Array, w: jax.Array) -> jax.Array:
     """(N, *O, g d) . (c, g d) -> (N, *O, g c)."""
+    return _contract_channels(spec, cells, w, -1)
+
+
+def _contract_channels(spec: ConvSpec, cells: jax.Array, w: jax.Array, axis: int) -> jax.Array:
+    rows = cells.reshape(-1, cells.shape[-1])
     if spec.groups == 1:
-        return dot(spec, cells, w, (cells.ndim - 1, 1))
-    grouped = split_groups(cells, spec.groups)
-    # (N, *O, g, d) . (c, g, d) -> (g, N, *O, c)
-    product = dot(spec, grouped, split_groups(w, spec.groups), (grouped.ndim - 1, 2), (grouped.ndim - 2, 1))
-    return jnp.moveaxis(product, 0, -2).reshape(*cells.shape[:-1], -1)
+        product = dot(spec, rows, w, (1, axis % 2))
+    else:
+        # (R, g, a) . (c, g, d) over a, which is c or d -> (g, R, b) -> (R, g, b)
+        grouped, kernel = split_groups(rows, spec.groups), split_groups(w, spec.groups)
+        product = jnp.moveaxis(dot(spec, grouped, kernel, (2, axis % 3), (1, 1)), 0, 1)
+    return product.reshape(*cells.shape[:-1], -1)
 
 
 def by_cotangent(spec: ConvSpec, cells: jax.Array, dy: jax.Array) -> jax.Array:
     """(N, *O, g c) . (N, *O, g d) -> (c, g d)."""
-    positions = tuple(range(dy.ndim - 1))
+    a, b = (v.reshape(-1, v.shape[-1]) for v in (cells, dy))
     if spec.groups == 1:
-        return dot(spec, cells, dy, (positions, positions))
-    a, b = split_groups(cells, spec.groups), split_groups(dy, spec.groups)
-    product = dot(spec, a, b, (positions, positions), (a.ndim - 2, b.ndim - 2))  # (g, c, d)
+        return dot(spec, a, b, (0, 0))
+    # (R, g, c) . (R, g, d) -> (g, c, d) -> (c, g, d)
+    product = dot(spec, split_groups(a, spec.groups), split_groups(b, spec.groups), (0, 0), (1, 1))
     return jnp.moveaxis(product, 0, 1).reshape(product.shape[1], -1)
 
 
