@@ -25,6 +25,7 @@ REALS = (jnp.floating, jnp.integer)
 CONV_MAPS = ("forward", "input_vjp", "weight_vjp")
 POOL_MAPS = ("forward", "input_vjp")
 TIES = ("row_major", "column_major")
+DEFAULT_PRECISION = "jax_default_matmul_precision"  # mypy does not see that jax.config has it
 
 IntOrTuple = int | Sequence[int]
 Padding = str | int | Sequence[int | tuple[int, int]]
@@ -194,7 +195,7 @@ def check_precision(function: str, precision: Any) -> Any:
     None is what `jax.default_matmul_precision` says at this moment: a rule is lowered later, outside of its block.
     """
     if precision is None:
-        precision = jax.config.jax_default_matmul_precision
+        precision = getattr(jax.config, DEFAULT_PRECISION)
     if precision is None or isinstance(precision, lax.Precision):
         return precision
     if isinstance(precision, str):

@@ -25,13 +25,18 @@ except ImportError:
 needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="Torch is not installed")
 
 
-def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(f: Callable[..., Any], **options: Any) -> Any:
     """jit with XLA's dearest passes off: what is compiled here runs once, and compiling it is what these tests cost."""
-    return jax.jit(f, compiler_options=_cheap_options())
+    return jax.jit(f, compiler_options=cheap_options(), **options)
+
+
+def as_users_compile(f: Callable[..., Any]) -> Any:
+    """jit with all of XLA's passes, whatever the tests' own settings are."""
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 3})
 
 
 @cache
-def _cheap_options() -> dict[str, Any]:
+def cheap_options() -> dict[str, Any]:
     """Those of the options that this version of XLA knows."""
     options: dict[str, Any] = {
         "xla_backend_optimization_level": 0,
@@ -69,7 +74,7 @@ ConvResult = dict[str, tuple[jax.Array, ...]]
 
 
 @cache
-def conv_program(case: Conv) -> Callable[..., ConvResult]:
+def conv_program(case: Conv, compiled: Callable[..., Any] = compiled) -> Callable[..., ConvResult]:
     """(x, w, b, dy) -> {formulation: (y, dx, dw, db)}, with plain JAX and the public gradient maps among them."""
 
     def program(x: jax.Array, w: jax.Array, b: jax.Array, dy: jax.Array) -> ConvResult:
@@ -96,12 +101,14 @@ def conv_program(case: Conv) -> Callable[..., ConvResult]:
     return compiled(program)
 
 
-def run_conv(case: Conv, dtype: str, *canonical: np.ndarray) -> dict[str, list[np.ndarray]]:
+def run_conv(
+    case: Conv, dtype: str, *canonical: np.ndarray, compiled: Callable[..., Any] = compiled
+) -> dict[str, list[np.ndarray]]:
     """{formulation: [y, dx, dw, db]}, canonical, of x, w, b, dy of the dtype."""
     with width(dtype):
         x, w, b, dy = canonical
         arranged = case.arranged(x), case.kernel(w), b, case.arranged(dy)
-        results = conv_program(case)(*(jnp.asarray(a, dtype) for a in arranged))
+        results = conv_program(case, compiled)(*(jnp.asarray(a, dtype) for a in arranged))
         assert all(a.dtype == dtype for a in jax.tree.leaves(results))
         return {
             name: [case.canonical(y), case.canonical(dx), case.canonical_kernel(dw), np.asarray(db)]
@@ -109,12 +116,12 @@ def run_conv(case: Conv, dtype: str, *canonical: np.ndarray) -> dict[str, list[n
         }
 
 
-def check_conv(case: Conv, dtype: str = "float32") -> None:
+def check_conv(case: Conv, dtype: str = "float32", compiled: Callable[..., Any] = compiled) -> None:
     """Every formulation, and plain JAX, gives the integers that the loops give: y, dx, dw, db."""
     x, w, b, dy = case.integers(dtype)
     y, dx, dw = oracles.conv_maps(x, w, dy, case.steps(), case.groups)
     want = {"y": y + b, "dx": dx, "dw": dw, "db": dy.sum(axis=tuple(range(dy.ndim - 1)))}
-    for name, got in run_conv(case, dtype, x, w, b, dy).items():
+    for name, got in run_conv(case, dtype, x, w, b, dy, compiled=compiled).items():
         for (argument, expected), value in zip(want.items(), got, strict=True):
             assert_equal(value, expected, f"{name}: {argument}")
 

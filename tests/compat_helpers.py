@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agreement import compiled
 
 
 def integers(seed, shape, low=-3, high=4, dtype=np.float32):
@@ -65,7 +66,7 @@ def assert_hand_derived(f, *operands):
 def both(ours, original, operands, *arguments, nonlinear=False, order=2, **options):
     """`derivatives` of the drop-in and of the original, compiled as one program, quickly: the results are exact."""
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @compiled
     def everything(*operands):
         calls = [partial(lambda f, *o: f(*o, *arguments, **options), f) for f in (ours, original)]
         return [derivatives(f, operands, nonlinear, order) for f in calls]

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from agreement import compiled
 
 import fnconv
 
@@ -27,7 +28,7 @@ def rule_choices(maps: dict[str, tuple[str, ...]]) -> dict[str, Any]:
 
 @cache
 def _conv_program(**options: Any) -> Any:
-    @jax.jit
+    @compiled
     def run(x: jax.Array, w: jax.Array, dy: jax.Array) -> dict[str, tuple[jax.Array, ...]]:
         result = {}
         for name, rule in rule_choices(CONV_MAPS).items():
@@ -52,7 +53,7 @@ def input_gradient_products(size: int, outputs: int, **options: Any) -> dict[str
     deltas = np.eye(outputs**2).reshape(-1, outputs, outputs, 1)
     shape = (len(deltas), size, size, 4)
 
-    @jax.jit
+    @compiled
     def run(dy: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
         rules = rule_choices(CONV_MAPS).items()
         return {name: fnconv.conv_input_vjp(dy, w, shape, rule=rule, **options) for name, rule in rules}
@@ -79,7 +80,7 @@ def one_channel(a: Any, w: Any, delta: Any, **options: Any) -> dict[str, tuple[n
 
 @cache
 def _max_pool_program(window: tuple[int, ...], **options: Any) -> Any:
-    @jax.jit
+    @compiled
     def run(x: jax.Array, dy: jax.Array) -> dict[str, tuple[jax.Array, ...]]:
         result = {}
         for name, rule in rule_choices(POOL_MAPS).items():

@@ -174,7 +174,10 @@ def overshoot_counts(patch: Patch) -> None:
 
 
 def no_safe_divisor(spec, x, y):
+    """Where a norm was kept: p = 1 keeps none, its slopes are signs."""
     cols = lp_pool.columns(spec, x)
+    if y is None:
+        return jnp.sign(cols)
     return jnp.sign(cols) * (jnp.abs(cols) / y.reshape(*cols.shape[:2], 1, -1)) ** jnp.asarray(spec.p - 1, cols.dtype)
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agreement import compiled
 from operations import distinct, integers
 from plain import assert_same
 
@@ -53,7 +54,7 @@ def test_nested_batches_and_their_transposes(around: Any, inner: Any) -> None:
     def twice(f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return jax.vmap(jax.vmap(f, inner), around)
 
-    @jax.jit
+    @compiled
     def everything(*operands: jax.Array) -> Any:
         results = []
         for f in (outer, plain_outer):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from agreement import assert_equal, check_conv, compiled, formulations, needs_torch, run_conv, width
+from agreement import as_users_compile, assert_equal, check_conv, compiled, formulations, needs_torch, run_conv, width
 from cases import CHANNELS_FIRST, CONVS, CONVS_IN_EVERY_DTYPE, FLOATS, Conv
 
 import fnconv
@@ -15,6 +15,12 @@ HALVES_AND_DOUBLE = [d for d in FLOATS if d != "float32"]
 @pytest.mark.parametrize("name", CONVS)
 def test_conv_and_its_gradients_in_every_formulation(name):
     check_conv(CONVS[name])
+
+
+@pytest.mark.parametrize("name", [CONVS_IN_EVERY_DTYPE[-1], "2d depthwise, multiplier 2"])
+def test_as_users_compile(name):
+    """With LLVM's optimisations, which the other tests do without."""
+    check_conv(CONVS[name], compiled=as_users_compile)
 
 
 @pytest.mark.parametrize("dtype", HALVES_AND_DOUBLE)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agreement import compiled
 from operations import CHANNELS_LAST, NETWORK_ARGS, SIMILAR, Operation, each, network
 from plain import assert_same
 
@@ -33,7 +34,7 @@ def arguments(operation: Operation) -> tuple[tuple[np.ndarray, ...], tuple[np.nd
     return args, tuple(np.roll(a, 1).reshape(a.shape) + dtype(1) for a in args)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(compiled, static_argnums=(0, 1))
 def forward(product: Callable[..., Both], fn: Callable[..., jax.Array], args: Any, tangents: Any) -> dict[str, Both]:
     def along(scale: jax.Array) -> Both:
         return product(fn, args, jax.tree.map(lambda t: scale * t, tangents))

@@ -6,6 +6,7 @@ The checks are those of the other tests.  Programs traced before a bug was plant
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import agreement
 import jax
@@ -73,6 +74,21 @@ def forget() -> None:
     jax.clear_caches()
     for program in (agreement.conv_program, agreement.max_pool_program, agreement.avg_pool_program):
         program.cache_clear()
+
+
+def table() -> str:
+    """Of README.md beside this file: each bug, and the function that finds it."""
+    lines = ["| planted bug | found by |", "|---|---|"]
+    for bug, (_, check) in BUGS.items():
+        run = CHECKS[check]
+        if run.__name__ == "<lambda>":  # module.function(...)
+            run = getattr(globals()[run.__code__.co_names[0]], run.__code__.co_names[1])
+        lines.append(f"| {bug} | {check} (`{run.__module__}.{run.__name__}`) |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_readme_lists_every_bug_and_no_other():
+    assert table() in Path(__file__).with_name("README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -79,6 +79,16 @@ def test_lp_pool_of_a_window_of_zeros_has_gradient_zero():
         assert grad.ravel().tolist() == [0, 0, 1, 0]
 
 
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3])
+def test_lp_pool_where_it_is_not_finite(p):
+    for infinite in (np.inf, -np.inf):
+        y, pullback = jax.vjp(lambda x: fnconv.lp_pool(x, (2,), p=p), jnp.array([infinite, 1.0, np.nan, 1.0])[:, None])
+        assert_equal(y.ravel(), np.array([np.inf, np.nan]), "y")
+        first, second, *others = np.asarray(pullback(jnp.ones((2, 1)))[0]).ravel()
+        assert_equal([first, second], np.array([np.sign(infinite), 1] if p == 1 else [np.nan, 0]), "beside infinity")
+        assert_equal(others, np.array([np.nan, 1] if p == 1 else [np.nan, np.nan]), "beside NaN")
+
+
 @pytest.mark.parametrize("exponent", [-120, 0, 120])
 def test_lp_pool_neither_overflows_nor_vanishes(exponent):
     """3-4-5 triangles at scales whose squares float32 does not hold; a power of two changes no bit."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import zoo
+from agreement import compiled
 from flax import linen, nnx
 
 from fnconv.transform.manual_rules import with_manual_rules
@@ -37,8 +38,7 @@ def gradients(apply, params, x, cotangent):
         y, state = apply(params, x)
         return (y * cotangent).sum(), state
 
-    options = {"xla_backend_optimization_level": 0}  # a program runs once
-    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), compiler_options=options)(params, x)
+    return compiled(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x)
 
 
 def both(model, params, x, cotangent):

@@ -10,15 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agreement import compiled
 from jax import lax
 from operations import CHANNELS_LAST, NETWORK_ARGS, OPERATIONS, SIMILAR, Operation, each, network
 from plain import assert_same
 
 BATCH = 3
 Arrays = tuple[jax.Array, ...]
-
-# Long programs that run once: LLVM's optimisations take longer than they save.
-compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(autouse=True)

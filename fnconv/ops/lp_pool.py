@@ -31,8 +31,9 @@ def lp_pool(
 ) -> jax.Array:
     """y = (sum |x_i|^p)^(1/p) over each window; dx_i = dy sign(x_i) (|x_i| / y)^(p - 1).
 
-    The gradient is 0, not NaN, where a window is all zero; sign(0) = 0.  Powers are taken of x divided by a power of
-    two near the window's maximum, so that they neither overflow nor vanish.
+    The gradient is 0, not NaN, where a window is all zero; sign(0) = 0.  Beside an infinite entry finite ones have
+    gradient 0 and its own is NaN, inf / inf, unless p = 1; NaN spreads over its window, for p = 1 to itself alone.
+    Powers are taken of x divided by a power of two near the window's maximum, so that they neither overflow nor vanish.
 
     Differs from Torch's: that one takes x^p without the modulus, and scales windows clipped by ceil_mode up.
 

@@ -3,13 +3,13 @@
 from functools import cache
 
 from fnconv.check.case import Case
-from fnconv.check.suite import convolution, patches, pointwise, pooling
+from fnconv.check.suite import block, convolution, patches, pointwise, pooling
 
 
 @cache
 def cases() -> tuple[Case, ...]:
     """All of them, in the order in which they are reported."""
-    return (*convolution.cases(), *patches.cases(), *pooling.cases(), *pointwise.cases())
+    return (*convolution.cases(), *block.cases(), *patches.cases(), *pooling.cases(), *pointwise.cases())
 
 
 def operations() -> tuple[str, ...]:

@@ -99,12 +99,12 @@ def cases() -> Iterator[Case]:
 
 def conv(c: Conv) -> Case:
     def reference(g: Window, x: Any, w: Any, b: Any) -> jax.Array:
-        return references.conv(g, _one_batch(x, c), w, groups=c.groups).reshape(c.y) + b
+        return references.conv(g, one_batch(x, c), w, groups=c.groups).reshape(c.y) + b
 
     def manual(rule: Any) -> Function:
         def function(x: Any, w: Any, b: Any) -> jax.Array:
-            x, w = _to_layout(x, c), _kernel_to_layout(w, c)
-            return _from_layout(fnconv.conv(x, w, b, **c.options(rule)), c)
+            x, w = to_layout(x, c), kernel_to_layout(w, c)
+            return from_layout(fnconv.conv(x, w, b, **c.options(rule)), c)
 
         return function
 
@@ -118,9 +118,9 @@ def conv(c: Conv) -> Case:
         SAMPLES,
         rules="conv",
         maps={"y": "forward", "dx": "input_vjp", "dw": "weight_vjp", "db": "bias"},
-        alternatives=_mistakes(c.window, reference, kernel=1),
+        alternatives=mistakes(c.window, reference, kernel=1),
         components=partial(_kernel_elements, 1),
-        batched=_batched(c, "y", "dx"),
+        batched=batched(c, "y", "dx"),
         quick=c.quick,
     )
 
@@ -145,9 +145,9 @@ def input_vjp(c: Conv) -> Case:
         value="dx",
         rules="conv",
         maps={"dx": "input_vjp", "ddy": "forward", "dw": "weight_vjp"},
-        alternatives=_mistakes(c.window, reference, kernel=1),
+        alternatives=mistakes(c.window, reference, kernel=1),
         components=partial(_kernel_elements, 1),
-        batched=_batched(c, "dx", "ddy"),
+        batched=batched(c, "dx", "ddy"),
         quick=c is MAPS_CHECKED[0],
     )
 
@@ -172,8 +172,8 @@ def weight_vjp(c: Conv) -> Case:
         value="dw",
         rules="conv",
         maps={"dw": "weight_vjp", "dx": "input_vjp", "ddy": "forward"},
-        alternatives=_mistakes(c.window, reference),
-        batched=_batched(c, "dx", "ddy"),
+        alternatives=mistakes(c.window, reference),
+        batched=batched(c, "dx", "ddy"),
         quick=c is MAPS_CHECKED[0],
     )
 
@@ -188,8 +188,8 @@ def conv_transpose(c: Conv, output_padding: tuple[int, ...]) -> Case:
 
     def manual(rule: Any) -> Function:
         def function(x: Any, w: Any, b: Any) -> jax.Array:
-            x, w = _to_layout(x, c), _kernel_to_layout(w, c)
-            return _from_layout(fnconv.conv_transpose(x, w, b, output_padding=output_padding, **c.options(rule)), c)
+            x, w = to_layout(x, c), kernel_to_layout(w, c)
+            return from_layout(fnconv.conv_transpose(x, w, b, output_padding=output_padding, **c.options(rule)), c)
 
         return function
 
@@ -203,9 +203,9 @@ def conv_transpose(c: Conv, output_padding: tuple[int, ...]) -> Case:
         SAMPLES,
         rules="conv",
         maps={"y": "input_vjp", "dx": "forward", "dw": "weight_vjp", "db": "bias"},
-        alternatives=_mistakes(window, reference, kernel=1),
+        alternatives=mistakes(window, reference, kernel=1),
         components=partial(_kernel_elements, 1),
-        batched=_batched(c, "y", "dx"),
+        batched=batched(c, "y", "dx"),
         quick=c.quick,
     )
 
@@ -242,27 +242,27 @@ def flatten() -> Case:
 # ---- layouts, mistakes ----------------------------------------------------------------------------------------------
 
 
-def _one_batch(x: Any, c: Conv) -> Any:
+def one_batch(x: Any, c: Conv) -> Any:
     return x.reshape(-1, *x.shape[len(c.batch) :])
 
 
-def _to_layout(x: Any, c: Conv) -> Any:
+def to_layout(x: Any, c: Conv) -> Any:
     return x if c.layout == "channels_last" else jnp.moveaxis(x, -1, len(c.batch))
 
 
-def _from_layout(y: Any, c: Conv) -> Any:
+def from_layout(y: Any, c: Conv) -> Any:
     return y if c.layout == "channels_last" else jnp.moveaxis(y, len(c.batch), -1)
 
 
-def _kernel_to_layout(w: Any, c: Conv) -> Any:
+def kernel_to_layout(w: Any, c: Conv) -> Any:
     return w if c.layout == "channels_last" else jnp.moveaxis(w, (-1, -2), (0, 1))
 
 
-def _batched(c: Conv, *names: str) -> frozenset[str]:
+def batched(c: Conv, *names: str) -> frozenset[str]:
     return frozenset(names) if len(c.batch) == 1 else frozenset()
 
 
-def _mistakes(
+def mistakes(
     window: Window, reference: Callable[..., jax.Array], *, kernel: int | None = None
 ) -> Mapping[str, Function]:
     """The reference with the kernel rotated, or with low and high padding exchanged."""
