@@ -100,8 +100,14 @@ print("the Jacobian of x -> A x is A:", bool((jacobian == A).all()))
 # \tag{1.4}
 # $$
 #
-# (1.3) is the same sentence with a weight $w_i$ in the place of the input $x_m$. Compare the sum with the definition
-# of a matrix product: it is a row times a matrix. So the chain rule is
+# The weights $w_i$ of the layer move the $y_j$, too, so for them it is the same sentence:
+#
+# $$
+# \frac{\partial z}{\partial w_i} = \sum_{j} \frac{\partial z}{\partial y_j}\,\frac{\partial y_j}{\partial w_i}
+# \tag{1.3}
+# $$
+#
+# Compare the sums with the definition of a matrix product: they are a row times a matrix. So the chain rule is
 #
 # $$
 # \frac{\partial z}{\partial \mathbf{x}^T}
@@ -368,13 +374,15 @@ print(by_hand)
 print("equal to the automatic gradient:", bool((by_hand == automatic).all()))
 
 # %% [markdown]
-# How large would the matrix on paper have been? For one image in a middle layer of VGG-16, 256 channels of $28 \times
-# 28$ and 512 kernels of $3 \times 3$, the matrix $(C^T \otimes I)$ of (2.13) would have a row for every output and a
-# column for every entry of $\phi(\mathbf{x})$:
+# How large would the matrix on paper have been? The next notebook writes a convolution as such a product, with $A = I$
+# and the kernels as $B$: a row of $X$ for every position of the kernel, and in it the cells that the kernel then
+# covers. Take one image in a middle layer of VGG-16: $28 \times 28$ positions, 256 channels, so $3 \cdot 3 \cdot 256$
+# covered cells each, and 512 kernels. $B^T \otimes I$ has a row for every entry of $Y$ and a column for every entry of
+# $X$:
 
 # %%
-positions, kernel_entries, kernels = 28 * 28, 3 * 3 * 256, 512
-entries = (positions * kernels) * (positions * kernel_entries)
+positions, covered, kernels = 28 * 28, 3 * 3 * 256, 512
+entries = (positions * kernels) * (positions * covered)
 print(f"{entries:,} entries, {entries * 4 / 1e12:.1f} TB in float32")
 
 # %% [markdown]

@@ -165,7 +165,10 @@ print("(2.9) holds:", bool((textbook.vec(phi @ C) == textbook.vec(y)).all()))
 # several formulations that can be asked for by name:
 
 # %%
-print(fnconv.available_rules()["conv"]["forward"])
+named = fnconv.available_rules()["conv"]["forward"]
+print(
+    "there are:", [name for name in ("kronecker", "jacobian", "im2col", "correlation") if name in named]
+)
 by_im2col = fnconv.conv(x[None], w, layout="channels_first", rule="im2col")[0]
 print("the same:", bool((by_im2col == y).all()))
 
@@ -180,7 +183,8 @@ print("the same:", bool((by_im2col == y).all()))
 # - $\phi\,C = I\,\phi\,C$: in the middle stands $\phi$, so the vec of $\phi$ of the **input** comes out,
 # $$\operatorname{vec}(\mathbf{y}) = \bigl(C^T \otimes I\bigr)\operatorname{vec}(\phi(\mathbf{x})). \tag{2.13}$$
 #
-# The same vector twice, written as a linear function once of the kernels and once of the (copied) input:
+# The same vector twice, written as a linear function once of the kernels and once of the (copied) input. In the
+# picture a cell is the darker, the larger its entry; pink ones are negative, white ones zero:
 
 # %%
 canvas = Canvas()
@@ -408,7 +412,8 @@ print("the copies of the centre:", terms, " their sum:", sum(terms), " (2.30):",
 
 # %% [markdown]
 # Nobody builds $M$. Adding entries at the places that a table names is one instruction in most array languages; in
-# NumPy it is `np.add.at` (GEMM 1.2 does it so), and the whole operation is called **col2im**, the adjoint of im2col.
+# NumPy it is `np.add.at` (GEMM 1.2 does it so), and the whole operation is called **col2im**. It is the *adjoint* of
+# im2col, that is, its matrix is the transposed one: im2col multiplies by $M$, col2im by $M^T$.
 # In the library it is `fnconv.col2im`, and (2.30) is the rule `"im2col"` of `conv_input_vjp`.
 
 # %%

@@ -112,7 +112,7 @@ turned = [row[::-1] for row in W[::-1]]
 
 canvas = Canvas()
 canvas.array(delta, r"$\delta$", colour="d")
-canvas.text("pad")
+canvas.text(r"pad $\to$")
 canvas.array(padded, "1 zero on each side", colour=around, mark=[(0, 0), (0, 1), (1, 0), (1, 1)])
 canvas.text("$*$")
 canvas.array(turned, r"rot180$(W)$", colour="w")
@@ -171,8 +171,8 @@ canvas.array(
     symbols("I", 5, 5), "white: left over", colour=covered, mark=[(0, 2), (0, 3), (1, 2), (1, 3)]
 )
 canvas.text("$*$")
-canvas.array(symbols("W", 2, 2), "kernel", colour="w")
-canvas.text("stride 2:")
+canvas.array(symbols("W", 2, 2), "kernel, stride 2", colour="w")
+canvas.text("$=$")
 canvas.array(symbols("O", 2, 2), "output", colour="y", mark=[(0, 1)])
 canvas.show()
 
@@ -206,9 +206,9 @@ by_correlation = correlate(prepared, rot180(W))
 
 canvas = Canvas()
 canvas.array(delta, r"$\delta$", colour="d")
-canvas.text("insert")
+canvas.text(r"insert $\to$")
 canvas.array(with_zeros, "1.", colour=[["d" if v else "none" for v in row] for row in with_zeros])
-canvas.text("pad")
+canvas.text(r"pad $\to$")
 colours = [["padding"] * 6 for _ in range(6)]
 for i in range(3):
     for j in range(3):
@@ -395,15 +395,48 @@ for name, found, page in (("3x3, 2x2", small, small_page), ("5x5, 2x2, stride 2"
     print(f"{name}: {sum(same)} of {len(same)} lines of show are what autodiff says")
 
 # %% [markdown]
-# | text | prints | it is | how it shows |
+# A general formula is tested by putting numbers in. Here is that of section 2, with the $+1$ that Notes first print
+# and without it, against autodiff:
+
+
+# %%
+def by_formula(delta, W, size, t, plus):
+    """dL/dI_uv = the sum of delta_ij W_rs, with r = u - (i-1) t + plus and s likewise."""
+    gradient = np.zeros((size, size), np.float32)
+    for u, v, i, j in np.ndindex(size, size, *delta.shape):
+        r, s = u - i * t + plus, v - j * t + plus  # from 0: the 1s cancel
+        if 0 <= r < W.shape[0] and 0 <= s < W.shape[1]:
+            gradient[u, v] += delta[i, j] * W[r, s]
+    return gradient
+
+
+W, delta = integers(2, 2), integers(2, 2)
+
+
+def convolution_of_jax(image):
+    return jax.lax.conv(image[None, None], W[None, None], (2, 2), "VALID")[0, 0]
+
+
+automatic = jax.vjp(convolution_of_jax, jnp.zeros((5, 5)))[1](jnp.asarray(delta))[0]
+for plus, name in ((1, "as first printed, with +1:"), (0, "as corrected:             ")):
+    right = np.asarray(automatic == by_formula(delta, W, 5, 2, plus))
+    print(f"{name} {right.sum():2} of 25 cells are right")
+
+# %% [markdown]
+# All that the four texts print wrongly, as far as we have found it:
+#
+# | where | it prints | it is | how it shows |
 # |---|---|---|---|
-# | Small, (iii) | $\delta_{11}W_{22} + \delta_{12}W_{11}$ | $\delta_{11}W_{12} + \delta_{12}W_{11}$ | unit arrays |
-# | Small, forward | the summation index $b$ beside the bias $b$ | any other letter | reading |
-# | Notes, forward | $a_{i+p-1+j+q-1}$ | $a_{i+p-1,\,j+q-1}$ | shapes |
-# | Notes, backward | $w_{w-(a-1)t+1,\dots}$ | without the $+1$ | every number is shifted |
-# | Notes, $5 \times 5$ | $\delta_{12} = w_{12}\,\delta_{12}$ | $w_{12}\,\delta_{11}$ | unit arrays |
-# | Notes, kernel | $a^{L+1}_{m+\dots}\, a^{L+1}_{n+\dots}$ | $a^{L}_{m+\dots,\,n+\dots}$ | shapes |
-# | Notes, $4 \times 4$ *same* | 3 zeros on each side | 3 and 4 | the output has the wrong size |
+# | Small, (iii) | $W_{22}$ in $\partial L/\partial I_{12}$ | $W_{12}$ | unit arrays |
+# | Small, forward | a summation index $b$ beside the bias $b$ | another letter | `show` needs one name for each |
+# | Notes, forward | $a_{i+p-1+j+q-1}$ | $a_{i+p-1,j+q-1}$ | an image has two indices |
+# | Notes, backward | $w_{w-(a-1)t+1}$ | $w_{w-(a-1)t}$ | numbers put in |
+# | Notes, 5×5 | $w_{12}\delta_{12}$ | $w_{12}\delta_{11}$ | unit arrays |
+# | Notes, kernel | $a^{L+1}$, an index each | $a^{L}$, both indices | $a^{L+1}$ is too small for them |
+# | Notes, 4×4 *same* | 3 zeros on each side | 3 and 4 | the output has 3 rows, not 4 |
+# | Wei, (2.3) | $(\operatorname{vec} K)^T$ | $\operatorname{vec} K$ | shapes, notebook 2 |
+# | Wei, after (2.17) | $m$ is injective | it is not | $m^{-1}(4)$ has 4 places, notebook 2 |
+# | Wei, (4.6) | $\mathbf{x}^{k}$ on the right | $\mathbf{x}^{k+1}$ | shapes, notebook 4 |
 #
 # ## 6. Exercises
 #

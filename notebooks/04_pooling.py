@@ -133,7 +133,7 @@ dx = gradient_of(lambda x: fnconv.max_pool(x, (2, 2)), x, dy)
 
 canvas = Canvas()
 canvas.array(dy, r"$\partial z/\partial x^{k+1}$", colour=[["x", "w"], ["g", "d"]])
-canvas.text("$S^T$")
+canvas.text(r"$S^T \;\to$")
 canvas.array(dx, r"$\partial z/\partial x^k$", colour=quarters, mark=winners, zeros=False)
 canvas.show()
 
@@ -165,7 +165,7 @@ canvas.text(r"$\to$")
 canvas.array(np.full((2, 2), 8), "$x^{k+1}$", colour="y")
 canvas.text("cotangent:")
 canvas.array(dy, r"$\partial z/\partial x^{k+1}$", colour="d")
-canvas.text("$S^T$")
+canvas.text(r"$S^T \;\to$")
 canvas.array(dx, r"$\partial z/\partial x^k$", colour="g", mark=[(1, 1)])
 canvas.show()
 
@@ -316,8 +316,8 @@ print("the matrix, transposed, times the cotangent:", bool(np.allclose(dx[:, 0],
 # ## 9. ReLU and sigmoid
 #
 # An activation works on each entry alone, so its Jacobian is diagonal, and the chain rule is a product entry by
-# entry: $\frac{\partial z}{\partial x_i} = \frac{\partial z}{\partial y_i}\, f'(x_i)$, which Notes write
-# $\delta \odot \sigma'(z)$.
+# entry: $\frac{\partial z}{\partial x_i} = \frac{\partial z}{\partial y_i}\, f'(x_i)$. Notes call every activation
+# $\sigma$ and write $\delta \odot \sigma'$, with $\odot$ for the product entry by entry.
 #
 # $$\operatorname{ReLU}(x) = \begin{cases} x & x > 0 \\ 0 & \text{otherwise}\end{cases} \tag{5.1}$$
 #

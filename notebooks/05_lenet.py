@@ -125,8 +125,8 @@ canvas.show()
 # \end{cases}
 # $$
 #
-# *Prediction minus truth*: the gradient pushes the right class up by what it lacks, and all others down by what they
-# have. The entries add up to zero.
+# *Prediction minus truth*: a step against the gradient pushes the right class up by what it lacks, and all others down
+# by what they have. The entries add up to zero.
 
 # %%
 a = jnp.array([2.0, 0.0, -1.0, 0.5])

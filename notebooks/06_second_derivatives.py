@@ -235,7 +235,10 @@ print("symmetric up to rounding:", bool(jnp.allclose(of_cross_entropy, of_cross_
 #
 # ## 6. Hessian-vector products
 #
-# $H\mathbf{v}$ is a derivative of the gradient in the direction $\mathbf{v}$. Two ways to get it:
+# $H\mathbf{v}$ is a derivative of the gradient in the direction $\mathbf{v}$. A derivative can be computed in two
+# modes. *Reverse* mode is what these notebooks have done so far: from the loss backwards, with a cotangent. *Forward*
+# mode goes along with the computation and carries a *tangent*: how much each value changes when the input moves in a
+# given direction. So there are two ways to get $H\mathbf{v}$ from a gradient that was computed in reverse:
 #
 # * **reverse over reverse**: $H\mathbf{v} = \frac{\partial}{\partial \mathbf{x}} \left\langle \frac{\partial
 #   z}{\partial \mathbf{x}}, \mathbf{v} \right\rangle$, since $H$ is symmetric: the gradient of a scalar (exercise 1);

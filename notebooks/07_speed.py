@@ -276,10 +276,11 @@ bars(
 #
 # $$(d_0 + d_1 t)\,(w_0 + w_1 t + w_2 t^2) = s_0 + s_1 t + s_2 t^2 + s_3 t^3 .$$
 #
-# **Step 2: polynomials by their values.** A polynomial of degree 3 is known once its values at four points are known.
-# And the value of the product is the product of the values: *one* multiplication per point. Four points, four
-# multiplications. As points take $0, 1, -1$ and "$\infty$", by which we mean: the leading coefficient, for which the
-# rule "product of the values" holds as well. Values at points are a matrix times the coefficients:
+# **Step 2: polynomials by their values** (the method of Toom and Cook). A polynomial of degree 3 is known once its
+# values at four points are known. And the value of the product is the product of the values: *one* multiplication per
+# point. Four points, four multiplications. As points take $0, 1, -1$ and "$\infty$", by which we mean: the leading
+# coefficient, for which the rule "product of the values" holds as well. Values at points are a matrix times the
+# coefficients:
 #
 # $$
 # V_n = \begin{pmatrix} 1 & p_1 & \cdots & p_1^{n-1} \\ \vdots & & & \vdots \\ 0 & 0 & \cdots & 1 \end{pmatrix}
@@ -390,16 +391,22 @@ for name, value in by_winograd.items():
 # *all* kernels, each transformed kernel *all* pieces, and the four products become four matrix products over the
 # channels. To make the transform of $\mathbf{x}$ as cheap as possible, one moves the fractions to the kernel:
 # multiply row $j$ of $V_4^{-T}$ by $c_j = \prod_{i \ne j}(p_j - p_i)$, the denominator in Lagrange's formula, and
-# divide row $j$ of $V_3$ by it. The product does not notice.
+# divide row $j$ of $V_3$ by it. The product does not notice. The three matrices that come out are usually called
+# $B^T$, $G$ and $A^T$:
+#
+# $$
+# \mathbf{y} = C(\mathbf{x}, \mathbf{w}) = A^T [\,(G\,\mathbf{w}) \odot (B^T \mathbf{x})\,],
+# \qquad B^T = \operatorname{diag}(c)\, V_4^{-T}, \quad G = \operatorname{diag}(c)^{-1} V_3, \quad A = V_2 .
+# $$
 
 # %%
 c = [np.prod([p - q for q in points if q != p]) for p in points] + [1]
 for_input = [[v * int(k) for v in row] for row, k in zip(inverse.T, c, strict=True)]
 for_kernel = [[v / int(k) for v in row] for row, k in zip(V3, c, strict=True)]
 canvas = Canvas()
-canvas.array(written(for_input), "for the input", colour="x")
-canvas.array(written(for_kernel), "for the kernel", colour="w")
-canvas.array(written(V2.T), "for the output", colour="y")
+canvas.array(written(for_input), "$B^T$, for the input", colour="x")
+canvas.array(written(for_kernel), "$G$, for the kernel", colour="w")
+canvas.array(written(V2.T), "$A^T$, for the output", colour="y")
 canvas.show()
 
 # %% [markdown]
@@ -498,17 +505,19 @@ for name, (theirs, ours, given) in cases.items():
 # %% [markdown]
 # One computer, a few shapes, and other programs running beside: good for an impression only. `python -m benchmarks`
 # measures many layers carefully, and its results are kept in `benchmarks/results`. If they are there, this is their
-# summary, otherwise once more the measurements from above.
+# summary (`fwd` is the forward map, `dX`, `dW` and `bwd` are gradients, `step` is a whole step of training; `tuned` and
+# `gpu` mark other settings and machines), otherwise once more the measurements from above.
 
 # %% tags=["volatile"]
 kept = {}
 for file in sorted(Path("../benchmarks/results").glob("*.json")):
-    stored = json.loads(file.read_text())
-    for row in stored.get("rows", []) if isinstance(stored, dict) else []:
-        clock = row.get("times", {})
-        if {"autodiff", "fnconv"} <= clock.keys():
-            group = f"{stored['command']} {row['map']}"
-            kept.setdefault(group, []).append(clock["autodiff"]["ms"] / clock["fnconv"]["ms"])
+    if file.stem.split("-")[0] not in ("layers", "pools", "models"):
+        continue
+    for row in json.loads(file.read_text())["rows"]:
+        clock = {side: found.get("ms") for side, found in row["times"].items()}
+        if clock.get("autodiff") and clock.get("fnconv"):
+            group = f"{file.stem}: {row['map']}"
+            kept.setdefault(group, []).append(clock["autodiff"] / clock["fnconv"])
 means = {group: float(np.exp(np.mean(np.log(values)))) for group, values in kept.items()} or ratios
 
 title = "Time of autodiff over time of fnconv" + (", geometric means" if kept else "")

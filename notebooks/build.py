@@ -37,6 +37,7 @@ ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "KERAS_BACKEND": "jax",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA complains on stderr where a busy machine compiles slowly
 }
 
 

@@ -113,6 +113,34 @@ def test_a_large_layer_says_so_and_shows_a_corner():
     assert "too large" not in str(PAGES["small"]())
 
 
+def test_what_is_shown_of_a_padded_layer_is_not_padding_alone():
+    """The first outputs of Notes' example see padding only: m, φ and M are shown from where cells begin."""
+    text = str(show.conv((5, 5), (3, 3), strides=2, padding="INPUT_SIZE"))
+    assert "m, a part of 25×9" in text
+    assert "   p=6 ⎢   -   -   -   -   0   1   -   5   6 ⎥" in text
+    assert "⎢ 0    0    0    0 I_11 I_21    0 I_12 I_22 ⎥  ⎢ W_21 ⎥         ⎢ O_22 ⎥" in text
+    assert "  12,0 ⎢ · · · · · · 1 · · · · · · · · · · · · · · · · · · ⎥" in text
+    text = str(show.conv((64, 64), (7, 7), padding=3))
+    assert "  p=195 ⎢   0   1   2   3   4   5 ⋯ ⎥" in text
+    assert "  195,0 ⎢ 1 · · ·" in text
+
+
+def test_a_part_of_a_matrix_in_every_notation():
+    page = show.conv((224, 224), (7, 7), strides=2, padding=3)
+    text, html, latex = str(page), page.to_html(), page.to_latex()
+    assert "M, a row per (p, q), a column per cell of vec(I), a part of 614,656×50,176" in text
+    assert "a part of 614,656×50,176" in html
+    assert r"a part of 614,656\(\times\)50,176" in latex
+    assert "226,0 ⎢ ⋯ 1 ·" in text
+    assert re.search(r"<th>226,0</th>(<td [^>]*></td>)?<td>⋯</td><td>1</td>", html)
+    assert r"\scriptstyle 226,0 & \cdots & 1 & \cdot" in latex
+
+
+def test_titles_keep_the_names_of_matrices():
+    titles = [section.title for section in show.conv((3, 3), (2, 2)).sections]
+    assert "Max pooling of the same windows: the selection matrix S" in titles
+
+
 def test_latex_of_one_equation():
     latex = show.conv((3, 3), (2, 2)).to_latex()
     right = r"\delta_{11}\,W_{12} + \delta_{12}\,W_{11}"
@@ -129,6 +157,7 @@ def test_html_lowers_indices_and_nothing_else():
     assert marked("I_[2i+r-1, j] W_rs I_2,31 S_o,i O_1;1,10") == (
         "I<sub>2i+r-1, j</sub> W<sub>rs</sub> I<sub>2,31</sub> S<sub>o,i</sub> O<sub>1;1,10</sub>"
     )
+    assert marked("∂L/∂b = Σ_ij δ_ij") == "∂L/∂b = Σ<sub>ij</sub> δ<sub>ij</sub>"
     assert marked("row_major takes I_12, then (Σ |I_i|^3)^(1/3) < a") == (
         "row_major takes I<sub>12</sub>, then (Σ |I<sub>i</sub>|<sup>3</sup>)<sup>1/3</sup> &lt; a"
     )

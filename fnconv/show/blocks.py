@@ -62,7 +62,8 @@ class Equations:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The upper left corner of a matrix of `shape`; None is an entry that is structurally zero, such as padding."""
+    """A part of a matrix of `shape`, as a rule its upper left corner; None is an entry that is structurally zero, such
+    as padding.  `start` is the row and the column where the part begins."""
 
     name: str
     rows: tuple[tuple[Expression | None, ...], ...]
@@ -70,11 +71,19 @@ class Matrix:
     row_heads: tuple[str, ...] = ()
     column_heads: tuple[str, ...] = ()
     blank: str = "0"
+    start: tuple[int, int] = (0, 0)
 
     @property
     def cut(self) -> tuple[bool, bool]:
-        """Whether rows and columns are left out."""
-        return len(self.rows) < self.shape[0], len(self.rows[0] if self.rows else ()) < self.shape[1]
+        """Whether rows below and columns on the right are left out."""
+        columns = len(self.rows[0] if self.rows else ())
+        return self.start[0] + len(self.rows) < self.shape[0], self.start[1] + columns < self.shape[1]
+
+    def part(self, cut: bool = False) -> str:
+        """What is said behind the name where it is not the whole; cut: whether still more is left out."""
+        if not any((cut, *self.cut, *self.start)):
+            return ""
+        return f", {'a part' if any(self.start) else 'a corner'} of {self.shape[0]:,}×{self.shape[1]:,}"
 
 
 @dataclass(frozen=True)
@@ -108,11 +117,18 @@ def matrix(
     column_head: Callable[[int], str] | None = None,
     sparse: bool = False,
     blank: str = "0",
+    content: tuple[int, int] = (0, 0),
 ) -> Matrix:
-    """The readable corner of a matrix whose entries are given by a function."""
-    rows = readable(shape[0], SPARSE_ROWS if sparse else ROWS)
-    columns = readable(shape[1], SPARSE_COLUMNS if sparse else COLUMNS)
-    entries = tuple(tuple(entry(i, j) for j in range(columns)) for i in range(rows))
-    row_heads = tuple(map(row_head, range(rows))) if row_head else ()
-    column_heads = tuple(map(column_head, range(columns))) if column_head else ()
-    return Matrix(name, entries, shape, row_heads, column_heads, "·" if sparse else blank)
+    """The readable corner of a matrix whose entries are given by a function.
+
+    content: row and column before which nothing is to be seen; where the corner ends before them, the part that is
+    shown begins there.
+    """
+    limits = (SPARSE_ROWS, SPARSE_COLUMNS) if sparse else (ROWS, COLUMNS)
+    corner = [readable(total, limit) for total, limit in zip(shape, limits, strict=True)]
+    i0, j0 = start = tuple(at if at >= shown else 0 for at, shown in zip(content, corner, strict=True))
+    rows, columns = (range(at, min(at + shown, total)) for at, shown, total in zip(start, corner, shape, strict=True))
+    entries = tuple(tuple(entry(i, j) for j in columns) for i in rows)
+    row_heads = tuple(map(row_head, rows)) if row_head else ()
+    column_heads = tuple(map(column_head, columns)) if column_head else ()
+    return Matrix(name, entries, shape, row_heads, column_heads, "·" if sparse else blank, (i0, j0))

@@ -87,8 +87,9 @@ def _layer(
     shape = (1, *size, channels)
     if len(size) != len(window):
         raise invalid(NAME, "kernel", f"must have as many spatial dimensions as the input {size}", tuple(window))
-    if channels < 1 or out_channels < 1:
-        raise invalid(NAME, "channels", "must be at least 1", (channels, out_channels))
+    for argument, count in (("channels", channels), ("out_channels", out_channels)):
+        if count < 1:
+            raise invalid(NAME, argument, "must be at least 1", count)
     spec = ConvSpec.from_args(
         NAME,
         shape,
@@ -134,4 +135,7 @@ def _pooling_of_small(layer: Layer, values: bool) -> list[Section]:
     spec = PoolSpec(layer.spec.axes)
     pooling = Pooling("max", spec, 1, layer.seed, given, {"strides": 1, "ties": spec.ties})
     parts = pool_sections.sections(pooling, values)
-    return [Section(f"Max pooling of the same windows: {part.title.lower()}", part.blocks) for part in parts[1:]]
+    return [
+        Section(f"Max pooling of the same windows: {part.title[0].lower()}{part.title[1:]}", part.blocks)
+        for part in parts[1:]
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from fnconv.geometry import Axis, volume
 from fnconv.show import pictures, texts
-from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Section, matrix
+from fnconv.show.blocks import COLUMNS, Block, Equations, Formula, Matrix, Prose, Section, matrix, readable
 from fnconv.show.layer import Layer
 from fnconv.show.relation import cell_formula, ravel, unravel
 from fnconv.show.symbols import Expression, Number, substitute
@@ -114,6 +114,8 @@ def _product(layer: Layer, values: bool) -> Section:
         return _put(layer, layer.O((kernel,), unravel(p, r.output)), values)
 
     columns = shape[1]
+    all_shown = columns == readable(columns, COLUMNS)
+    content = (ravel(r.first_output(None if all_shown else (0,) * len(r.window)), r.output), 0)
     padded = "  A - is padding." if any(a.low > 0 or a.high > 0 for a in spec.axes) else ""
     vec_i = matrix("vec(I)ᵀ", (1, cells * spec.in_channels), lambda _, at: _of_vec(layer, at, values), sparse=True)
     return Section(
@@ -129,7 +131,15 @@ def _product(layer: Layer, values: bool) -> Section:
                 r"m(p, q) = \text{position in } \mathrm{vec}(I) \text{ of the cell of output } p, \text{ element } q",
                 ("Wei (2.14)", "Wei (2.15)", "Wei (2.16)", "Wei (2.17)"),
             ),
-            matrix("m", shape, position, row_head=lambda p: f"p={p}", column_head=lambda q: f"q={q}", blank="-"),
+            matrix(
+                "m",
+                shape,
+                position,
+                row_head=lambda p: f"p={p}",
+                column_head=lambda q: f"q={q}",
+                blank="-",
+                content=content,
+            ),
             Formula(
                 "φ(I)[p, q] = vec(I)[m(p, q)]",
                 r"\phi(I)_{p,q} = \mathrm{vec}(I)_{m(p,q)}",
@@ -141,10 +151,10 @@ def _product(layer: Layer, values: bool) -> Section:
                 ("Wei (2.8)", "Wei (2.9)"),
             ),
             side_by_side(
-                [matrix("φ(I)", shape, phi)],
+                [matrix("φ(I)", shape, phi, content=content)],
                 [matrix("C", (columns, spec.out_channels), c)],
                 *_bias_part(layer, values),
-                [matrix("Y + b", (positions, spec.out_channels), y)],
+                [matrix("Y + b", (positions, spec.out_channels), y, content=content)],
             ),
         ),
     )
@@ -169,12 +179,16 @@ def _big_m(layer: Layer, values: bool) -> Section:
         "A row holds one 1 (none where the window lies on padding): φ copies cells.  A column holds a 1 for every copy "
         "of its cell: that is why the gradient, which goes through Mᵀ, is a sum."
     )
+    first = (0,) * len(r.output)
+    o = r.first_output(first)
+    at = r.cell(o, first)
     m = matrix(
         "M, a row per (p, q), a column per cell of vec(I)",
         shape,
         entry,
         sparse=True,
         row_head=lambda row: f"{row % positions},{row // positions}",
+        content=(0, 0) if at is None else (ravel(o, r.output), ravel(at, r.input)),
     )
     return Section("The matrix M", (Formula(text, latex, ("Wei (2.23)", "Wei (2.24)")), Prose(why), m))
 

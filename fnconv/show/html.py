@@ -74,8 +74,10 @@ class Html:
 
 
 NOTATION = Html()
-# I_12, I_2,31, W_rs, I_[2i+r-1, j+s] and I_i, but no word with an underscore
-SYMBOL = re.compile(r"(?<![A-Za-z])([A-Za-zδφ])_(?:\[([^]]*)\]|([0-9]+(?:[,;][0-9]+)*|[a-z](?:,[a-z]\b|[a-z]{0,5}\b)))")
+# I_12, I_2,31, W_rs, Σ_ij, I_[2i+r-1, j+s] and I_i, but no word with an underscore
+SYMBOL = re.compile(
+    r"(?<![A-Za-z])([A-Za-zδφΣ])_(?:\[([^]]*)\]|([0-9]+(?:[,;][0-9]+)*|[a-z](?:,[a-z]\b|[a-z]{0,5}\b)))"
+)
 
 
 def document(title: str, sections: Sequence[Section]) -> str:
@@ -144,18 +146,20 @@ def _equations(block: Equations) -> str:
 def _matrix(m: Matrix) -> str:
     blank = f'<span class="zero">{m.blank}</span>'
     short, narrow = m.cut
-    body = []
+    before = ["⋯"] if m.start[1] else []
+    body = [("", ["⋮"] * (len(before) + len(m.rows[0]) + narrow))] if m.start[0] else []
     for number, row in enumerate(m.rows):
-        cells = [blank if e is None else _spell(e) for e in row] + (["⋯"] if narrow else [])
+        cells = before + [blank if e is None else _spell(e) for e in row] + (["⋯"] if narrow else [])
         body.append((m.row_heads[number] if m.row_heads else "", cells))
     if short:
-        body.append(("", ["⋮"] * (len(m.rows[0]) + narrow)))
-    heads = "".join(f"<th>{escape(h)}</th>" for h in m.column_heads)
+        body.append(("", ["⋮"] * (len(before) + len(m.rows[0]) + narrow)))
+    top = [*[""] * len(before), *m.column_heads] if m.column_heads else []
+    heads = "".join(f"<th>{escape(h)}</th>" for h in top)
     named = bool(m.row_heads)
     table = f"<tr>{'<th></th>' * (1 + named)}{heads}</tr>" if heads else ""
     for number, (head, cells) in enumerate(body):
         left, right = (f'<td class="{side}" rowspan="{len(body)}"></td>' * (number == 0) for side in ("left", "right"))
         inner = "".join(f"<td>{cell}</td>" for cell in cells)
         table += f"<tr>{f'<th>{marked(head)}</th>' * named}{left}{inner}{right}</tr>"
-    name = m.name + (f", a corner of {m.shape[0]:,}×{m.shape[1]:,}" if short or narrow else "")
+    name = m.name + m.part()
     return f'<figure><table class="matrix">{table}</table><figcaption>{marked(name)}</figcaption></figure>'

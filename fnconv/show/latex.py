@@ -165,28 +165,32 @@ def _sign(text: str) -> str:
 
 def _matrix(m: Matrix) -> str:
     blank = r"\cdot" if m.blank == "·" else m.blank
-    cells = [[blank if e is None else write(e, NOTATION) for e in row] for row in m.rows]
+    before = [r"\cdots"] if m.start[1] else []
+    cells = [before + [blank if e is None else write(e, NOTATION) for e in row] for row in m.rows]
+    heads = list(m.row_heads)
     short, narrow = m.cut
     if narrow:
         cells = [[*row, r"\cdots"] for row in cells]
     if short:
         cells.append([r"\vdots"] * len(cells[0]))
-    name = prose(m.name)
-    if short or narrow:
-        name += rf", a corner of \({m.shape[0]} \times {m.shape[1]}\)"
-    body = " \\\\\n".join(_head(m, i) + " & ".join(row) for i, row in enumerate(cells))
-    heads = " & ".join([*([""] if m.row_heads else []), *(rf"\scriptstyle {h}" for h in m.column_heads)])
+    if m.start[0]:
+        cells.insert(0, [r"\vdots"] * len(cells[0]))
+        heads = ["", *heads] if heads else []
+    name = prose(m.name + m.part())
+    body = " \\\\\n".join(_head(heads, i) + " & ".join(row) for i, row in enumerate(cells))
+    top = [rf"\scriptstyle {h}" for h in m.column_heads]
+    line = " & ".join([*([""] if heads else []), *([""] if before and top else []), *top])
     columns = len(cells[0])
     if m.row_heads or m.column_heads:
         table = rf"\begin{{array}}{{{'r' if m.row_heads else ''}|{'c' * columns}|}}"
-        inner = (heads + " \\\\ \\hline\n" if m.column_heads else "") + body
+        inner = (line + " \\\\ \\hline\n" if m.column_heads else "") + body
     else:
         table, inner = rf"\left[\begin{{array}}{{{'c' * columns}}}", body
     end = r"\end{array}" + ("" if m.row_heads or m.column_heads else r"\right]")
     return rf"\overset{{\text{{{name}}}}}{{{table}" + "\n" + inner + "\n" + end + "}"
 
 
-def _head(m: Matrix, row: int) -> str:
-    if not m.row_heads:
+def _head(heads: Sequence[str], row: int) -> str:
+    if not heads:
         return ""
-    return rf"\scriptstyle {m.row_heads[row]} & " if row < len(m.row_heads) else " & "
+    return rf"\scriptstyle {heads[row]} & " if row < len(heads) and heads[row] else " & "

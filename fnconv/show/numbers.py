@@ -64,6 +64,8 @@ def random(shape: tuple[int, ...], seed: tuple[int, ...], low: int, high: int, *
 
     Entries that are equal would hide a kernel that was not turned; `repeat` asks for them, as ties.
     """
+    if min(seed) < 0:
+        raise invalid("show", "seed", "must be at least 0", min(seed))
     pool = np.array([n for n in range(low, high + 1) if n])
     count = int(np.prod(shape))
     drawn = np.random.default_rng(seed).choice(pool, count, replace=repeat or count > len(pool))

@@ -70,6 +70,8 @@ def _input_gradient(layer: Layer, values: bool) -> Section:
     left_over = ", and by the left-over cells more at the high end" if any(a.leftover for a in axes) else ""
     dilated = f" dilated by {', '.join(str(a.dilation) for a in axes)}" if any(a.dilation > 1 for a in axes) else ""
     result = f"{shape_of(p.result)}, the gradient of the padded input" if _pads(axes) else "∂L/∂I"
+    zeros = ", ".join(dict.fromkeys(str(a.stride - 1) for a in axes))
+    none = ", none here" if p.inserted == layer.relation.output else ""
     steps: list[Block] = [
         Formula(
             "∂L/∂I = crop( pad( δ with zeros ) * rot180(W) ), at stride 1",
@@ -77,7 +79,7 @@ def _input_gradient(layer: Layer, values: bool) -> Section:
             r"\mathrm{rot180}(W)\right)",
             ("Notes 2.3",),
         ),
-        Prose(f"1. Insert stride - 1 zeros between neighbours of δ: {shape_of(p.inserted)}."),
+        Prose(f"1. Insert stride - 1 = {zeros} zeros between neighbours of δ{none}: {shape_of(p.inserted)}."),
         side_by_side(_draw(layer, values, "δ with zeros", p.inserted, p.with_zeros)),
         Prose(f"2. Pad it by span - 1 = {rim} on every side{left_over}: {shape_of(p.padded)}."),
         side_by_side(_draw(layer, values, "padded", p.padded, p.with_rim)),

@@ -71,6 +71,14 @@ class Relation:
         """To how many outputs window element k brings a cell."""
         return int(np.prod([np.count_nonzero(m[:, j] >= 0) for m, j in zip(self._met, k, strict=True)]))
 
+    def first_output(self, k: Index | None = None) -> Index:
+        """The first output that meets a cell, in any order of counting; with window element k where that is given.
+
+        Outputs before it lie on padding.  Zeros where none meets one.
+        """
+        met = [m >= 0 if k is None else m[:, [at]] >= 0 for m, at in zip(self._met, k or self.output, strict=True)]
+        return tuple(int(np.argmax(m.any(axis=1))) for m in met)
+
     @property
     def unused(self) -> int:
         """Cells that no window covers."""

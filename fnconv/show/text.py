@@ -152,9 +152,14 @@ def _box(part: Matrix | str, width: int) -> list[str]:
     """The lines of a matrix, its name first, all of one length."""
     if isinstance(part, str):
         return [" " * len(part), part]
-    cells = [[part.blank if e is None else _spell(e) for e in row] for row in part.rows]
+    before = ["⋯"] if part.start[1] else []
+    cells = [before + [part.blank if e is None else _spell(e) for e in row] for row in part.rows]
+    heads = list(part.row_heads)
+    if part.start[0]:
+        cells.insert(0, ["⋮"] * len(cells[0]))
+        heads = ["", *heads] if heads else []
     if part.column_heads:
-        cells.insert(0, list(part.column_heads))
+        cells.insert(0, [*[""] * len(before), *part.column_heads])
     margin = max(map(len, part.row_heads), default=-1) + 1
     cells, cut = _fitting(cells, width - margin - 8)
     short, narrow = part.cut
@@ -164,7 +169,8 @@ def _box(part: Matrix | str, width: int) -> list[str]:
         cells.append(["⋮"] * len(cells[0]))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     body = [" ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in cells]
-    heads = [*([""] if part.column_heads else []), *part.row_heads, ""][: len(body)] if part.row_heads else []
+    if part.column_heads:
+        heads.insert(0, "")
     heads += [""] * (len(body) - len(heads))
     top = 1 if part.column_heads else 0
     brackets = _brackets(len(body) - top)
@@ -174,9 +180,7 @@ def _box(part: Matrix | str, width: int) -> list[str]:
         f"{head}{left} {line} {right}"
         for head, line, (left, right) in zip(heads[top:], body[top:], brackets, strict=True)
     ]
-    name = part.name
-    if short or narrow or cut:
-        name += f", a corner of {part.shape[0]:,}×{part.shape[1]:,}"
+    name = part.name + part.part(cut)
     length = max(len(text[0]), len(name))
     return [name.ljust(length), *(line.ljust(length) for line in text)]
 
