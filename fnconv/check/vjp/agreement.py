@@ -16,12 +16,11 @@ from fnconv.check.vjp import kinks
 from fnconv.check.vjp.data import Draw, Point
 from fnconv.check.vjp.explain import explain
 from fnconv.check.vjp.integers import rounds_nowhere
-from fnconv.check.vjp.programs import FACTOR, OWN_FACTOR, SAMPLES, Wide
+from fnconv.check.vjp.programs import FACTOR, MORE, OWN_FACTOR, SAMPLES, Wide
 from fnconv.check.vjp.report import Failure
 from fnconv.check.vjp.trial import Trial, short
 
 VALUE, FLOAT64, OWN, INTEGERS = "value", "cotangents, float64", "cotangents, own dtype", "integers, bit for bit"
-MORE = 8 * SAMPLES  # runs before a difference is called one
 
 
 def points(draw: Draw, level: str) -> Iterator[Point]:
