@@ -12,7 +12,7 @@ from jax import lax
 from vjp_bugs import OPERATIONS, rule
 
 from fnconv import check_vjp
-from fnconv.check.vjp import linearity, second
+from fnconv.check.vjp import agreement, linearity, second
 from fnconv.check.vjp.run import prepare
 
 RNG = np.random.default_rng(11)
@@ -155,3 +155,15 @@ def test_a_rule_may_compute_in_another_dtype():
     trial.compile()
     linearity.check_adjoint(trial)
     assert trial.report.ok, str(trial.report)
+
+
+@pytest.mark.parametrize("bug", ["", "scale missing in dq"])
+def test_scores_that_overflow_excuse_a_right_rule_alone(bug):
+    """A thousand times these arguments, attention's scores are infinite in float16: there autodiff is no better."""
+    plan = OPERATIONS["attention"]
+    args = plan.args(np.random.default_rng(13), jnp.float16, 0.1)
+    with jax.numpy_dtype_promotion("standard"):
+        trial = prepare(plan.wrong(bug) if bug else plan.right(), args, {}, None, "quick", 13)
+        trial.compile()
+        agreement.check_own_dtype(trial)
+    assert trial.report.ok == (not bug), str(trial.report)

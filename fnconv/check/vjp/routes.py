@@ -149,7 +149,7 @@ def lost(trial: Trial, point: Point, i: int, got: Values, want: Values, toleranc
         return ""
     if not np.isfinite(whole).all():
         return ""
-    parts = {}
+    parts: dict[str, tuple[int, Values]] = {}
     others: dict[str, Callable[[], Values]] = {}
     # what comes back through a step as a whole is easier to understand than through one operand of the next
     for k, name in sorted(enumerate(routes.names), key=lambda gate: gate[1].startswith("operand")):
