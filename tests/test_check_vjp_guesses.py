@@ -167,3 +167,15 @@ def test_scores_that_overflow_excuse_a_right_rule_alone(bug):
         trial.compile()
         agreement.check_own_dtype(trial)
     assert trial.report.ok == (not bug), str(trial.report)
+
+
+def test_a_tie_among_zeros_and_ones_is_a_tie():
+    """Arguments that look like a mask are kept, but have kinks all the same."""
+
+    def last(x, dy):
+        place = x.shape[-1] - 1 - x[:, ::-1].argmax(-1)
+        return (jax.nn.one_hot(place, x.shape[-1], dtype=dy.dtype) * dy[:, None],)
+
+    highest = rule(lambda x: x.max(-1), lambda x: (x.max(-1), x), last)
+    report = check_vjp(highest, jnp.array([[1.0, 1.0, 0.0]]))
+    assert report.ok, str(report)

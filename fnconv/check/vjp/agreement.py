@@ -218,7 +218,7 @@ def _judge_kinks(trial: Trial, c: Comparison, wrong: list[np.ndarray], bounds: l
     def gradient(values: tuple[Values, ...], cotangents: tuple[Values, ...]) -> tuple[Values, ...]:
         return reference.clean(values, cotangents)[1]
 
-    fixed = trial.draw().fixed
+    fixed = [False] * len(c.point.values)  # the reference alone is moved, also where a rule may rely on its arguments
     around = kinks.limits(gradient, c.point.values, c.point.cotangents, fixed)
     remaining, met = [], False
     for i, (g, w, bad, bound) in enumerate(zip(c.got[1], c.want[1], wrong, bounds, strict=True)):
