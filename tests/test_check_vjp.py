@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import time
@@ -14,13 +13,12 @@ import pytest
 from vjp_bugs import BUGS, OPERATIONS, rule
 
 import fnconv
+from benchmarks.false_alarms import DTYPES, ROUNDS, runs
 from fnconv import check_vjp
-from fnconv.check.vjp.run import judge, prepare
 from fnconv.testing import assert_vjp
 
 CHEAP = [bug for bug in BUGS if bug[0] not in ("conv", "attention", "layer_norm", "dense")]
 COSTLY = [bug for bug in BUGS if bug not in CHEAP]
-DTYPES = ("bfloat16", "float16", "float32", "float64")
 X = jnp.asarray(np.random.default_rng(7).standard_normal((3, 4)), jnp.float32)
 
 
@@ -75,41 +73,17 @@ def test_the_diagnosis_says_what_to_mend(operation, bug, argument, guess):
 # ---- no false alarms ------------------------------------------------------------------------------------------------
 
 
-def runs_of_right_rules(names, dtypes, rounds):
-    """Each rule compiled once for a dtype, tried on many draws and scales."""
-    alarms, count = [], 0
-    for name in names:
-        for dtype in dtypes:
-            wide = jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
-            with wide, jax.numpy_dtype_promotion("standard"):
-                plan, trial = OPERATIONS[name], None
-                for seed in range(rounds):
-                    scale = (1e-3, 1.0, 1e3, 0.1, 30.0)[seed % 5]
-                    args = plan.args(np.random.default_rng(seed), jnp.dtype(dtype), scale)
-                    fresh = prepare(plan.right(), args, {}, None, "quick", seed)
-                    if trial is None:
-                        trial, order = fresh, 2
-                    else:  # the same programs on other numbers
-                        trial.call, trial.report, trial.seed, order = fresh.call, fresh.report, seed, 1
-                    report = judge(trial, order, transformations=seed == 0)
-                    count += 1
-                    if not report.ok:
-                        alarms.append((name, dtype, scale, seed, str(report.failures[0])))
-                    assert not [row for row in report.rows if "ended in" in row.detail]
-    return alarms, count
-
-
 def test_right_rules_pass():
-    alarms, count = runs_of_right_rules(("avg_pool", "huber"), ("float16", "float32"), 5)
-    assert count == 20
-    assert not alarms
+    found = list(runs(("avg_pool", "huber"), ("float16", "float32"), 5))
+    assert len(found) == 20
+    assert not [run for run in found if run.alarm or run.broken]
 
 
 @pytest.mark.slow
 def test_right_rules_pass_a_thousand_times():
-    alarms, count = runs_of_right_rules(OPERATIONS, DTYPES, 18)
-    assert count >= 1000
-    assert not alarms
+    found = list(runs(OPERATIONS, DTYPES, ROUNDS))
+    assert len(found) >= 1000
+    assert not [run for run in found if run.alarm or run.broken]
 
 
 @pytest.mark.parametrize(

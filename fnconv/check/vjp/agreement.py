@@ -16,12 +16,11 @@ from fnconv.check.vjp import kinks
 from fnconv.check.vjp.data import Draw, Point
 from fnconv.check.vjp.explain import explain
 from fnconv.check.vjp.integers import rounds_nowhere
-from fnconv.check.vjp.programs import FACTOR, OWN_FACTOR, SAMPLES, Wide
+from fnconv.check.vjp.programs import FACTOR, MORE, OWN_FACTOR, SAMPLES, Wide
 from fnconv.check.vjp.report import Failure
 from fnconv.check.vjp.trial import Trial, short
 
 VALUE, FLOAT64, OWN, INTEGERS = "value", "cotangents, float64", "cotangents, own dtype", "integers, bit for bit"
-MORE = 8 * SAMPLES  # runs before a difference is called one
 
 
 def points(draw: Draw, level: str) -> Iterator[Point]:
@@ -156,6 +155,9 @@ def check_integers(trial: Trial) -> None:
 # ---- one comparison -------------------------------------------------------------------------------------------------
 
 
+Bounds = tuple[Sequence[Values], Sequence[Values]]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Results of the rule and of the reference at one point; `bounds(samples)` what rounding may do to each."""
@@ -182,7 +184,7 @@ def judge(trial: Trial, c: Comparison) -> None:
             break
         samples = MORE
     if any(w.any() for w in wrong[0]):
-        _judge_values(trial, c, wrong[0], bounds[0])
+        _judge_values(trial, c, wrong[0], bounds)
     row = trial.report.row(c.check)
     for g, w, b, bad in zip(c.got[1], c.want[1], bounds[1], wrong[1], strict=True):
         row.ratio = max(row.ratio or 0.0, float(_ratio(g, w, b)[~bad & np.isfinite(b)].max(initial=0)))
@@ -190,19 +192,19 @@ def judge(trial: Trial, c: Comparison) -> None:
         wrong[1] = _judge_kinks(trial, c, wrong[1], bounds[1])
     for i, bad in enumerate(wrong[1]):
         if c.native and bad.any():
-            bad = bad & ~_too_hard(trial, c, 1, i, bounds[1][i])
+            bad = bad & ~_too_hard(trial, c, 1, i, bounds)
         if bad.any():
             trial.report.fail(failure(trial, c, i, bad, bounds[1][i]))
 
 
-def _judge_values(trial: Trial, c: Comparison, wrong: list[np.ndarray], bounds: list[Values]) -> None:
+def _judge_values(trial: Trial, c: Comparison, wrong: list[np.ndarray], bounds: Bounds) -> None:
     row = trial.report.row(VALUE)
     for i, bad in enumerate(wrong):
         bad = bad & np.isfinite(c.want[0][i])
         if c.native and bad.any():
-            bad = bad & ~_too_hard(trial, c, 0, i, bounds[i])
+            bad = bad & ~_too_hard(trial, c, 0, i, bounds)
         if bad.any():
-            trial.report.fail(failure(trial, c, i, bad, bounds[i], part=0))
+            trial.report.fail(failure(trial, c, i, bad, bounds[0][i], part=0))
     if row.ratio is None:
         row.ratio = 0.0
 
@@ -216,7 +218,7 @@ def _judge_kinks(trial: Trial, c: Comparison, wrong: list[np.ndarray], bounds: l
     def gradient(values: tuple[Values, ...], cotangents: tuple[Values, ...]) -> tuple[Values, ...]:
         return reference.clean(values, cotangents)[1]
 
-    fixed = trial.draw().fixed
+    fixed = [False] * len(c.point.values)  # the reference alone is moved, also where a rule may rely on its arguments
     around = kinks.limits(gradient, c.point.values, c.point.cotangents, fixed)
     remaining, met = [], False
     for i, (g, w, bad, bound) in enumerate(zip(c.got[1], c.want[1], wrong, bounds, strict=True)):
@@ -266,8 +268,11 @@ def _ratio(got: Values, want: Values, bound: Values) -> Values:
     return np.where(np.isnan(ratio), np.inf, ratio)
 
 
-def _too_hard(trial: Trial, c: Comparison, part: int, i: int, bound: Values) -> np.ndarray:
-    """Where automatic differentiation is as far off, in this dtype: the dtype is to blame, not the rule."""
+def _too_hard(trial: Trial, c: Comparison, part: int, i: int, bounds: Bounds) -> np.ndarray:
+    """Where the reference itself is as far off, in this dtype: the dtype is to blame, not the rule.
+
+    That is everywhere for cotangents of a value that the dtype cannot hold on its way, as where scores overflow.
+    """
     shape = c.want[part][i].shape
     try:
         results = trial.run_native(c.point, trial.native_reference)
@@ -275,7 +280,10 @@ def _too_hard(trial: Trial, c: Comparison, part: int, i: int, bound: Values) -> 
         return np.zeros(shape, bool)
     if not all(np.isfinite(x).all() for both in results for x in both):
         return np.ones(shape, bool)
-    return ~_within(results[part][i].astype(np.float64), c.want[part][i], bound)
+    values = zip(results[0], c.want[0], bounds[0], strict=True)
+    if part == 1 and not all(_within(g.astype(np.float64), w, b).all() for g, w, b in values):
+        return np.ones(shape, bool)
+    return ~_within(results[part][i].astype(np.float64), c.want[part][i], bounds[part][i])
 
 
 def failure(

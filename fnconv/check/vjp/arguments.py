@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -40,6 +40,7 @@ class Signature:
     leaves: tuple[Any, ...]  # all of them, in order
     moving: tuple[Leaf, ...]
     places: tuple[int, ...]  # where the moving ones stand in `leaves`
+    leaf_names: tuple[str, ...]  # of all of them
     held: tuple[str, ...] = ()
 
     def merge(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -74,7 +75,7 @@ class Signature:
         """The same with some leaves, Python floats, held as they were given."""
         kept = [(leaf, place) for leaf, place in zip(self.moving, self.places, strict=True) if leaf.name not in names]
         moving, places = tuple(k[0] for k in kept), tuple(k[1] for k in kept)
-        return Signature(self.fn, self.tree, self.leaves, moving, places, tuple(names))
+        return replace(self, moving=moving, places=places, held=tuple(names))
 
 
 def signature(fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature:
@@ -90,11 +91,13 @@ def signature(fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> S
     names = _parameter_names(fn, len(args))
     moving: list[Leaf] = []
     places: list[int] = []
+    leaf_names: list[str] = []
     for i, (path, value) in enumerate(paths):
         by_position = path[0].idx == 0
+        name = (names[path[1].idx] if by_position else path[1].key) + jax.tree_util.keystr(path[2:])
+        leaf_names.append(name)
         if by_position and path[1].idx in static:
             continue
-        name = (names[path[1].idx] if by_position else path[1].key) + jax.tree_util.keystr(path[2:])
         if _is_complex(value):
             raise mistyped("check_vjp", name, "must be real; complex derivatives are not checked", value.dtype)
         if is_floating(value):
@@ -102,7 +105,8 @@ def signature(fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> S
             places.append(i)
     if not moving:
         raise mistyped("check_vjp", "args", "must hold a floating-point array to differentiate by", _kinds(paths))
-    return Signature(fn, tree, tuple(value for _, value in paths), tuple(moving), tuple(places))
+    leaves = tuple(value for _, value in paths)
+    return Signature(fn, tree, leaves, tuple(moving), tuple(places), tuple(leaf_names))
 
 
 def is_floating(value: Any) -> bool:

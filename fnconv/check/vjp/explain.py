@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fnconv.check.diagnose import diagnose
+from fnconv.check.diagnose import UNKNOWN, diagnose
 from fnconv.check.running_error import Values
 from fnconv.check.vjp.data import Point
+from fnconv.check.vjp.routes import lost
 
 if TYPE_CHECKING:
     from fnconv.check.vjp.trial import Trial
 
 Both = tuple[Sequence[Values], Sequence[Values]]
+
+TAKEN = "the derivative is taken at"
+VAGUE = (UNKNOWN, TAKEN, "wrong ", "zero where", "every wrong entry")  # guesses that may be improved on
 
 
 def explain(
@@ -27,14 +32,15 @@ def explain(
     tolerance = max(float(finite.max(initial=0)), 1e-12 * float(abs(np.nan_to_num(w)).max(initial=0)))
     alternatives = dict(_usual_mistakes(trial, point, i, want)) if part == 1 else {}
     batch = 0 if _leads(trial, i) and w.ndim else None
-    return diagnose(
-        np.where(wrong, g, w),
-        w,
-        alternatives=alternatives,
-        counts=_counts(trial, i),
-        batch_axis=batch,
-        tolerance=tolerance,
+    mixed = np.where(wrong, g, w)
+    guess = diagnose(
+        mixed, w, alternatives=alternatives, counts=_counts(trial, i), batch_axis=batch, tolerance=tolerance
     )
+    if part == 1 and guess.startswith(VAGUE):
+        way = lost(trial, point, i, mixed, w, tolerance)
+        if way:
+            return way if guess.startswith((UNKNOWN, TAKEN)) else f"{way}; {guess}"
+    return guess
 
 
 def _leads(trial: Trial, i: int) -> bool:
@@ -92,27 +98,40 @@ def _usual_mistakes(trial: Trial, point: Point, i: int, want: Both) -> list[tupl
             ):
                 changed = [taken if j == k else c for j, c in enumerate(point.cotangents)]
                 found.append((text, partial(pulled, changed)))
+        for a, b in combinations(range(u.ndim), 2):
+            if u.shape[a] == u.shape[b] > 1:
+                text = f"axes {a} and {b} of the incoming cotangent are exchanged: summed over the wrong one?"
+                changed = [np.swapaxes(c, a, b) if j == k else c for j, c in enumerate(point.cotangents)]
+                found.append((text, partial(pulled, changed)))
+        if u.shape == want[1][i].shape:
+            text = "the function itself is applied to the incoming cotangent, instead of its transpose"
+            found.append((text, partial(_applied, clean, point, i, k)))
         ones = [np.ones_like(c) if j == k else c for j, c in enumerate(point.cotangents)]
         found.append(("the incoming cotangent is taken to be 1", partial(pulled, ones)))
         size = [abs(c) if j == k else c for j, c in enumerate(point.cotangents)]
         found.append(("the sign of the incoming cotangent is lost", partial(pulled, size)))
     for j, v in enumerate(point.values):
         name = trial.names[j]
-        found.append((f"the derivative is taken at -{name}", partial(at, _with(point.values, j, -v))))
-        found.append((f"the derivative is taken at |{name}|", partial(at, _with(point.values, j, abs(v)))))
-        found.append((f"the derivative is taken at {name} = 0", partial(at, _with(point.values, j, np.zeros_like(v)))))
+        found.append((f"{TAKEN} -{name}", partial(at, _with(point.values, j, -v))))
+        found.append((f"{TAKEN} |{name}|", partial(at, _with(point.values, j, abs(v)))))
+        found.append((f"{TAKEN} {name} = 0", partial(at, _with(point.values, j, np.zeros_like(v)))))
         for axes in (*((axis,) for axis in range(v.ndim)), (0, 1)):
             if max(axes) < v.ndim and min(v.shape[axis] for axis in axes) > 1:
-                text = f"the derivative is taken at {name} reversed along {_axes(axes)}: rotated once too often?"
+                text = f"{TAKEN} {name} reversed along {_axes(axes)}: rotated once too often?"
                 found.append((text, partial(at, _with(point.values, j, np.flip(v, axes)))))
     for k, value in enumerate(want[0]):
         for j, v in enumerate(point.values):
             if v.shape == value.shape:
-                text = f"the derivative is taken at the value instead of {trial.names[j]}"
+                text = f"{TAKEN} the value instead of {trial.names[j]}"
                 found.append((text, partial(at, _with(point.values, j, value))))
         if value.shape == want[1][i].shape:
             found.append(("it is multiplied by the value once more", partial(np.multiply, want[1][i], want[0][k])))
     return found
+
+
+def _applied(clean: Callable[..., Any], point: Point, i: int, k: int) -> Values:
+    """Result k where leaf i is its own cotangent."""
+    return np.asarray(clean(tuple(_with(point.values, i, point.cotangents[k])), point.cotangents)[0][k])
 
 
 def _axes(axes: Sequence[int]) -> str:

@@ -13,13 +13,14 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.extend import core
+from jax.extend import core, source_info_util
 
 from fnconv.attach import LinearMap
 
 JAXPRS = tuple({core.Jaxpr, core.ClosedJaxpr})  # one class from JAX 0.12 on
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
 RULES = ("custom_vjp_call", "custom_jvp_call")
+source_info_util.register_exclusion(str(Path(__file__).parents[1]))  # the source of a step is the user's line
 _JAX = str(Path(jax.__file__).parent)
 
 
@@ -69,7 +70,8 @@ def _equation(e: Any, operands: list[Any]) -> list[Any]:
 
 def bind(e: Any, operands: Sequence[Any], params: Any = None) -> list[Any]:
     """An equation as it stands, on other operands."""
-    with e.ctx.manager:  # mesh, compute_on, metadata
+    source = source_info_util.user_context(e.source_info.traceback)
+    with source, e.ctx.manager:  # mesh, compute_on, metadata
         parameters = e.primitive.get_bind_params(e.params if params is None else params)
         results = e.primitive.bind(*operands, **parameters)
     return list(results) if e.primitive.multiple_results else [results]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from fnconv.check.programs import arithmetic, fast_options
 from fnconv.check.references import abstract
 from fnconv.check.running_error import Arithmetic, Values
-from fnconv.check.vjp import widen
+from fnconv.check.vjp import primal, widen
 
 Arrays = tuple[Values, ...]
 Flat = Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]
@@ -22,6 +22,7 @@ Flat = Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]
 SAMPLES = 8
 FACTOR = 16.0  # of the largest of 8 samples: less than one roundoff has a chance of (1/16)^8 for each step
 OWN_FACTOR = 4.0  # of the largest of 64
+MORE = 8 * SAMPLES  # runs before a difference is called one: noise below a unit in the last place often leaves no trace
 
 
 def value_and_cotangents(flat: Flat) -> Callable[..., Any]:
@@ -32,6 +33,21 @@ def value_and_cotangents(flat: Flat) -> Callable[..., Any]:
         return results, pull(tuple(cotangents)), others
 
     return program
+
+
+def narrowest(flat: Flat, kinds: tuple[Sequence[Any], Sequence[Any]]) -> float:
+    """Machine epsilon of the narrowest dtype in which flat's cotangents are computed for these avals."""
+    with arithmetic(jnp.float64):
+        jaxpr = jax.make_jaxpr(value_and_cotangents(flat))(*kinds)
+    dtypes = {k.dtype for part in kinds for k in part} | set(_floats(jaxpr))
+    return max(float(jnp.finfo(d).eps) for d in dtypes)  # type: ignore[no-untyped-call]
+
+
+def _floats(jaxpr: Any) -> Iterator[Any]:
+    for e in primal.opened(jaxpr).eqns:
+        yield from (v.aval.dtype for v in e.outvars if jnp.issubdtype(v.aval.dtype, jnp.floating))
+        for body in primal.inner(e):
+            yield from _floats(body)
 
 
 def next_order(program: Callable[..., Any]) -> Callable[..., Any]:

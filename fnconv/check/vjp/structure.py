@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from fnconv.check.references import abstract
 from fnconv.check.vjp import primal
 from fnconv.check.vjp.data import Point
 from fnconv.check.vjp.linearity import smooth_point
-from fnconv.check.vjp.programs import FACTOR, value_and_cotangents
+from fnconv.check.vjp.programs import FACTOR, MORE, SAMPLES, narrowest, value_and_cotangents
 from fnconv.check.vjp.report import Failure
 from fnconv.check.vjp.trial import Trial, first_line, short
 
@@ -49,6 +50,8 @@ def check_structure(trial: Trial) -> bool:
         if (r.shape, r.dtype) != (due.shape, due.dtype):
             text = f"fwd returns {short(r.dtype)}{list(r.shape)}, the function {short(due.dtype)}{list(due.shape)}"
             trial.report.fail(Failure(STRUCTURE, name, text))
+    if raw is not None:
+        _check_integers(trial, raw)
     _check_reference(trial)
     row.detail = row.detail or _summary(trial, raw)
     trial.symbolic = "symbolic_zeros=True" in str(_rules(jaxpr_of(trial)))
@@ -87,7 +90,7 @@ def _rules(jaxpr: Any) -> list[str]:
 
 def _summary(trial: Trial, raw: Any) -> str:
     parts = [f"{len(trial.call.moving)} cotangents"]
-    none = [] if raw is None else [n for n, r in zip(trial.names, raw, strict=False) if r is None]
+    none = [] if raw is None else [n for n, i in zip(trial.names, trial.call.places, strict=True) if raw[i] is None]
     if none:
         parts.append(f"bwd returns None for {', '.join(none)}")
     if trial.call.held:
@@ -95,13 +98,17 @@ def _summary(trial: Trial, raw: Any) -> str:
     return "; ".join(parts)
 
 
-def _raw_cotangents(trial: Trial) -> list[Any] | None:
-    """What bwd returns before JAX fits it to the arguments: shapes, None; None where it cannot be called alone."""
+def _raw_cotangents(trial: Trial, values: Sequence[Any] | None = None) -> list[Any] | None:
+    """What bwd returns before JAX fits it to the arguments, one entry for each leaf of theirs: shapes, None.
+
+    values: of the moving leaves; then fwd and bwd are run, and arrays returned.  None where they cannot be called
+    alone.
+    """
     fn = trial.call.fn
     if not isinstance(fn, jax.custom_vjp) or fn.symbolic_zeros or fn.fwd is None or fn.bwd is None:
         return None
     fwd, bwd = fn.fwd, fn.bwd
-    args, kwargs = trial.call.merge(trial.kinds)
+    args, kwargs = trial.call.merge(trial.kinds if values is None else values)
     static = {i: args[i] for i in fn.nondiff_argnums if i < len(args)}
     moving = [a for i, a in enumerate(args) if i not in static]
     if kwargs:
@@ -111,29 +118,60 @@ def _raw_cotangents(trial: Trial) -> list[Any] | None:
         given = iter(values)
         full = [static[i] if i in static else next(given) for i in range(len(args))]
         out, residuals = fwd(*full)
-        ones = jax.tree.map(lambda o: jnp.zeros(jnp.shape(o), jnp.result_type(o)), out)
+        ones = jax.tree.map(lambda o: jnp.ones(jnp.shape(o), jnp.result_type(o)), out)
         return bwd(*static.values(), residuals, ones)
 
     with arithmetic(trial.dtype):
         try:
-            returned = jax.eval_shape(run, *moving)
+            returned = jax.eval_shape(run, *moving) if values is None else run(*moving)
         except Exception:  # then JAX says what is wrong
             return None
-    if not isinstance(returned, tuple | list):
+    return _by_leaf(args, static, returned)
+
+
+def _by_leaf(args: Sequence[Any], static: Container[int], returned: Any) -> list[Any] | None:
+    """The cotangents in the places of the arguments' leaves."""
+    if not isinstance(returned, tuple | list) or len(returned) != sum(i not in static for i in range(len(args))):
         return None
-    leaves: list[Any] = []
-    for argument, value in zip(moving, returned, strict=False):
+    given, leaves = iter(returned), list[Any]()
+    for i, argument in enumerate(args):
         count = len(jax.tree.leaves(argument))
-        given = jax.tree.leaves(value, is_leaf=lambda v: v is None)
-        leaves += [None] * count if value is None else given
+        value = None if i in static else next(given)
+        found = [None] * count if value is None else jax.tree.leaves(value, is_leaf=lambda v: v is None)
+        if len(found) != count:
+            return None
+        leaves += found
     return leaves
+
+
+def _check_integers(trial: Trial, raw: list[Any]) -> None:
+    """Cotangents of integers and booleans, which JAX drops without a word."""
+    integer = [i for i, leaf in enumerate(trial.call.leaves) if i not in trial.call.places and _is_exact(leaf)]
+    given = [i for i in integer if raw[i] is not None and raw[i].dtype != jax.dtypes.float0]
+    values = [leaf.value for leaf in trial.call.moving]
+    if not given or any(v is None for v in values):
+        return
+    arrays = [jnp.asarray(v, k.dtype) for v, k in zip(values, trial.kinds, strict=True)]
+    made = _raw_cotangents(trial, arrays)
+    for i in given:
+        name = trial.call.leaf_names[i]
+        advice = f"JAX drops it silently; the cotangent of {name}, of integers, is None"
+        if made is not None and np.asarray(made[i]).any():
+            trial.report.fail(Failure(STRUCTURE, name, f"bwd returns numbers other than zero for it: {advice}"))
+        else:
+            trial.report.warn(STRUCTURE, f"bwd returns zeros of {short(raw[i].dtype)} for {name}: {advice}")
+
+
+def _is_exact(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and (jnp.issubdtype(leaf.dtype, jnp.integer) or leaf.dtype == bool)
 
 
 def _misshapen(trial: Trial, raw: list[Any] | None) -> str:
     """A cotangent of another shape than its argument's."""
     if raw is None:
         return ""
-    for leaf, r in zip(trial.call.moving, raw, strict=False):
+    for leaf, i in zip(trial.call.moving, trial.call.places, strict=True):
+        r = raw[i]
         if r is None or r.shape == leaf.shape:
             continue
         start = f"bwd returns shape {tuple(r.shape)} for {leaf.name} of shape {leaf.shape}: "
@@ -178,8 +216,7 @@ def check_one_by_one(trial: Trial) -> None:
     if point is None or kinds is None or (n == 1 and m == 1):
         return
     want = trial.rule.clean(point.values, point.cotangents)[1]
-    spread = trial.rule.spread(point.values, point.cotangents, native=False)[1]
-    eps = max(float(jnp.finfo(k.dtype).eps) for k in (*kinds[0], *kinds[1]))  # type: ignore[no-untyped-call]
+    eps = narrowest(trial.rule_flat, kinds)
     with arithmetic(jnp.float64):
         values = [jnp.asarray(v, k.dtype) for v, k in zip(point.values, kinds[0], strict=True)]
         cotangents = [jnp.asarray(c, k.dtype) for c, k in zip(point.cotangents, kinds[1], strict=True)]
@@ -198,9 +235,13 @@ def check_one_by_one(trial: Trial) -> None:
                     trial.report.fail(Failure(SYMBOLS, trial.names[i], text))
                     return
             size = float(abs(np.where(np.isfinite(want[i]), want[i], 0)).max(initial=0))
-            bound = 2 * FACTOR * spread[i] + 64 * eps * size
-            with np.errstate(invalid="ignore"):
-                bad = ~((abs(got - want[i]) <= bound) | (got == want[i])) & np.isfinite(want[i] + bound)
+            for samples in (SAMPLES, MORE):
+                spread = trial.rule.spread(point.values, point.cotangents, native=False, samples=samples)[1][i]
+                bound = 2 * FACTOR * spread + 64 * eps * size
+                with np.errstate(invalid="ignore"):
+                    bad = ~((abs(got - want[i]) <= bound) | (got == want[i])) & np.isfinite(want[i] + bound)
+                if not bad.any():
+                    break
             if bad.any():
                 _fail_alone(trial, i, got, want[i], bad, bound, point)
                 return
