@@ -20,6 +20,8 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fnconv import chunks
+
 Stack = tuple[tuple[int | None, ...], ...]  # batch axis of each operand, for every enclosing vmap, innermost first
 # the operand and its axis by which the first axis of a result is sharded, and the last; None: by none
 Placement = tuple[tuple[int, int] | None, tuple[int, int] | None]
@@ -140,6 +142,16 @@ def _evaluate(*operands: jax.Array, map: LinearMap, spec: Any, stack: Stack) -> 
     return f(*operands)
 
 
+def _lower(ctx: Any, *operands: Any, **params: Any) -> Any:
+    """As `_evaluate`, which may cut the batch into chunks where the program is for one device."""
+    axes = ctx.module_context.axis_context
+    mesh = getattr(axes, "mesh", None)
+    manual = mesh is not None and axes.manual_axes == frozenset(mesh.axis_names)  # each device's own program
+    devices = 1 if manual else getattr(axes, "num_devices", None) or getattr(mesh, "size", 1)
+    with chunks.for_devices(devices):
+        return mlir.lower_fun(_evaluate, multiple_results=False)(ctx, *operands, **params)
+
+
 def _abstract(*avals: Any, **params: Any) -> Any:
     return jax.make_jaxpr(partial(_evaluate, **params))(*avals).out_avals[0]
 
@@ -191,7 +203,7 @@ def _batch(operands: Sequence[Any], dims: Sequence[Any], *, map: LinearMap, spec
 
 _linear_p.def_impl(_evaluate)
 _linear_p.def_abstract_eval(_abstract)
-mlir.register_lowering(_linear_p, mlir.lower_fun(_evaluate, multiple_results=False))
+mlir.register_lowering(_linear_p, _lower)
 ad.primitive_jvps[_linear_p] = _jvp
 ad.primitive_transposes[_linear_p] = _transpose
 batching.primitive_batchers[_linear_p] = _batch

@@ -29,6 +29,7 @@ FLOORS = {
     "errors": 0,
     "equations": 0,
     "attach": 1,
+    "chunks": 1,
     "spec": 1,
     "linear": 1,
     "textbook": 1,

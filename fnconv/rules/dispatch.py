@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,8 +35,8 @@ def names(operation: str) -> dict[str, tuple[str, ...]]:
 def available_rules() -> dict[str, dict[str, tuple[str, ...]]]:
     """What exists: `{operation: {map: (rule, ...)}}`, simplest first.
 
-    >>> available_rules()["conv"]["forward"]
-    ('kronecker', 'jacobian', 'im2col', 'correlation', 'taps', 'merged', 'lax')
+    >>> available_rules()["max_pool"]["forward"]
+    ('selection', 'segment_sum', 'offsets')
     """
     return {operation: names(operation) for operation in RULES}
 
@@ -61,38 +62,109 @@ def _conv_map(map_: str, spec: ConvSpec, a: jax.Array, b: jax.Array, shape: tupl
     name = spec.rule(map_)
     if name != "auto":
         return conv.RULES[map_][name](spec, a, b)
-    on_cpu, elsewhere = conv.RULES[map_][cpu_conv_rule(map_, spec)], conv.RULES[map_]["lax"]
-    if on_cpu is elsewhere:
+    choice = conv_choice(map_, spec, a.dtype)
+    elsewhere = conv.RULES[map_]["lax"]
+    if choice.rule == "lax":
         return elsewhere(spec, a, b)
-    return lax.platform_dependent(a, b, cpu=partial(on_cpu, spec), default=partial(elsewhere, spec))
+    return lax.platform_dependent(
+        a, b, cpu=partial(_formulation(map_, spec, a.dtype), spec), default=partial(elsewhere, spec)
+    )
 
 
-def cpu_conv_rule(map_: str, spec: ConvSpec) -> str:
-    """What "auto" runs on a CPU; on other platforms it runs "lax".
+def _formulation(map_: str, spec: ConvSpec, dtype: Any) -> Callable[..., Any]:
+    rule = conv_choice(map_, spec, dtype).rule
+    if rule != "merged":
+        return conv.RULES[map_][rule]
+    dense = conv_choice(map_, conv.merged.block(spec), dtype).rule
+    return partial(conv.RULES[map_][rule], dense=conv.RULES[map_][dense])
 
-    XLA's CPU convolution has no fast path for these geometries (the ratios are its time over the rule's, float32,
-    two cores, layers of 28 to 56 cells and 64 to 192 channels; they vary with the layer):
 
-    depthwise            a loop over single channels: 10-50 forward, 20-600 input gradient, 4-20 weight gradient;
-                         the weight gradient of more than 9 window elements is faster in blocks: 3-6
-    grouped              the weight gradient runs group by group in scalar code: 40-500; the other maps 2-6 where
-                         groups need no merging, as a block of several lets a NaN or an infinity reach its
-                         neighbours, else about 1; and XLA gathers a sharded batch for its own grouped convolution
-    1x1 kernels          a matrix product: weight gradient 4-7, the others 1-2
-    one input channel    nothing to contract: 7-11 forward, 6 input gradient
-    """
-    elements = volume(windows(spec.axes))
-    if spec.groups == spec.in_channels > 1:
-        return "merged" if (map_ == "weight_vjp" and elements > 9) or elements > UNROLL else "taps"
-    if spec.groups > 1:
-        if map_ == "weight_vjp" or spec.in_channels >= conv.merged.WIDTH * spec.groups:
-            return "merged"
-        return "taps" if elements <= UNROLL else "im2col"
-    if elements == 1:
-        return "taps"
-    if spec.in_channels == 1 and map_ != "weight_vjp" and elements <= UNROLL:
-        return "taps"
-    return "lax"
+@dataclass(frozen=True)
+class Choice:
+    """A line of the table: the rule that "auto" runs on a CPU where the condition holds, and the reason for it."""
+
+    rule: str
+    holds: Callable[[Shape], bool]
+    because: str
+
+
+class Shape:
+    """What the table below asks of a convolution: its groups, the channels of one, and its windows."""
+
+    def __init__(self, spec: ConvSpec, dtype: Any) -> None:
+        self.groups = spec.groups
+        self.c, self.d = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        self.elements = volume(windows(spec.axes))
+        self.unrolled = self.elements <= UNROLL
+        self.dense = spec.groups == 1
+        self.depthwise = spec.groups > 1 and self.c == 1
+        self.narrow = conv.taps.is_narrow(spec)
+        self.wide_groups = not self.dense and self.c >= conv.merged.WIDTH
+        self.stride_1 = all(a.stride == a.dilation == 1 for a in spec.axes)
+        self.strided = any(a.stride > 1 for a in spec.axes)
+        self.short = all(a.window <= conv.winograd.LONGEST for a in spec.axes)
+        self.planar = sum(a.window > 1 for a in spec.axes) > 1
+        self.output = min(a.output for a in spec.axes)
+        self.single = dtype == jnp.float32
+
+    @property
+    def winograd(self) -> bool:
+        """Where fewer products are worth the transforms of x and y, which channels share."""
+        return self.dense and self.single and self.stride_1 and self.short and self.planar and min(self.c, self.d) >= 32
+
+
+def _always(s: Shape) -> bool:
+    return True
+
+
+# What "auto" runs on a CPU, first line that holds; on other platforms it runs "lax", cuDNN's and the TPU's own.
+# The factors are times of autodiff's program over the rule's, float32, two cores, layers of 8 to 56 cells and 1 to
+# 512 channels, see benchmarks/results.  They are about causes, not shapes: XLA's CPU convolution has one fast path,
+# for dense kernels of stride 1, and its weight gradient is a convolution whose window is a whole image.
+CPU: dict[str, tuple[Choice, ...]] = {
+    "forward": (
+        Choice("merged", lambda s: s.depthwise and not s.unrolled, "depthwise, a window too large to unroll"),
+        Choice("taps", lambda s: s.narrow and s.unrolled, "XLA loops over single channels of narrow groups: 8-50x"),
+        Choice("merged", lambda s: s.wide_groups, "every group is a dense convolution: 2-4x"),
+        Choice("taps", lambda s: not s.dense and s.unrolled, "groups of some channels, NaN kept within each: 1x"),
+        Choice("im2col", lambda s: not s.dense, "groups of a few channels, a window too large to unroll"),
+        Choice("taps", lambda s: s.elements == 1, "1x1: one matrix product, 1-2x"),
+        Choice("taps", lambda s: s.c == 1 and s.unrolled, "one input channel, nothing to contract: 4-11x"),
+        Choice("winograd", lambda s: s.winograd, "fewer products: 1.5-2.8x"),
+        Choice("columns", lambda s: s.c <= 4 and s.unrolled, "too few channels for XLA, enough in all columns: 1.4x"),
+        Choice("lax", _always, "XLA's own convolution is as fast as any rule here"),
+    ),
+    "input_vjp": (
+        Choice("merged", lambda s: s.depthwise and not s.unrolled, "depthwise, a window too large to unroll"),
+        Choice("taps", lambda s: s.narrow and s.unrolled, "XLA loops over single channels of narrow groups: 7-600x"),
+        Choice("merged", lambda s: s.wide_groups, "every group is a dense convolution: 2-4x"),
+        Choice("taps", lambda s: not s.dense and s.unrolled, "groups of some channels, NaN kept within each: 1x"),
+        Choice("im2col", lambda s: not s.dense, "groups of a few channels, a window too large to unroll"),
+        Choice("taps", lambda s: s.elements == 1, "1x1: one matrix product, 1-4x"),
+        Choice("blocked", lambda s: s.c <= 8 and s.d <= 32, "few channels in and out: wider products, 2.5-9x"),
+        Choice("winograd", lambda s: s.winograd, "fewer products: 1.5-2.5x"),
+        Choice("taps", lambda s: s.c <= 16 and s.unrolled, "few channels: one product and shifted additions, 2.3x"),
+        Choice("taps", lambda s: s.strided and s.unrolled, "XLA multiplies the zeros between cotangents: 1.1-1.3x"),
+        Choice("lax", _always, "XLA's own convolution is as fast as any rule here"),
+    ),
+    "weight_vjp": (
+        Choice("taps", lambda s: s.depthwise and s.elements <= 9, "a sum over positions without a product: 4-20x"),
+        Choice("merged", lambda s: not s.dense, "XLA runs group by group in scalar code: 20-1000x"),
+        Choice("taps", lambda s: s.elements == 1, "1x1: one matrix product, 4-15x"),
+        Choice("winograd4", lambda s: s.winograd and s.output >= 8, "fewer products: 4-22x"),
+        Choice("winograd", lambda s: s.winograd, "fewer products, of small images: 3x"),
+        Choice("blocked", lambda s: s.c <= 16 and s.d <= 16, "few channels in and out: wider products, 1.4-2x"),
+        Choice("columns", lambda s: s.c < 32 and s.unrolled, "one product of all columns: 2-6x"),
+        Choice("taps", lambda s: s.unrolled, "one product for each window element: 2-5x"),
+        Choice("lax", _always, "a window too large to unroll"),
+    ),
+}
+
+
+def conv_choice(map_: str, spec: ConvSpec, dtype: Any = jnp.float32) -> Choice:
+    """The line of the table that "auto" follows on a CPU."""
+    shape = Shape(spec, dtype)
+    return next(choice for choice in CPU[map_] if choice.holds(shape))
 
 
 # ---- pooling --------------------------------------------------------------------------------------------------------

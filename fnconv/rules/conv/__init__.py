@@ -4,9 +4,10 @@ forward(spec, x, w) -> y        input_vjp(spec, dy, w) -> dx        weight_vjp(s
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from fnconv.rules.conv import correlation, im2col, jacobian, kronecker, lax, merged, taps
+from fnconv.rules.conv import blocked, columns, correlation, im2col, jacobian, kronecker, lax, merged, taps, winograd
 
 RULES: dict[str, dict[str, Callable[..., Any]]] = {
     "forward": {
@@ -15,6 +16,10 @@ RULES: dict[str, dict[str, Callable[..., Any]]] = {
         "im2col": im2col.forward,
         "correlation": correlation.forward,
         "taps": taps.forward,
+        "columns": columns.forward,
+        "blocked": blocked.forward,
+        "winograd": winograd.forward,
+        "winograd4": partial(winograd.forward, m=4),
         "merged": merged.forward,
         "lax": lax.forward,
     },
@@ -24,6 +29,9 @@ RULES: dict[str, dict[str, Callable[..., Any]]] = {
         "im2col": im2col.input_vjp,
         "correlation": correlation.input_vjp,
         "taps": taps.input_vjp,
+        "blocked": blocked.input_vjp,
+        "winograd": winograd.input_vjp,
+        "winograd4": partial(winograd.input_vjp, m=4),
         "merged": merged.input_vjp,
         "lax": lax.input_vjp,
     },
@@ -33,6 +41,10 @@ RULES: dict[str, dict[str, Callable[..., Any]]] = {
         "im2col": im2col.weight_vjp,
         "correlation": correlation.weight_vjp,
         "taps": taps.weight_vjp,
+        "columns": columns.weight_vjp,
+        "blocked": blocked.weight_vjp,
+        "winograd": winograd.weight_vjp,
+        "winograd4": partial(winograd.weight_vjp, m=4),
         "merged": merged.weight_vjp,
         "lax": lax.weight_vjp,
     },

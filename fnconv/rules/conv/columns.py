@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from fnconv.chunks import map_batch, sum_batch
 from fnconv.geometry import outputs, volume, windows
 from fnconv.linear import pad, split_groups, tap, window_elements
-from fnconv.rules.conv import taps
 from fnconv.rules.conv.products import by_cotangent, by_kernel
 from fnconv.spec import ConvSpec
 
@@ -32,9 +31,6 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     """dC = phi(x)^T dY, chunks added."""
     dw = sum_batch(lambda x, dy: by_cotangent(spec, phi(spec, x), dy), _bytes(spec, x), x, dy)
     return dw.reshape(spec.w_shape).astype(x.dtype)
-
-
-input_vjp = taps.input_vjp
 
 
 def phi(spec: ConvSpec, x: jax.Array) -> jax.Array:

@@ -1,10 +1,11 @@
-"""One element-wise product for each window element: `taps` where a group has one input channel, nothing to contract.
+"""One element-wise product for each window element: `taps` where a group has few input channels, little to contract.
 
     y  = sum_k tap_k(x) * w_k          dx = sum_k tap_k*(dy * w_k)          dw_k = sum over cells of tap_k(x) * dy
 
-With a channel multiplier m every input channel stands m times, once for each of its kernels.  Sums are cut into rows
-of the window, each of which XLA makes one loop of: a loop over all elements would read its operands too often from
-afar, a loop per element writes too much.
+With a channel multiplier m every input channel stands m times, once for each of its kernels.  Groups of c input
+channels are c such convolutions, one for the i-th channel of every group; their results are added.  Sums are cut into
+rows of the window, each of which XLA makes one loop of: a loop over all elements would read its operands too often
+from afar, a loop per element writes too much.
 """
 
 from __future__ import annotations
@@ -27,11 +28,20 @@ ROWS = 8  # terms of one fused sum
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     """y = sum_k tap_k(x) * w_k: Notes 1 with one channel for each kernel."""
-    return _correlate(_repeated(spec, x), _wide(w), spec.axes).astype(x.dtype)
+    one, c = _one_channel(spec)
+    parts = (_correlate(_repeated(one, x[..., i::c]), _wide(w[..., i : i + 1, :]), spec.axes) for i in range(c))
+    return reduce(lax.add, parts).astype(x.dtype)
 
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     """Shifted additions or the correlation with rot180 at stride 1; phase by phase otherwise, Notes 2.3."""
+    one, c = _one_channel(spec)
+    parts = [_input_vjp(one, dy, w[..., i : i + 1, :]) for i in range(c)]
+    dx = parts[0] if c == 1 else jnp.stack(parts, axis=-1).reshape(spec.x_shape(dy.shape[0]))
+    return dx.astype(dy.dtype)
+
+
+def _input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     dy_wide, kernels = _wide(dy), _wide(w)
     if any(a.stride > 1 for a in spec.axes):
         dx = polyphase((dy_wide,), (0,), spec.axes, lambda k, cells: cells * kernels[k])
@@ -40,13 +50,17 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     else:
         dx = _correlate(dy_wide, rot180(kernels), [a.input_gradient() for a in spec.axes])
     channels = spec.in_channels
-    return dx.reshape(*dx.shape[:-1], channels, spec.out_channels // channels).sum(axis=-1).astype(dy.dtype)
+    return dx.reshape(*dx.shape[:-1], channels, spec.out_channels // channels).sum(axis=-1)
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
-    """dw_k = sum over images and positions of tap_k(x) * dy: Wei (2.21) with nothing to contract but positions.
+    """dw_k = sum over images and positions of tap_k(x) * dy: Wei (2.21) with nothing to contract but positions."""
+    one, c = _one_channel(spec)
+    return jnp.concatenate([_weight_vjp(one, x[..., i::c], dy) for i in range(c)], axis=-2)
 
-    Rows of the first spatial axis are added first, element by element, in ROWS terms of one loop each; what is left
+
+def _weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
+    """Rows of the first spatial axis are added first, element by element, in ROWS terms of one loop each; what is left
     is contracted with ones.  The batch axis is never cut: a batch-sharded gradient needs one all-reduce.
     """
     first = spec.axes[0]
@@ -66,6 +80,11 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     # (K, N O / ROWS, C) . (N O / ROWS) -> (K, C)
     dw = lax.dot_general(rows, ones, (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
     return dw.reshape(spec.w_shape).astype(x.dtype)
+
+
+def _one_channel(spec: ConvSpec) -> tuple[ConvSpec, int]:
+    """The convolution of one input channel of every group, and how many there are."""
+    return replace(spec, in_channels=spec.groups), spec.in_channels // spec.groups
 
 
 def _lengthened(axes: Sequence[Axis], extra: int, *, of_output: bool) -> list[Axis]:

@@ -22,19 +22,29 @@ from fnconv.spec import ConvSpec
 WIDTH = 16  # channels of a block, at least: below, products are too narrow; above, too many zeros are multiplied
 
 
-def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
+def forward(spec: ConvSpec, x: jax.Array, w: jax.Array, dense: Formulation = lax.forward) -> jax.Array:
     """conv(x, blocks on the diagonal)."""
-    return _merge(spec).forward(_each_block(lax.forward, -1), x, w)
+    return _merge(spec).forward(_each_block(dense, -1), x, w)
 
 
-def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
+def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array, dense: Formulation = lax.input_vjp) -> jax.Array:
     """The input gradient of the block-diagonal kernel."""
-    return _merge(spec).input_vjp(_each_block(lax.input_vjp, -1), dy, w)
+    return _merge(spec).input_vjp(_each_block(dense, -1), dy, w)
 
 
-def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
+def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array, dense: Formulation = lax.weight_vjp) -> jax.Array:
     """The diagonal blocks of the dense weight gradient."""
-    return _merge(spec).weight_vjp(_each_block(lax.weight_vjp, -1), x, dy)
+    return _merge(spec).weight_vjp(_each_block(dense, -1), x, dy)
+
+
+def block(spec: ConvSpec) -> ConvSpec:
+    """The dense convolution that every block is."""
+    return _block(_merge(spec).spec)
+
+
+def _block(spec: ConvSpec) -> ConvSpec:
+    n = spec.groups
+    return replace(spec, in_channels=spec.in_channels // n, out_channels=spec.out_channels // n, groups=1)
 
 
 def _merge(spec: ConvSpec) -> Rewrite:
@@ -62,8 +72,7 @@ def _each_block(dense: Formulation, axis: int) -> Formulation:
     """A dense formulation on every block's channels, results side by side."""
 
     def each(spec: ConvSpec, a: jax.Array, b: jax.Array) -> jax.Array:
-        n = spec.groups
-        one = replace(spec, in_channels=spec.in_channels // n, out_channels=spec.out_channels // n, groups=1)
+        n, one = spec.groups, _block(spec)
         parts = zip(jnp.split(a, n, axis=-1), jnp.split(b, n, axis=-1), strict=True)
         return jnp.concatenate([dense(one, p, q) for p, q in parts], axis=axis)
 

@@ -5,7 +5,7 @@
 tap_k takes the cells that element k meets, its adjoint puts them back: Wei (2.30) summed over window elements, so
 that nothing is scattered.  For a 1x1 kernel each map is one matrix product.
 
-For depthwise convolutions, which have nothing to contract, see `depthwise`.
+For depthwise convolutions and groups of few channels, with next to nothing to contract, see `depthwise`.
 
 N images, O output positions, K window elements, g groups of c input and d output channels each.
 """
@@ -24,10 +24,18 @@ from fnconv.rules.conv import depthwise
 from fnconv.rules.conv.products import by_cotangent, by_kernel, dot
 from fnconv.spec import ConvSpec
 
+NARROW = 4  # channels of a group, at most, that element-wise products contract faster than matrix products
+
+
+def is_narrow(spec: ConvSpec) -> bool:
+    """Whether groups are too narrow for matrix products, and many enough for vectors over them."""
+    c, d = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    return spec.groups > 1 and (c == 1 or (c <= NARROW and d <= NARROW and spec.groups >= 16))
+
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     """y = sum_k tap_k(x) w_k, the correlation of Notes 1."""
-    if spec.groups == spec.in_channels > 1:
+    if is_narrow(spec):
         return depthwise.forward(spec, x, w)
     xp = pad(x, spec.axes)
     products = (by_kernel(spec, tap(xp, spec.axes, k), w[k]) for k in window_elements(spec.axes))
@@ -36,7 +44,7 @@ def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     """All dy w_k^T by one product, then one shifted addition for each k, Wei (2.29), (2.30)."""
-    if spec.groups == spec.in_channels > 1:
+    if is_narrow(spec):
         return depthwise.input_vjp(spec, dy, w)
     *_, c, out = spec.w_shape
     k, g, d = volume(windows(spec.axes)), spec.groups, out // spec.groups
@@ -59,7 +67,7 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     """dw_k = tap_k(x)^T dy, Wei (2.21) row by row."""
-    if spec.groups == spec.in_channels > 1:
+    if is_narrow(spec):
         return depthwise.weight_vjp(spec, x, dy)
     xp = pad(x, spec.axes)
     rows = [by_cotangent(spec, tap(xp, spec.axes, k), dy) for k in window_elements(spec.axes)]
