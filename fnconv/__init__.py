@@ -2,6 +2,7 @@
 
 from fnconv.check.vjp.entry import check_vjp
 from fnconv.comparison.compare import compare
+from fnconv.explanation import explain
 from fnconv.forward_mode import jvp
 from fnconv.ops.activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
 from fnconv.ops.avg_pool import adaptive_avg_pool, avg_pool
@@ -31,6 +32,7 @@ __all__ = [
     "conv_transpose",
     "conv_weight_vjp",
     "dense",
+    "explain",
     "flatten",
     "im2col",
     "jvp",

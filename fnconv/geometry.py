@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -207,7 +208,18 @@ def taps(axes: Sequence[AnyAxis], order: str = "row_major") -> Iterator[tuple[in
         yield int(np.ravel_multi_index(k, window)) if k else 0, k
 
 
-def flat_table(axes: Sequence[AnyAxis], order: str = "row_major") -> Table:
+class Indexed(Protocol):
+    """What `flat_table` reads of an axis: where in [0, size) every (o, k) lies."""
+
+    @property
+    def size(self) -> int: ...
+
+    def positions(self) -> Table: ...
+
+    def valid(self) -> npt.NDArray[np.bool_]: ...
+
+
+def flat_table(axes: Sequence[Indexed], order: str = "row_major") -> Table:
     """The index map m of Wei (2.14)-(2.17) over all axes: flat input position of (o, k), OUTSIDE in the padding.
 
     Shape (outputs, window elements); rows, columns and positions are counted row-major, or column-major as Wei does.

@@ -11,6 +11,7 @@ import numpy as np
 from agreement import compiled
 
 import fnconv
+from fnconv.rules.conv import ROUNDING
 
 CONV_MAPS = fnconv.available_rules()["conv"]
 POOL_MAPS = fnconv.available_rules()["max_pool"]
@@ -21,8 +22,8 @@ def f32(a: Any) -> jax.Array:
 
 
 def rule_choices(maps: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Every name with the maps that have it."""
-    names = dict.fromkeys(name for rules in maps.values() for name in rules)
+    """Every name that keeps whole numbers exact, with the maps that have it."""
+    names = dict.fromkeys(name for rules in maps.values() for name in rules if name not in ROUNDING)
     return {"auto": "auto"} | {n: {m: n for m, rules in maps.items() if n in rules} for n in names}
 
 

@@ -39,6 +39,7 @@ FLOORS = {
     "forward_mode": 3,
     "check": 4,
     "comparison": 4,
+    "explanation": 4,
     "compat": 4,
     "show": 4,
     "transform": 4,

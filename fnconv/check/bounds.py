@@ -65,6 +65,28 @@ class Multilinear:
             for name in exact
         }
 
+    def grown(
+        self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any, growth: float, steps: int
+    ) -> Results:
+        """`errors` of a formulation that adds numbers `growth` times as large as the products, after `steps` roundings.
+
+        What is added need not be products of this very result, so all entries count as the largest.
+        """
+        largest = tuple(np.full_like(o, abs(o).max(initial=0)) for o in operands)
+        ones = run(tuple(map(np.ones_like, operands)), np.ones_like(cotangent))
+        sums = run(largest, np.full_like(cotangent, abs(cotangent).max(initial=0)))
+        exact = run(operands, cotangent)
+        return {
+            name: sum_error(
+                np.full_like(exact[name], abs(ones[name]).max(initial=0) * self.scale + steps),
+                np.full_like(exact[name], growth * abs(sums[name]).max(initial=0)),
+                exact[name],
+                dtype,
+                self.rounded.get(name, 0),
+            )
+            for name in exact
+        }
+
 
 @dataclass(frozen=True)
 class Selecting:

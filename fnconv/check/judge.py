@@ -57,6 +57,8 @@ class Drawn:
     cotangent: Values
     right: Results  # the float64 reference
     errors: Results  # the bound on the distance from it
+    grown: Mapping[str, Results] = field(default_factory=dict)  # the same, for rules that have another one
+    rounding: frozenset[str] = frozenset()  # rules that divide, so that integers do not stay exact
 
 
 def judge(
@@ -72,21 +74,23 @@ def judge(
 
     where: dtype and device.
     """
+    exact = drawn.sample.exact and rule not in drawn.rounding
+    bounds = drawn.grown.get(rule, drawn.errors)
     for name, right in drawn.right.items():
-        result, bits_due = got[name], drawn.sample.exact or name == case.auxiliary
+        result, bits_due = got[name], exact or name == case.auxiliary
         if result.shape != right.shape:
             found.failures.append(_failure(case, rule, name, drawn, result, None, where))
-            found.exact = False if drawn.sample.exact else found.exact
+            found.exact = False if exact else found.exact
             continue
         wide = result.astype(np.float64)
         same = (wide == right) | (np.isnan(wide) & np.isnan(right))
         if bits_due:
             agrees = same & (wide == automatic[name].astype(np.float64))
-            if drawn.sample.exact:
+            if exact:
                 found.exact = bool(agrees.all()) and found.exact is not False
         else:
             error = np.where(same, 0.0, abs(np.where(same, 0, wide) - np.where(same, 0, right)))
-            bound = drawn.errors[name]
+            bound = bounds[name]
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.where(error > 0, error / bound, 0.0)
             ratio = np.where(np.isnan(ratio), np.inf, ratio)
@@ -114,13 +118,13 @@ def _failure(
     if agrees is not None:
         difference = abs(np.nan_to_num(result.astype(np.float64)) - np.nan_to_num(right))
         index = np.unravel_index(int(np.where(agrees, -1.0, difference).argmax()), right.shape)
-        exact = drawn.sample.exact or name == case.auxiliary
+        exact = (drawn.sample.exact and rule not in drawn.rounding) or name == case.auxiliary
         facts |= {
             "wrong": int((~agrees).sum()),
             "index": tuple(int(i) for i in index),
             "got": float(result[index]),
             "want": float(right[index]),
-            "bound": None if exact else float(drawn.errors[name][index]),
+            "bound": None if exact else float(drawn.grown.get(rule, drawn.errors)[name][index]),
         }
     map_ = case.maps.get(name, "forward" if name == case.value else "backward")
     dtype, device = where

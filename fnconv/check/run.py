@@ -17,16 +17,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnconv.check.bounds import Results
+from fnconv.check.bounds import Multilinear, Results
 from fnconv.check.case import Case
 from fnconv.check.judge import Drawn, Failure, Judgement, explain, judge
 from fnconv.check.programs import AUTOMATIC, Program, Rule, compile_case, compile_reference
 from fnconv.check.report import ONLY, Report, summarise
 from fnconv.check.suite import cases, operations
 from fnconv.errors import invalid
+from fnconv.rules import conv
 from fnconv.rules.dispatch import available_rules
 
 DTYPES = {"f32": jnp.float32, "f16": jnp.float16, "bf16": jnp.bfloat16, "f64": jnp.float64}
+
+STEPS = 16  # additions of the transforms along one axis, at most: six values, three transforms
 
 Progress = Callable[[int, int, str], None]
 
@@ -208,10 +211,21 @@ def _run(job: Job, stop: threading.Event) -> list[Outcome]:
         for sample in case.samples:
             operands, cotangent = case.draw(sample, program.cotangent_shape, dtype, float64)
             errors = case.bound.errors(float64, operands, cotangent, dtype)
-            drawn = Drawn(sample, operands, cotangent, reference(operands, cotangent), errors)
+            grown = _grown(job, operands, cotangent, dtype, float64)
+            drawn = Drawn(sample, operands, cotangent, reference(operands, cotangent), errors, grown, conv.ROUNDING)
             _judge_all(job, program, drawn, name, judgements, reference, host)
         outcomes += _outcomes(job, name, program, judgements)
     return outcomes
+
+
+def _grown(job: Job, operands: Any, cotangent: Any, dtype: Any, run: Callable[..., Results]) -> dict[str, Results]:
+    """Bounds of the rules of convolution that add up larger numbers than the products."""
+    case = job.case
+    if case.rules != "conv" or not isinstance(case.bound, Multilinear):
+        return {}
+    axes = max(1, max(map(len, case.shapes)) - 2)
+    given = (run, operands, cotangent, dtype)
+    return {r: case.bound.grown(*given, g**axes, STEPS * axes) for r, g in conv.GROWTH.items() if r in job.rules}
 
 
 def _judge_all(

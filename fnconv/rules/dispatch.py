@@ -100,17 +100,20 @@ class Shape:
         self.depthwise = spec.groups > 1 and self.c == 1
         self.narrow = conv.taps.is_narrow(spec)
         self.wide_groups = not self.dense and self.c >= conv.merged.WIDTH
-        self.stride_1 = all(a.stride == a.dilation == 1 for a in spec.axes)
         self.strided = any(a.stride > 1 for a in spec.axes)
         self.short = all(a.window <= conv.winograd.LONGEST for a in spec.axes)
-        self.planar = sum(a.window > 1 for a in spec.axes) > 1
+        self.extended = sum(a.window > 1 for a in spec.axes)  # axes along which the window is
+        self.few_columns = self.unrolled and not self.strided
+        self.blocks = spec.axes[-1].window >= 5 or self.d <= 16
         self.output = min(a.output for a in spec.axes)
         self.single = dtype == jnp.float32
 
     @property
     def winograd(self) -> bool:
         """Where fewer products are worth the transforms of x and y, which channels share."""
-        return self.dense and self.single and self.stride_1 and self.short and self.planar and min(self.c, self.d) >= 32
+        channels = 32 if self.extended == 2 else 16
+        fewer = self.extended > 1 and self.short and not self.strided
+        return self.dense and self.single and fewer and min(self.c, self.d) >= channels
 
 
 def _always(s: Shape) -> bool:
@@ -131,7 +134,7 @@ CPU: dict[str, tuple[Choice, ...]] = {
         Choice("taps", lambda s: s.elements == 1, "1x1: one matrix product, 1-2x"),
         Choice("taps", lambda s: s.c == 1 and s.unrolled, "one input channel, nothing to contract: 4-11x"),
         Choice("winograd", lambda s: s.winograd, "fewer products: 1.5-2.8x"),
-        Choice("columns", lambda s: s.c <= 4 and s.unrolled, "too few channels for XLA, enough in all columns: 1.4x"),
+        Choice("columns", lambda s: s.c <= 4 and s.few_columns, "few channels, but enough in all columns: 1.4x"),
         Choice("lax", _always, "XLA's own convolution is as fast as any rule here"),
     ),
     "input_vjp": (
@@ -141,19 +144,20 @@ CPU: dict[str, tuple[Choice, ...]] = {
         Choice("taps", lambda s: not s.dense and s.unrolled, "groups of some channels, NaN kept within each: 1x"),
         Choice("im2col", lambda s: not s.dense, "groups of a few channels, a window too large to unroll"),
         Choice("taps", lambda s: s.elements == 1, "1x1: one matrix product, 1-4x"),
-        Choice("blocked", lambda s: s.c <= 8 and s.d <= 32, "few channels in and out: wider products, 2.5-9x"),
+        Choice("blocked", lambda s: s.c <= 8 and s.blocks, "few channels, long windows: wider products, 2-9x"),
         Choice("winograd", lambda s: s.winograd, "fewer products: 1.5-2.5x"),
-        Choice("taps", lambda s: s.c <= 16 and s.unrolled, "few channels: one product and shifted additions, 2.3x"),
+        Choice("taps", lambda s: s.c <= 16 and s.few_columns, "few channels: one product and shifted additions, 2.3x"),
         Choice("taps", lambda s: s.strided and s.unrolled, "XLA multiplies the zeros between cotangents: 1.1-1.3x"),
         Choice("lax", _always, "XLA's own convolution is as fast as any rule here"),
     ),
     "weight_vjp": (
-        Choice("taps", lambda s: s.depthwise and s.elements <= 9, "a sum over positions without a product: 4-20x"),
+        Choice("taps", lambda s: s.depthwise and s.unrolled, "a sum over positions without a product: 9-400x"),
         Choice("merged", lambda s: not s.dense, "XLA runs group by group in scalar code: 20-1000x"),
         Choice("taps", lambda s: s.elements == 1, "1x1: one matrix product, 4-15x"),
-        Choice("winograd4", lambda s: s.winograd and s.output >= 8, "fewer products: 4-22x"),
-        Choice("winograd", lambda s: s.winograd, "fewer products, of small images: 3x"),
-        Choice("blocked", lambda s: s.c <= 16 and s.d <= 16, "few channels in and out: wider products, 1.4-2x"),
+        Choice("lax", lambda s: s.extended == 1 and s.c > 1, "one axis: XLA's own is fast, its window a whole row"),
+        Choice("winograd4", lambda s: s.winograd and s.extended == 2 and s.output >= 8, "fewer products: 4-22x"),
+        Choice("winograd", lambda s: s.winograd and s.extended == 2, "fewer products, of small images: 2-3x"),
+        Choice("blocked", lambda s: s.c <= 16 and s.blocks, "few channels, long windows: wider products, 1.4-6x"),
         Choice("columns", lambda s: s.c < 32 and s.unrolled, "one product of all columns: 2-6x"),
         Choice("taps", lambda s: s.unrolled, "one product for each window element: 2-5x"),
         Choice("lax", _always, "a window too large to unroll"),

@@ -9,6 +9,11 @@ from typing import Any
 
 from fnconv.rules.conv import blocked, columns, correlation, im2col, jacobian, kronecker, lax, merged, taps, winograd
 
+# Formulations that add up larger numbers than the products themselves, and how much larger along every axis; and of
+# these the ones whose transforms divide so that whole numbers do not stay exact.
+GROWTH = {"winograd": winograd.growth(2), "winograd4": winograd.growth(4)}
+ROUNDING = frozenset({"winograd4"})
+
 RULES: dict[str, dict[str, Callable[..., Any]]] = {
     "forward": {
         "kronecker": kronecker.forward,
@@ -29,6 +34,7 @@ RULES: dict[str, dict[str, Callable[..., Any]]] = {
         "im2col": im2col.input_vjp,
         "correlation": correlation.input_vjp,
         "taps": taps.input_vjp,
+        "columns": taps.input_vjp,
         "blocked": blocked.input_vjp,
         "winograd": winograd.input_vjp,
         "winograd4": partial(winograd.input_vjp, m=4),

@@ -26,28 +26,29 @@ from fnconv.rules.conv import lax as xla
 from fnconv.rules.conv.rewrite import Map, Rewrite
 from fnconv.spec import ConvSpec
 
-CHANNELS = 32  # of a block of outputs or, in dx, of inputs, at most
-LONGEST = 8  # outputs of a block
+BLOCK = {4: 4, 16: 2}  # outputs of a block, by the most input channels of a group
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     """The convolution of the blocks, Notes 1."""
-    return rewrite(spec, _length(spec, spec.in_channels)).forward(xla.forward, x, w)
+    return rewrite(spec, _length(spec)).forward(xla.forward, x, w)
 
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     """One product for all blocks and shifted additions of what they give, Wei (2.29), (2.30)."""
-    return rewrite(spec, _length(spec, spec.out_channels)).input_vjp(taps.input_vjp, dy, w)
+    return rewrite(spec, _length(spec)).input_vjp(taps.input_vjp, dy, w)
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     """The columns of the blocks times the cotangents, Wei (2.21); dw collects its entries from T's."""
-    return rewrite(spec, _length(spec, spec.in_channels)).weight_vjp(columns.weight_vjp, x, dy)
+    return rewrite(spec, _length(spec)).weight_vjp(columns.weight_vjp, x, dy)
 
 
-def _length(spec: ConvSpec, channels: int) -> int:
-    a = spec.axes[-1]
-    return max(1, min(LONGEST, a.output, CHANNELS * spec.groups // (channels * a.stride)))
+def _length(spec: ConvSpec) -> int:
+    """More outputs in a block are more zeros to multiply, and needed where there are few channels to contract."""
+    c = spec.in_channels // spec.groups
+    wanted = next((t for channels, t in BLOCK.items() if c <= channels), 1)
+    return max(1, min(wanted, spec.axes[-1].output))
 
 
 def rewrite(spec: ConvSpec, t: int) -> Rewrite:

@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnconv.chunks import sum_batch
 from fnconv.geometry import Axis, volume, windows
-from fnconv.linear import accumulator, pad, polyphase, rot180, tap, tap_adjoint, window_elements
+from fnconv.linear import accumulator, pad, polyphase, rot180, swap_channels, tap, tap_adjoint, window_elements
 from fnconv.spec import ConvSpec
 
 ROWS = 8  # terms of one fused sum
@@ -36,6 +37,10 @@ def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     """Shifted additions or the correlation with rot180 at stride 1; phase by phase otherwise, Notes 2.3."""
     one, c = _one_channel(spec)
+    if c > 1 and all(a.stride == 1 for a in spec.axes):
+        axes = tuple(a.input_gradient() for a in spec.axes)
+        back = replace(spec, axes=axes, in_channels=spec.out_channels, out_channels=spec.in_channels)
+        return forward(back, dy, swap_channels(rot180(w), spec.groups))
     parts = [_input_vjp(one, dy, w[..., i : i + 1, :]) for i in range(c)]
     dx = parts[0] if c == 1 else jnp.stack(parts, axis=-1).reshape(spec.x_shape(dy.shape[0]))
     return dx.astype(dy.dtype)
@@ -54,14 +59,22 @@ def _input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
-    """dw_k = sum over images and positions of tap_k(x) * dy: Wei (2.21) with nothing to contract but positions."""
+    """dw_k = sum over images and positions of tap_k(x) * dy: Wei (2.21) with nothing to contract but positions.
+
+    A few images at a time, since every window element reads all of them: they stay in the cache.
+    """
     one, c = _one_channel(spec)
-    return jnp.concatenate([_weight_vjp(one, x[..., i::c], dy) for i in range(c)], axis=-2)
+    size, limit = (x.size + dy.size) * dy.dtype.itemsize, (8 if volume(windows(spec.axes)) <= 9 else 4) * 2**20
+
+    def dw(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return jnp.concatenate([_weight_vjp(one, x[..., i::c], dy) for i in range(c)], axis=-2)
+
+    return sum_batch(dw, size, x, dy, limit=limit).astype(x.dtype)
 
 
 def _weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     """Rows of the first spatial axis are added first, element by element, in ROWS terms of one loop each; what is left
-    is contracted with ones.  The batch axis is never cut: a batch-sharded gradient needs one all-reduce.
+    is contracted with ones.
     """
     first = spec.axes[0]
     terms = min(ROWS, first.output)
@@ -79,7 +92,7 @@ def _weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     ones = jnp.ones(rows.shape[1], rows.dtype)
     # (K, N O / ROWS, C) . (N O / ROWS) -> (K, C)
     dw = lax.dot_general(rows, ones, (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
-    return dw.reshape(spec.w_shape).astype(x.dtype)
+    return dw.reshape(spec.w_shape)
 
 
 def _one_channel(spec: ConvSpec) -> tuple[ConvSpec, int]:

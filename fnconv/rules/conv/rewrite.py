@@ -39,6 +39,17 @@ class Rewrite:
     def weight_vjp(self, inner: Formulation, x: jax.Array, dy: jax.Array) -> jax.Array:
         return self.w[1](inner(self.spec, self.x[0](x), self.y[1](dy)))
 
+    def then(self, inner: Rewrite) -> Rewrite:
+        """This rewrite, and then the inner geometry rewritten."""
+        pairs = ((self.x, inner.x), (self.w, inner.w))
+        x, w = ((_compose(b[0], a[0]), _compose(a[1], b[1])) for a, b in pairs)
+        y = _compose(self.y[0], inner.y[0]), _compose(inner.y[1], self.y[1])
+        return Rewrite(inner.spec, x=x, w=w, y=y)
+
+
+def _compose(second: Map, first: Map) -> Map:
+    return lambda a: second(first(a))
+
 
 def identity(a: jax.Array) -> jax.Array:
     return a

@@ -8,6 +8,9 @@ decomposition.  Runs of T consecutive p make a segment, p = p_0 + t:
 
 with w_j[t] = w[k] for the element k at that place, or 0 where there is none.  The segments j of all axes are
 channels of the input, so this is one convolution with windows of T elements, of fewer cells and more channels.
+
+Where the stride is 1, a dilation d needs no more channels: outputs of equal residue modulo d read cells of equal
+residue alone, and the d residues are images of their own.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ import numpy.typing as npt
 from jax import lax
 
 from fnconv.geometry import OUTSIDE, Axis, Table, flat_table, volume, windows
-from fnconv.linear import pad, split_groups, tap, tap_adjoint
-from fnconv.rules.conv.rewrite import Rewrite, identity
+from fnconv.linear import pad, split_groups, tap, tap_adjoint, unpad
+from fnconv.rules.conv.rewrite import Map, Rewrite, identity
 from fnconv.spec import ConvSpec
 
 
@@ -80,6 +83,50 @@ def segments(a: Axis, longest: int | None = None) -> Segments:
 
 def rewrite(spec: ConvSpec, longest: int | None = None) -> Rewrite:
     """The changes of variables; identities where the convolution is such a one already."""
+    if any(a.stride == 1 and a.dilation > 1 < a.window for a in spec.axes):
+        images = _residues(spec)
+        return images.then(_segmented(images.spec, longest))
+    return _segmented(spec, longest)
+
+
+def _residues(spec: ConvSpec) -> Rewrite:
+    """Residues modulo the dilation as images, on every axis of stride 1."""
+    steps = [a.dilation if a.stride == 1 and a.window > 1 else 1 for a in spec.axes]
+    rows = [-(-a.reach // d) if d > 1 else a.size for a, d in zip(spec.axes, steps, strict=True)]
+    axes = tuple(Axis(r, a.window) if d > 1 else a for a, d, r in zip(spec.axes, steps, rows, strict=True))
+    x_axes = [
+        Axis(a.size, 1, low=a.low, high=r * d - a.low - a.size) if d > 1 else Axis(a.size, 1)
+        for a, d, r in zip(spec.axes, steps, rows, strict=True)
+    ]
+    y_axes = [Axis(a.output, 1, high=b.output * d - a.output) for a, b, d in zip(spec.axes, axes, steps, strict=True)]
+
+    def apart(widths: Sequence[Axis]) -> Map:
+        return lambda x: _images(pad(x, widths), steps)
+
+    def together(widths: Sequence[Axis]) -> Map:
+        return lambda y: unpad(_joined(y, steps), widths)
+
+    x, y = (apart(x_axes), together(x_axes)), (together(y_axes), apart(y_axes))
+    return Rewrite(replace(spec, axes=axes), x=x, w=(identity, identity), y=y)
+
+
+def _images(x: jax.Array, steps: Sequence[int]) -> jax.Array:
+    """(N, h1 d1, h2 d2, .., C) -> (N d1 d2 .., h1, h2, .., C)."""
+    m, rows = len(steps), [size // d for size, d in zip(x.shape[1:-1], steps, strict=True)]
+    x = x.reshape(x.shape[0], *(n for pair in zip(rows, steps, strict=True) for n in pair), x.shape[-1])
+    x = x.transpose(0, *range(2, 2 * m + 1, 2), *range(1, 2 * m, 2), 2 * m + 1)
+    return x.reshape(-1, *rows, x.shape[-1])
+
+
+def _joined(y: jax.Array, steps: Sequence[int]) -> jax.Array:
+    """The inverse and the adjoint of `_images`."""
+    m, rows = len(steps), y.shape[1:-1]
+    y = y.reshape(-1, *steps, *rows, y.shape[-1])
+    y = y.transpose(0, *(i for axis in range(m) for i in (1 + m + axis, 1 + axis)), 2 * m + 1)
+    return y.reshape(y.shape[0], *(r * d for r, d in zip(rows, steps, strict=True)), y.shape[-1])
+
+
+def _segmented(spec: ConvSpec, longest: int | None) -> Rewrite:
     cut = [segments(a, longest) for a in spec.axes]
     if all(a.stride == 1 and len(s.starts) == 1 for a, s in zip(spec.axes, cut, strict=True)):
         return Rewrite(_undilated(spec, cut), x=(identity, identity), w=_kernel(spec, cut), y=(identity, identity))
@@ -123,7 +170,7 @@ def _undilated(spec: ConvSpec, cut: Sequence[Segments]) -> ConvSpec:
     return replace(spec, axes=tuple(axes))
 
 
-def _kernel(spec: ConvSpec, cut: Sequence[Segments]) -> tuple:
+def _kernel(spec: ConvSpec, cut: Sequence[Segments]) -> tuple[Map, Map]:
     """(*K, c, out) -> (*T, j c, out) by the table of elements, and back."""
     table = flat_table(cut)  # (J, T)
     (segment, place), elements = np.nonzero(table != OUTSIDE), table[table != OUTSIDE]

@@ -27,6 +27,7 @@ N images, g groups of c input and d output channels each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -78,10 +79,25 @@ def transforms(m: int, r: int) -> Transforms:
     """
     n = m + r - 1
     points = [Fraction(p) for p in POINTS[m][: n - 1]]
-    f = [np.prod([a - b for b in points if b != a], initial=Fraction(1)) for a in points]
+    f = [math.prod((a - b for b in points if b != a), start=Fraction(1)) for a in points]
     scale = np.array([*f, Fraction(1)], object)[:, None]
     values = _inverse(_evaluation(points, n))
     return Transforms(_evaluation(points, m).T, _evaluation(points, r) / scale, values.T * scale)
+
+
+@cache
+def growth(m: int) -> float:
+    """How much larger the numbers are that are added up along an axis than the products they make, at most.
+
+    The largest row sum of |A^T| |G| |B^T| over outputs, and of |G^T| |B^T| |A| over kernel elements.
+    """
+    found = []
+    for r in range(2, LONGEST + 1):
+        t = transforms(m, r)
+        at, g, bt = (abs(matrix).astype(np.float64) for matrix in (t.at, t.g, t.bt))
+        products = bt.sum(axis=1)
+        found += [(at @ (g.sum(axis=1) * products)).max(), (g.T @ (at.sum(axis=0) * products)).max()]
+    return float(max(found))
 
 
 def _evaluation(points: Sequence[Fraction], coefficients: int) -> npt.NDArray[Any]:
@@ -229,15 +245,16 @@ def _apart(parts: Parts) -> Parts:
 
 def _arranged(shape: tuple[int, ...], arrays: Sequence[jax.Array]) -> Parts:
     """Row-major."""
-    return _parts(shape, lambda place: arrays[np.ravel_multi_index(place, shape)])
+    return _parts(shape, lambda place: arrays[int(np.ravel_multi_index(place, shape))])
 
 
 def _apply(matrices: Sequence[npt.NDArray[Any]], parts: Parts) -> Parts:
     """One matrix for each axis of places: sums of a few arrays with small factors."""
     for axis, matrix in enumerate(matrices):
         columns = np.moveaxis(parts, axis, 0)
-        shape = (len(matrix), *columns.shape[1:])
-        rows = _parts(shape, lambda i, m=matrix, c=columns: _combination(m[i[0]], c[(slice(None), *i[1:])]))
+        rows = np.empty((len(matrix), *columns.shape[1:]), object)
+        for i, *rest in np.ndindex(rows.shape):
+            rows[(i, *rest)] = _combination(matrix[i], columns[(slice(None), *rest)])
         parts = np.moveaxis(rows, 0, axis)
     return parts
 
