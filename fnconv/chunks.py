@@ -36,18 +36,18 @@ def chunks(batch: int, size: int, limit: int = BYTES) -> int:
     """Into how many equal parts a batch is cut so that temporaries of `size` bytes in all fit the limit."""
     if _devices.get() > 1 or not batch:
         return 1
-    wanted = min(batch, ceil(size / limit))
+    wanted = min(batch, max(1, ceil(size / limit)))
     return next(n for n in range(wanted, batch + 1) if batch % n == 0)
 
 
-def map_batch(f: Callable[..., jax.Array], size: int, *arrays: jax.Array, limit: int = BYTES) -> jax.Array:
-    """f(*arrays), whose first axis is the batch of every array and of the result."""
+def map_batch(f: Callable[..., Any], size: int, *arrays: jax.Array, limit: int = BYTES) -> Any:
+    """f(*arrays), whose first axis is the batch of every array and of the results."""
     batch = arrays[0].shape[0]
     n = chunks(batch, size, limit)
     if n == 1:
         return f(*arrays)
     parts = lax.map(lambda part: f(*part), tuple(_cut(a, n) for a in arrays))
-    return parts.reshape(batch, *parts.shape[2:])
+    return jax.tree.map(lambda part: part.reshape(batch, *part.shape[2:]), parts)
 
 
 def sum_batch(f: Callable[..., Any], size: int, *arrays: jax.Array, limit: int = BYTES) -> Any:

@@ -1,15 +1,19 @@
 """Max pooling one window element at a time: nothing is gathered, scattered or unfolded.
 
-The forward pass runs through the window in tie order and keeps the best value with its offset; the backward pass
+The forward pass takes the maximum, and then runs through the window against tie order: what equals it last is the
+winner.  Where all is as low as padding is, the winner is the first cell that is none.  The backward pass
 gives each window element the cotangents whose offset names it, shifted back to where it came from: Wei (4.6) with
 the sum taken over window elements.
 """
 
 from __future__ import annotations
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from fnconv.geometry import OUTSIDE, Axis, flat_table, taps
 from fnconv.linear import accumulator, pad, polyphase, tap
@@ -20,21 +24,21 @@ from fnconv.textbook import lowest
 
 def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The first maximum of each window in tie order, Wei (4.2); the first NaN, where there is one."""
-    axes, dtype = _sliding(spec), offset_dtype(spec.axes)
-    shape = (x.shape[0], *spec.output, x.shape[-1])
-    xp = pad(x, axes, lowest(x.dtype))
-    best = jnp.full(shape, lowest(x.dtype), x.dtype)
-    winner = jnp.broadcast_to(_first_inside(spec).astype(dtype)[..., None], shape)
-    for offset, k in taps(axes, spec.ties):
-        value = tap(xp, axes, k)
-        better = (value > best) | (jnp.isnan(value) & ~jnp.isnan(best))
-        best = jnp.where(better, value, best)
-        winner = jnp.where(better, np.asarray(offset, dtype), winner)
-    return best, winner
+    axes, dtype, lowest_ = _sliding(spec), offset_dtype(spec.axes), lowest(x.dtype)
+    xp = pad(x, axes, lowest_)
+    cells = [(offset, tap(xp, axes, k)) for offset, k in taps(axes, spec.ties)]
+    best = lax.optimization_barrier(reduce(lax.max, (values for _, values in cells)))
+    winner = jnp.full(best.shape, -1, dtype)
+    for offset, values in reversed(cells):
+        winner = jnp.where((values == best) | (values != values), np.asarray(offset, dtype), winner)
+    inside = jnp.broadcast_to(_first_inside(spec).astype(dtype)[..., None], best.shape)
+    return best, jnp.where(best == jnp.asarray(lowest_, x.dtype), inside, winner)
 
 
 def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     """S^T dy: each window element passes the cotangents it won back to its cells."""
+    # XLA would find the winners again for every cell of a window
+    offset = lax.optimization_barrier(offset)
     axes = _sliding(spec)
     if all(a.stride == a.span == a.window for a in axes):
         return _disjoint(axes, offset, dy)
@@ -65,7 +69,7 @@ def _disjoint(axes: tuple[Axis, ...], offset: jax.Array, dy: jax.Array) -> jax.A
     spread = jnp.where(hit, jnp.expand_dims(dy, between), jnp.zeros((), dy.dtype))
     spread = spread.reshape(n, *(a.output * a.window for a in axes), c)
     widths = [(-a.low, a.size + a.low - a.output * a.window, 0) for a in axes]
-    return jax.lax.pad(spread, jnp.zeros((), dy.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
+    return lax.pad(spread, jnp.zeros((), dy.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
 
 
 def _first_inside(spec: PoolSpec) -> np.ndarray:
