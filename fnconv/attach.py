@@ -147,8 +147,8 @@ def _lower(ctx: Any, *operands: Any, **params: Any) -> Any:
     axes = ctx.module_context.axis_context
     mesh = getattr(axes, "mesh", None)
     manual = mesh is not None and axes.manual_axes == frozenset(mesh.axis_names)  # each device's own program
-    devices = getattr(axes, "num_devices", None) or getattr(mesh, "size", 1)
-    with chunks.for_devices(1 if manual else int(devices)):
+    devices: int = axes.num_devices if mesh is None else 1 if manual else mesh.size
+    with chunks.for_devices(devices):
         return mlir.lower_fun(_evaluate, multiple_results=False)(ctx, *operands, **params)
 
 

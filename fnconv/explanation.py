@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from fnconv.attach import LinearMap
 from fnconv.geometry import Axis
@@ -63,8 +64,9 @@ class Explanation(tuple[Choice, ...]):
 def explain(fn: Callable[..., Any], *args: Any, platform: str | None = None, **kwargs: Any) -> Explanation:
     """What runs where `fn(*args)` is evaluated: the formulation of every map of fnconv in it, and the reason.
 
-    `fn` is traced, not run; explain a gradient to see the backward maps.  A formulation that was asked for by name
-    is reported as such.  Max pooling's forward pass and its gradient share a formulation; the gradient shows it.
+    `fn` is traced, not run; explain a gradient to see the backward maps, those that it needs.  A formulation that was
+    asked for by name is reported as such.  Max pooling's forward pass and its gradient share a formulation; the
+    gradient shows it.
 
     Args:
       fn: any function that JAX can trace; `args` and `kwargs` are its arguments, arrays or `jax.ShapeDtypeStruct`s.
@@ -82,7 +84,9 @@ def explain(fn: Callable[..., Any], *args: Any, platform: str | None = None, **k
     conv forward, 28x28 1->6, window 5x5: im2col; asked for by name
     """
     place = jax.default_backend() if platform is None else platform
-    counted = Counter(_choices(jax.make_jaxpr(fn)(*args, **kwargs).jaxpr, place))
+    jaxpr = jax.make_jaxpr(fn)(*args, **kwargs).jaxpr
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    counted = Counter(_choices(needed, place))
     return Explanation(Choice(*key, times) for key, times in counted.items())
 
 

@@ -46,6 +46,11 @@ def convolutions() -> Iterator[Case]:
         "depthwise": ((6, 6, 4), (3, 3, 1, 4), {"groups": 4, "padding": 1}),
         "depthwise-strided": ((7, 6, 4), (3, 3, 1, 4), {"groups": 4, "padding": 1, "strides": 2}),
         "depthwise-multiplier": ((6, 6, 4), (3, 3, 1, 8), {"groups": 4, "padding": 1}),
+        "winograd": ((9, 8, 32), (3, 3, 32, 32), {"padding": 1}),
+        "winograd-dilated": ((10, 9, 32), (3, 3, 32, 32), {"padding": 2, "dilation": 2}),
+        "columns": ((6, 6, 3), (3, 3, 3, 20), {}),
+        "blocked": ((9, 9, 3), (5, 5, 3, 4), {"strides": 2}),
+        "narrow-groups": ((6, 6, 32), (3, 3, 2, 32), {"groups": 16, "padding": 1}),
     }
     for name, (x, w, options) in geometries.items():
         yield f"conv-{name}", partial(fnconv.conv, **options), (integers(N, *x),), (integers(*w), integers(w[-1]))

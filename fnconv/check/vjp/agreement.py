@@ -194,7 +194,9 @@ def judge(trial: Trial, c: Comparison) -> None:
         if c.native and bad.any():
             bad = bad & ~_too_hard(trial, c, 1, i, bounds)
         if bad.any():
-            trial.report.fail(failure(trial, c, i, bad, bounds[1][i]))
+            failed = failure(trial, c, i, bad, bounds[1][i])
+            row.ratio = max(row.ratio, failed.ratio or 0.0)
+            trial.report.fail(failed)
 
 
 def _judge_values(trial: Trial, c: Comparison, wrong: list[np.ndarray], bounds: Bounds) -> None:

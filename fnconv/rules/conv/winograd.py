@@ -254,7 +254,7 @@ def _apply(matrices: Sequence[npt.NDArray[Any]], parts: Parts) -> Parts:
         columns = np.moveaxis(parts, axis, 0)
         rows = np.empty((len(matrix), *columns.shape[1:]), object)
         for i, *rest in np.ndindex(rows.shape):
-            rows[(i, *rest)] = _combination(matrix[i], columns[(slice(None), *rest)])
+            rows[(i, *rest)] = _combination(list(matrix[i]), list(columns[(slice(None), *rest)]))
         parts = np.moveaxis(rows, 0, axis)
     return parts
 
