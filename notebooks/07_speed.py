@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fnconv.geometry import Axis
+from fnconv.rules.conv.winograd import transforms
 from jax import lax
 
 from exercises import check
@@ -408,6 +409,14 @@ canvas.array(written(for_input), "$B^T$, for the input", colour="x")
 canvas.array(written(for_kernel), "$G$, for the kernel", colour="w")
 canvas.array(written(V2.T), "$A^T$, for the output", colour="y")
 canvas.show()
+
+# %% [markdown]
+# The library has the rule `"winograd"`, which makes its matrices in the same way:
+
+# %%
+ready = transforms(2, 3)
+same = [(ready.bt == for_input).all(), (ready.g == for_kernel).all(), (ready.at == V2.T).all()]
+print("the library's B^T, G and A^T are these:", *map(bool, same))
 
 # %% [markdown]
 # The input is only added and subtracted now. In two dimensions the trick is applied along rows and along columns: a

@@ -195,7 +195,7 @@ def judge(trial: Trial, c: Comparison) -> None:
             bad = bad & ~_too_hard(trial, c, 1, i, bounds)
         if bad.any():
             failed = failure(trial, c, i, bad, bounds[1][i])
-            row.ratio = max(row.ratio, failed.ratio or 0.0)
+            row.ratio = max(row.ratio or 0.0, failed.ratio or 0.0)
             trial.report.fail(failed)
 
 
