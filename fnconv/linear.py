@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,16 @@ UNROLL = 64  # window elements beyond which one operation per element is no long
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype that sums are kept in: half precisions add in float32."""
     return jnp.dtype(jnp.float32) if dtype in (jnp.float16, jnp.bfloat16) else dtype
+
+
+def computed_once(arrays: Any) -> Any:
+    """The same arrays, which XLA computes and keeps rather than fusing them into what reads them."""
+    return lax.optimization_barrier(arrays)
+
+
+def wide(a: jax.Array) -> jax.Array:
+    """As its sums are kept."""
+    return a.astype(accumulator(a.dtype))
 
 
 # ---- zero insertion and padding / subsampling and cropping ----------------------------------------------------------

@@ -217,8 +217,10 @@ def test_precision_reaches_the_gradients():
             return (compat.conv_general_dilated(x, w, (1, 1), "SAME", precision=precision) ** 2).sum()
 
         text = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((1, 2, 4, 4)), jnp.ones((1, 2, 2, 2))).as_text()
-        found = re.findall(r"stablehlo.convolution.*?<precision (\w+)>, #stablehlo<precision (\w+)>", text)
-        assert len(found) == text.count("stablehlo.convolution") == 3
+        product = r"stablehlo\.(?:convolution|dot_general)\b"
+        lines = [line for line in text.splitlines() if re.search(product, line)]
+        found = re.findall(r"precision (?:= \[)?(\w+)\W+(?:#stablehlo<precision )?(\w+)", "\n".join(lines))
+        assert len(found) == len(lines) >= 3
         return set(found)
 
     assert precisions(None) == {("DEFAULT", "DEFAULT")}

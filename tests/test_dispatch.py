@@ -22,7 +22,7 @@ LINES = {  # (size, window, in, out, options of the geometry, groups) -> rules o
     "groups between": ((9, 9), (3, 3), 16, 16, {}, 2, ("taps", "taps", "merged")),
     "groups between, large window": ((20, 20), (9, 9), 16, 16, {}, 2, ("im2col", "im2col", "merged")),
     "pointwise": ((9, 9), (1, 1), 8, 8, {}, 1, ("taps", "taps", "taps")),
-    "one input channel": ((28, 28), (5, 5), 1, 6, {}, 1, ("taps", "blocked", "blocked")),
+    "one input channel": ((28, 28), (5, 5), 1, 6, {}, 1, ("blocked", "blocked", "blocked")),
     "few channels": ((32, 32), (3, 3), 3, 64, {}, 1, ("columns", "taps", "columns")),
     "stem": ((56, 56), (7, 7), 3, 64, {"strides": 2}, 1, ("lax", "blocked", "blocked")),
     "wide": ((16, 16), (3, 3), 64, 64, {}, 1, ("winograd", "winograd", "winograd4")),

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from fnconv.geometry import OUTSIDE, Axis, Table, volume, windows
-from fnconv.linear import split_groups
+from fnconv.linear import split_groups, wide
 from fnconv.rules.conv import columns, taps
 from fnconv.rules.conv import lax as xla
 from fnconv.rules.conv.rewrite import Map, Rewrite
@@ -41,7 +41,7 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     """The columns of the blocks times the cotangents, Wei (2.21); dw collects its entries from T's."""
-    return rewrite(spec, _length(spec)).weight_vjp(columns.weight_vjp, x, dy)
+    return rewrite(spec, _length(spec)).weight_vjp(columns.weight_vjp, wide(x), wide(dy)).astype(x.dtype)
 
 
 def _length(spec: ConvSpec) -> int:

@@ -21,7 +21,7 @@ from jax import lax
 
 from fnconv.chunks import sum_batch
 from fnconv.geometry import Axis, volume, windows
-from fnconv.linear import accumulator, pad, polyphase, rot180, swap_channels, tap, tap_adjoint, window_elements
+from fnconv.linear import pad, polyphase, rot180, swap_channels, tap, tap_adjoint, wide, window_elements
 from fnconv.spec import ConvSpec
 
 ROWS = 8  # terms of one fused sum
@@ -30,7 +30,7 @@ ROWS = 8  # terms of one fused sum
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     """y = sum_k tap_k(x) * w_k: Notes 1 with one channel for each kernel."""
     one, c = _one_channel(spec)
-    parts = (_correlate(_repeated(one, x[..., i::c]), _wide(w[..., i : i + 1, :]), spec.axes) for i in range(c))
+    parts = (_correlate(_repeated(one, x[..., i::c]), wide(w[..., i : i + 1, :]), spec.axes) for i in range(c))
     return reduce(lax.add, parts).astype(x.dtype)
 
 
@@ -47,7 +47,7 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
-    dy_wide, kernels = _wide(dy), _wide(w)
+    dy_wide, kernels = wide(dy), wide(w)
     if any(a.stride > 1 for a in spec.axes):
         dx = polyphase((dy_wide,), (0,), spec.axes, lambda k, cells: cells * kernels[k])
     elif volume(windows(spec.axes)) <= 9:
@@ -80,7 +80,7 @@ def _weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     terms = min(ROWS, first.output)
     block = -(-first.output // terms)
     extra = terms * block - first.output
-    dy_wide = lax.optimization_barrier(pad(_wide(dy), _lengthened(spec.axes, extra, of_output=True)))
+    dy_wide = lax.optimization_barrier(pad(wide(dy), _lengthened(spec.axes, extra, of_output=True)))
     axes = _lengthened(spec.axes, extra * first.stride, of_output=False)
     xp = lax.optimization_barrier(pad(_repeated(spec, x), axes))
     sums = []
@@ -128,10 +128,6 @@ def _correlate(x: jax.Array, w: jax.Array, axes: Sequence[Axis]) -> jax.Array:
     return reduce(add_row, others, lax.optimization_barrier(part(first)))
 
 
-def _wide(a: jax.Array) -> jax.Array:
-    return a.astype(accumulator(a.dtype))
-
-
 def _repeated(spec: ConvSpec, x: jax.Array) -> jax.Array:
     """(N, *S, C) -> (N, *S, C m), every channel m times."""
-    return jnp.repeat(_wide(x), spec.out_channels // spec.in_channels, axis=-1)
+    return jnp.repeat(wide(x), spec.out_channels // spec.in_channels, axis=-1)

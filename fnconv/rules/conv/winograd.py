@@ -28,7 +28,7 @@ N images, g groups of c input and d output channels each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, partial, reduce
@@ -42,7 +42,7 @@ from jax import lax
 
 from fnconv.chunks import map_batch, sum_batch
 from fnconv.geometry import Axis, outputs, volume
-from fnconv.linear import accumulator, interleave, pad, rot180
+from fnconv.linear import interleave, pad, rot180, wide
 from fnconv.rules.conv import unit_stride
 from fnconv.rules.conv.products import Product, by_cotangent, by_kernel, by_kernel_transposed
 from fnconv.spec import ConvSpec
@@ -53,7 +53,7 @@ POINTS = {  # finite ones, by the outputs of a tile; all of them where a window 
     2: ("0", "1", "-1"),
     4: ("0", "2/3", "-2/3", "3/2", "-3/2"),
 }
-Parts = npt.NDArray[Any]  # arrays (N, *tiles, C), by their place in a tile
+Matrix = npt.NDArray[Any]  # of fractions
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def forward(spec: ConvSpec, x: jax.Array, w: jax.Array, *, m: int = 2) -> jax.Ar
     def inner(inner: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
         return _correlate(inner, x, w, m, by_kernel)
 
-    return unit_stride.rewrite(spec, LONGEST).forward(inner, x, w)
+    return unit_stride.rewrite(spec, LONGEST).forward(inner, wide(x), wide(w)).astype(x.dtype)
 
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array, *, m: int = 2) -> jax.Array:
@@ -139,7 +139,7 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array, *, m: int = 2) -> jax
         axes = tuple(a.input_gradient() for a in inner.axes)
         return _correlate(replace(inner, axes=axes), dy, rot180(w), m, by_kernel_transposed)
 
-    return unit_stride.rewrite(spec, LONGEST).input_vjp(inner, dy, w)
+    return unit_stride.rewrite(spec, LONGEST).input_vjp(inner, wide(dy), wide(w)).astype(dy.dtype)
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array, *, m: int = 2) -> jax.Array:
@@ -148,24 +148,24 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array, *, m: int = 2) -> ja
     def inner(inner: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
         tiles = Tiles(inner, m)
         size = tiles.bytes(x.shape[0] * (inner.in_channels + inner.out_channels), x.dtype)
-        products = sum_batch(tiles.products, size, x, dy)
-        return tiles.of_kernel(products).astype(x.dtype)
+        return tiles.of_kernel(sum_batch(tiles.products, size, x, dy))
 
-    return unit_stride.rewrite(spec, LONGEST).weight_vjp(inner, x, dy)
+    return unit_stride.rewrite(spec, LONGEST).weight_vjp(inner, wide(x), wide(dy)).astype(x.dtype)
 
 
 def _correlate(spec: ConvSpec, x: jax.Array, w: jax.Array, m: int, product: Product) -> jax.Array:
     tiles = Tiles(spec, m)
-    kernels = tiles.kernels(w)
+    kernels = tiles.kernel(w)
     size = tiles.bytes(x.shape[0] * (spec.in_channels + spec.out_channels), x.dtype)
     return map_batch(lambda x: tiles.correlate(x, kernels, product), size, x)
 
 
 class Tiles:
-    """The transforms of one convolution of stride 1, axis by axis.
+    """The transforms of one convolution of stride 1, one axis after another.
 
-    What is transformed is computed into separate arrays, one for each point: right into a common one XLA would write
-    entry by entry.
+    Points of all axes but the last are leading axes of an array; those of the last axis are separate arrays, which
+    XLA computes row by row.  Right into a common array it would write entry by entry, and one array for each point
+    of all axes would be many small programs to compile.
     """
 
     def __init__(self, spec: ConvSpec, m: int) -> None:
@@ -180,83 +180,72 @@ class Tiles:
 
     def bytes(self, maps: int, dtype: jnp.dtype) -> int:
         """Of so many feature maps, transformed."""
-        return maps * volume(self.tiles) * volume(self.n) * accumulator(dtype).itemsize
+        return maps * volume(self.tiles) * volume(self.n) * dtype.itemsize
 
-    def correlate(self, x: jax.Array, kernels: Parts, product: Product) -> jax.Array:
+    def correlate(self, x: jax.Array, kernels: jax.Array, product: Product) -> jax.Array:
         """A^T [kernels . (B^T x)]: (N, *S, C) -> (N, *O, D)."""
-        products = _elementwise(partial(product, self.spec), self.inputs(x), kernels)
-        y = _apply([t.at for t in self.transforms], products)
-        woven = interleave(lax.optimization_barrier(list(y.flat)), self.m, outputs(self.spec.axes))
-        return woven.astype(x.dtype)
+        by_points = jax.vmap(partial(product, self.spec))
+        products = [by_points(v, kernels[q]) for q, v in enumerate(self.inputs(x))]
+        return interleave(self._outputs(products), self.m, outputs(self.spec.axes))
 
     def products(self, x: jax.Array, dy: jax.Array) -> jax.Array:
-        """The sum over tiles of (B^T x) (A dy) at each of the points: (P, c, g d)."""
-        v, q = (jnp.stack(list(a.flat)) for a in (self.inputs(x), self.cotangents(dy)))
-        return jax.vmap(partial(by_cotangent, self.spec))(v, q)
+        """The sum over tiles of (B^T x) (A dy) at each of the points: (n, points, c, g d)."""
+        v, q = (jnp.stack(arrays) for arrays in (self.inputs(x), self.cotangents(dy)))
+        return jax.vmap(jax.vmap(partial(by_cotangent, self.spec)))(v, q)
 
-    def inputs(self, x: jax.Array) -> Parts:
-        """B^T x of every tile: (N, *S, C) -> (N, *tiles, C) at each of the points."""
-        xp = pad(x.astype(accumulator(x.dtype)), self.axes)
-        return _apart(_apply([t.bt for t in self.transforms], self._slices(xp, self.n)))
+    def inputs(self, x: jax.Array) -> list[jax.Array]:
+        """B^T x of every tile, for each of the last axis's points: (N, *S, C) -> (points, N, *tiles, C)."""
+        return self._points(pad(x, self.axes), self.n, [t.bt for t in self.transforms])
 
-    def cotangents(self, dy: jax.Array) -> Parts:
-        """A dy of every tile, the adjoint of A^T: (N, *O, D) -> (N, *tiles, D) at each of the points."""
-        padded = pad(dy.astype(accumulator(dy.dtype)), self.of_output)
-        return _apart(_apply([t.at.T for t in self.transforms], self._slices(padded, self.m)))
+    def cotangents(self, dy: jax.Array) -> list[jax.Array]:
+        """A dy of every tile, the adjoint of A^T: (N, *O, D) -> (points, N, *tiles, D)."""
+        return self._points(pad(dy, self.of_output), self.m, [t.at.T for t in self.transforms])
 
-    def kernels(self, w: jax.Array) -> Parts:
-        """G w: (*K, c, g d) -> (c, g d) at each of the points."""
-        wide = w.astype(accumulator(w.dtype))
-        return _apart(_apply([t.g for t in self.transforms], _parts(w.shape[:-2], lambda k: wide[k])))
+    def kernel(self, w: jax.Array) -> jax.Array:
+        """G w: (*K, c, g d) -> (n of the last axis, points of the others, c, g d)."""
+        u = _along([t.g for t in self.transforms], w)
+        return lax.optimization_barrier(self._reversed(u).reshape(self.n[-1], -1, *w.shape[-2:]))
 
     def of_kernel(self, products: jax.Array) -> jax.Array:
-        """G^T, the adjoint of `kernels`."""
-        dw = _apply([t.g.T for t in self.transforms], _arranged(self.n, list(products)))
-        return jnp.stack(list(dw.flat)).reshape(self.spec.w_shape)
+        """G^T, the adjoint of `kernel`."""
+        u = products.reshape(*reversed(self.n), *products.shape[-2:])
+        return _along([t.g.T for t in self.transforms], self._reversed(u))
 
-    def _slices(self, xp: jax.Array, size: tuple[int, ...]) -> Parts:
-        """The cells at every place of a tile: tiles start m cells apart."""
+    def _reversed(self, u: jax.Array) -> jax.Array:
+        """The last axis's points first, as the axes' points are stacked one upon the other."""
+        k = len(self.n)
+        return u.transpose(*reversed(range(k)), k, k + 1)
 
-        def cells(place: tuple[int, ...]) -> jax.Array:
-            stop = [i + (t - 1) * k + 1 for i, t, k in zip(place, self.tiles, self.m, strict=True)]
-            return lax.slice(xp, (0, *place, 0), (xp.shape[0], *stop, xp.shape[-1]), (1, *self.m, 1))
+    def _points(self, xp: jax.Array, places: Sequence[int], matrices: Sequence[Matrix]) -> list[jax.Array]:
+        """Each axis's cells at all places of its tiles, m cells apart, combined by its matrix."""
+        rows: list[jax.Array] = []
+        for i, matrix in enumerate(matrices):
+            if i:
+                xp = jnp.stack(rows).reshape(-1, *rows[0].shape[1:])  # points, then N, as one axis
+            axis, m = 1 + i, self.m[i]
+            cells = [lax.slice_in_dim(xp, p, p + (self.tiles[i] - 1) * m + 1, m, axis) for p in range(places[i])]
+            rows = lax.optimization_barrier([_combination(row, cells) for row in matrix])
+        points = volume(self.n[:-1])
+        return [row.reshape(points, -1, *row.shape[1:]) for row in rows]
 
-        return _parts(size, cells)
-
-
-# ---- arrays by their place in a tile --------------------------------------------------------------------------------
-
-
-def _parts(shape: Sequence[int], part: Callable[[tuple[int, ...]], jax.Array]) -> Parts:
-    parts = np.empty(tuple(shape), object)
-    for place in np.ndindex(parts.shape):
-        parts[place] = part(place)
-    return parts
-
-
-def _elementwise(f: Callable[..., jax.Array], a: Parts, b: Parts) -> Parts:
-    return _parts(a.shape, lambda place: f(a[place], b[place]))
-
-
-def _apart(parts: Parts) -> Parts:
-    """Written once, and not computed again by everything that reads them."""
-    return _arranged(parts.shape, lax.optimization_barrier(list(parts.flat)))
-
-
-def _arranged(shape: tuple[int, ...], arrays: Sequence[jax.Array]) -> Parts:
-    """Row-major."""
-    return _parts(shape, lambda place: arrays[int(np.ravel_multi_index(place, shape))])
+    def _outputs(self, products: Sequence[jax.Array]) -> list[jax.Array]:
+        """A^T of (points, N, *tiles, D), one for each of the last axis's points: (N, *tiles, D) by place, row-major."""
+        groups = [list(products)]  # by the places of the axes done: arrays by the points of the next axis
+        for i in reversed(range(len(self.n))):
+            at = self.transforms[i].at
+            places = lax.optimization_barrier([_combination(row, arrays) for row in at for arrays in groups])
+            points = self.n[i - 1] if i else 1
+            groups = [list(array.reshape(points, -1, *array.shape[1:])) for array in places]
+        return [array[0] for (array,) in groups]
 
 
-def _apply(matrices: Sequence[npt.NDArray[Any]], parts: Parts) -> Parts:
-    """One matrix for each axis of places: sums of a few arrays with small factors."""
+def _along(matrices: Sequence[Matrix], w: jax.Array) -> jax.Array:
+    """One matrix for each leading axis."""
     for axis, matrix in enumerate(matrices):
-        columns = np.moveaxis(parts, axis, 0)
-        rows = np.empty((len(matrix), *columns.shape[1:]), object)
-        for i, *rest in np.ndindex(rows.shape):
-            rows[(i, *rest)] = _combination(list(matrix[i]), list(columns[(slice(None), *rest)]))
-        parts = np.moveaxis(rows, 0, axis)
-    return parts
+        exact = jnp.asarray(matrix.astype(np.float64), w.dtype)
+        product = lax.dot_general(exact, w, (((1,), (axis,)), ((), ())), precision=lax.Precision.HIGHEST)
+        w = jnp.moveaxis(product, 0, axis)
+    return w
 
 
 def _combination(factors: Sequence[Fraction], arrays: Sequence[jax.Array]) -> jax.Array:
