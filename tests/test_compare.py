@@ -113,7 +113,7 @@ def test_autodiff_is_the_wrong_one():
 
 
 def test_a_slope_that_autodiff_loses():
-    """Of the sigmoid at 20 autodiff's is 0; which is what rounding may make of y (1 - y), and further from the truth."""
+    """Of the sigmoid at 20 autodiff's is 0: what rounding may make of y (1 - y), and further from the truth."""
     report = compare(jax.nn.sigmoid, jnp.float32(20), rounds=0)
     assert report.ok
     assert report.leaves[0].nearer == "manual"

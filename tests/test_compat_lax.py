@@ -216,11 +216,11 @@ def test_precision_reaches_the_gradients():
         def loss(x, w):
             return (compat.conv_general_dilated(x, w, (1, 1), "SAME", precision=precision) ** 2).sum()
 
-        text = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((1, 2, 4, 4)), jnp.ones((1, 2, 2, 2))).as_text()
-        product = r"stablehlo\.(?:convolution|dot_general)\b"
-        lines = [line for line in text.splitlines() if re.search(product, line)]
-        found = re.findall(r"precision (?:= \[)?(\w+)\W+(?:#stablehlo<precision )?(\w+)", "\n".join(lines))
-        assert len(found) == len(lines) >= 3
+        text = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((1, 20, 4, 4)), jnp.ones((17, 20, 2, 2))).as_text()
+        convolutions = re.findall(r"stablehlo.convolution.*?<precision (\w+)>, #stablehlo<precision (\w+)>", text)
+        products = re.findall(r"stablehlo.dot_general.*?precision = \[(\w+), (\w+)\]", text)
+        found = convolutions + products
+        assert len(found) == len(re.findall(r"stablehlo\.(?:convolution|dot_general)\b", text)) == 3
         return set(found)
 
     assert precisions(None) == {("DEFAULT", "DEFAULT")}

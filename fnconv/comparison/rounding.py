@@ -109,7 +109,8 @@ class Rounding:
             magnitude = abs(again(*_with(abs, name, operands))[i])
             n = _terms(name, e, operands, again, i) + 2  # products are rounded too, and a narrow result once more
             size = (unit * jnp.sqrt(jnp.asarray(n, np.float64)) + self._operands(name, e, dtype)) * magnitude
-            exact = _fits(y, info) & _fits(magnitude, info)
+            # that a sum happens to be one of the type says nothing of its partial sums: some digits must be free
+            exact = _fits(y, info) & _fits(magnitude, info, free=min(7, int(info.nmant) // 3))
         else:
             size, exact = unit * _roundings(name, e) * abs(y), _fits(y, info)
             if _roundings(name, e) == ELEMENTARY:  # that float64 rounds tanh(20) to 1 does not make it 1
@@ -138,10 +139,13 @@ def _mixed(h: Any) -> Any:
     return h ^ (h >> np.uint32(16))
 
 
-def _fits(y: Any, info: Any) -> Any:
-    """Whether a number is one of the type, so that nothing was rounded; of float64, one with half its digits."""
+def _fits(y: Any, info: Any, free: int = 0) -> Any:
+    """Whether a number is one of the type, with so many binary digits free, so that nothing was rounded.
+
+    Of float64, one with half its digits.
+    """
     exponent, mantissa = int(info.bits) - 1 - int(info.nmant), int(info.nmant)
-    return lax.reduce_precision(y, exponent_bits=exponent, mantissa_bits=mantissa if mantissa < 52 else 26) == y
+    return lax.reduce_precision(y, exponent_bits=exponent, mantissa_bits=mantissa - free if mantissa < 52 else 26) == y
 
 
 def _roundings(name: str, e: Any) -> float:
