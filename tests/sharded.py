@@ -25,7 +25,14 @@ COLLECTIVE = re.compile(
     r"|reduce-scatter)(?:-start)?\("
 )
 RNG = np.random.default_rng(0)
-ROUNDED = ("sigmoid", "tanh", "softmax", "log_softmax", "adaptive_avg_pool")  # results that are not whole numbers
+ROUNDED = (
+    "conv-winograd",
+    "sigmoid",
+    "tanh",
+    "softmax",
+    "log_softmax",
+    "adaptive_avg_pool",
+)  # results that are not whole numbers
 Arrays = tuple[np.ndarray, ...]
 Case = tuple[str, Callable[..., jax.Array], Arrays, Arrays]  # name, function, sharded arguments, replicated ones
 

@@ -218,15 +218,14 @@ class Tiles:
 
     def _points(self, xp: jax.Array, places: Sequence[int], matrices: Sequence[Matrix]) -> list[jax.Array]:
         """Each axis's cells at all places of its tiles, m cells apart, combined by its matrix."""
-        rows: list[jax.Array] = []
+        stacked = xp[None]  # (points, N, *cells, C), the batch an axis of its own
         for i, matrix in enumerate(matrices):
-            if i:
-                xp = jnp.stack(rows).reshape(-1, *rows[0].shape[1:])  # points, then N, as one axis
-            axis, m = 1 + i, self.m[i]
-            cells = [lax.slice_in_dim(xp, p, p + (self.tiles[i] - 1) * m + 1, m, axis) for p in range(places[i])]
-            rows = lax.optimization_barrier([_combination(row, cells) for row in matrix])
-        points = volume(self.n[:-1])
-        return [row.reshape(points, -1, *row.shape[1:]) for row in rows]
+            stop, m = (self.tiles[i] - 1) * self.m[i] + 1, self.m[i]
+            cells = [lax.slice_in_dim(stacked, p, p + stop, m, axis=2 + i) for p in range(places[i])]
+            rows: list[jax.Array] = lax.optimization_barrier([_combination(row, cells) for row in matrix])
+            if i < len(matrices) - 1:
+                stacked = jnp.stack(rows).reshape(-1, *xp.shape[:1], *rows[0].shape[2:])
+        return rows
 
     def _outputs(self, products: Sequence[jax.Array]) -> list[jax.Array]:
         """A^T of (points, N, *tiles, D), one for each of the last axis's points: (N, *tiles, D) by place, row-major."""
