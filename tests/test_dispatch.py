@@ -26,7 +26,7 @@ LINES = {  # (size, window, in, out, options of the geometry, groups) -> rules o
     "few channels": ((32, 32), (3, 3), 3, 64, {}, 1, ("columns", "taps", "columns")),
     "stem": ((56, 56), (7, 7), 3, 64, {"strides": 2}, 1, ("lax", "blocked", "blocked")),
     "wide": ((16, 16), (3, 3), 64, 64, {}, 1, ("winograd", "winograd", "winograd4")),
-    "wide, dilated": ((16, 16), (3, 3), 64, 64, {"dilation": 2}, 1, ("winograd", "winograd", "winograd4")),
+    "wide, dilated": ((20, 20), (3, 3), 64, 64, {"dilation": 2}, 1, ("winograd", "winograd", "winograd4")),
     "wide, small image": ((6, 6), (3, 3), 64, 64, {}, 1, ("winograd", "winograd", "winograd")),
     "wide, strided": ((17, 17), (3, 3), 64, 64, {"strides": 2}, 1, ("lax", "taps", "taps")),
     "three axes": ((8, 8, 8), (3, 3, 3), 16, 32, {}, 1, ("winograd", "winograd", "columns")),

@@ -109,6 +109,8 @@ class Shape:
         self.extended = sum(a.window > 1 for a in spec.axes)  # axes along which the window is
         self.few_columns = self.unrolled and not self.strided
         self.blocks = spec.axes[-1].window >= 5 or self.d <= 16
+        # images of equal residue modulo a dilation, large enough for tiles
+        self.residues = all(a.dilation == 1 or a.output >= 8 * a.dilation for a in spec.axes)
         self.output = min(a.output for a in spec.axes)
         self.single = dtype == jnp.float32
 
@@ -116,7 +118,7 @@ class Shape:
     def winograd(self) -> bool:
         """Where fewer products are worth the transforms of x and y, which channels share."""
         channels = 32 if self.extended == 2 else 16
-        fewer = self.extended > 1 and self.short and not self.strided
+        fewer = self.extended > 1 and self.short and not self.strided and self.residues
         return self.dense and self.single and fewer and min(self.c, self.d) >= channels
 
 

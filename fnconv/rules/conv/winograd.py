@@ -203,18 +203,17 @@ class Tiles:
 
     def kernel(self, w: jax.Array) -> jax.Array:
         """G w: (*K, c, g d) -> (n of the last axis, points of the others, c, g d)."""
-        u = _along([t.g for t in self.transforms], w)
-        return lax.optimization_barrier(self._reversed(u).reshape(self.n[-1], -1, *w.shape[-2:]))
+        for i, t in enumerate(self.transforms):
+            # (*n, K_i, ..) -> (n_i, *n, ..): the last axis's points come to lie first, as those of the tiles do
+            w = _combined(t.g, w, i, 0)
+        return w.reshape(self.n[-1], -1, *w.shape[-2:])
 
     def of_kernel(self, products: jax.Array) -> jax.Array:
         """G^T, the adjoint of `kernel`."""
         u = products.reshape(*reversed(self.n), *products.shape[-2:])
-        return _along([t.g.T for t in self.transforms], self._reversed(u))
-
-    def _reversed(self, u: jax.Array) -> jax.Array:
-        """The last axis's points first, as the axes' points are stacked one upon the other."""
-        k = len(self.n)
-        return u.transpose(*reversed(range(k)), k, k + 1)
+        for i, t in reversed(list(enumerate(self.transforms))):
+            u = _combined(t.g.T, u, 0, i)
+        return u
 
     def _points(self, xp: jax.Array, places: Sequence[int], matrices: Sequence[Matrix]) -> list[jax.Array]:
         """Each axis's cells at all places of its tiles, m cells apart, combined by its matrix."""
@@ -238,13 +237,10 @@ class Tiles:
         return [array[0] for (array,) in groups]
 
 
-def _along(matrices: Sequence[Matrix], w: jax.Array) -> jax.Array:
-    """One matrix for each leading axis."""
-    for axis, matrix in enumerate(matrices):
-        exact = jnp.asarray(matrix.astype(np.float64), w.dtype)
-        product = lax.dot_general(exact, w, (((1,), (axis,)), ((), ())), precision=lax.Precision.HIGHEST)
-        w = jnp.moveaxis(product, 0, axis)
-    return w
+def _combined(matrix: Matrix, w: jax.Array, axis: int, to: int) -> jax.Array:
+    """The matrix applied along an axis, which comes to lie elsewhere."""
+    cells = [lax.index_in_dim(w, k, axis, keepdims=False) for k in range(w.shape[axis])]
+    return jnp.stack(lax.optimization_barrier([_combination(row, cells) for row in matrix]), axis=to)
 
 
 def _combination(factors: Sequence[Fraction], arrays: Sequence[jax.Array]) -> jax.Array:
