@@ -23,7 +23,7 @@ def accumulator(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def computed_once(arrays: Any) -> Any:
-    """The same arrays, which XLA computes and keeps rather than fusing them into what reads them."""
+    """The same arrays, which XLA is asked to keep rather than fuse into what reads them; on a CPU it may still fuse."""
     return lax.optimization_barrier(arrays)
 
 

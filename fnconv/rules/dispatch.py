@@ -69,7 +69,7 @@ def _conv_map(map_: str, spec: ConvSpec, a: jax.Array, b: jax.Array, shape: tupl
     formulation = _formulation(map_, spec, a.dtype)
 
     def on_cpu(a: jax.Array, b: jax.Array) -> jax.Array:
-        # XLA would compute what the operands come from, and the result, again for each of their many readers
+        # else what the operands come from, and the result, may be computed again for each of their many readers
         return computed_once(formulation(spec, *computed_once((a, b))))
 
     return lax.platform_dependent(a, b, cpu=on_cpu, default=partial(elsewhere, spec))
@@ -96,7 +96,6 @@ class Shape:
     """What the table below asks of a convolution: its groups, the channels of one, and its windows."""
 
     def __init__(self, spec: ConvSpec, dtype: Any) -> None:
-        self.groups = spec.groups
         self.c, self.d = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         self.elements = volume(windows(spec.axes))
         self.unrolled = self.elements <= UNROLL

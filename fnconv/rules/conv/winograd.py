@@ -18,9 +18,9 @@ two gradients are the adjoints in x and in w:
 
 Any geometry is brought to stride 1 and windows of at most 3 elements first, see `unit_stride`.  With m = 2 the
 points are 0, 1, -1: A and B only add, G halves, whole numbers stay exact, and errors are those of a plain sum or
-less.  With m = 4 the customary 0, 1, -1, 2, -2 cost a factor of ten; points that are each other's reciprocals,
-+-2/3 and +-3/2, keep powers and differences near 1 and cost a factor of two.  A NaN or an infinity spreads over its
-tile.
+less.  With m = 4 the customary 0, 1, -1, 2, -2 make errors up to eight times those of autodiff's sums; points that
+are each other's reciprocals, +-2/3 and +-3/2, keep powers and differences near 1 and make a quarter of that.  A NaN
+or an infinity spreads over its tile.
 
 N images, g groups of c input and d output channels each.
 """

@@ -25,7 +25,7 @@ from fnconv.textbook import lowest
 def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The first maximum of each window in tie order, Wei (4.2); the first NaN, where there is one."""
     axes, dtype, lowest_ = _sliding(spec), offset_dtype(spec.axes), lowest(x.dtype)
-    xp = lax.optimization_barrier(pad(x, axes, lowest_))  # else what x comes from is computed for every window
+    xp = lax.optimization_barrier(pad(x, axes, lowest_))
     cells = [(offset, tap(xp, axes, k)) for offset, k in taps(axes, spec.ties)]
     best = lax.optimization_barrier(reduce(lax.max, (values for _, values in cells)))
     winner = jnp.full(best.shape, -1, dtype)
@@ -37,8 +37,6 @@ def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     """S^T dy: each window element passes the cotangents it won back to its cells."""
-    # XLA would find the winners again for every cell of a window
-    offset = lax.optimization_barrier(offset)
     axes = _sliding(spec)
     if all(a.stride == a.span == a.window for a in axes):
         return _disjoint(axes, offset, dy)
