@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from fnconv.geometry import OUTSIDE, AnyAxis, Axis, flat_table, outputs, sizes, volume, windows
 
@@ -23,8 +24,19 @@ def accumulator(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def computed_once(arrays: Any) -> Any:
-    """The same arrays, which XLA is asked to keep rather than fuse into what reads them; on a CPU it may still fuse."""
-    return lax.optimization_barrier(arrays)
+    """The same arrays, which XLA keeps rather than computes again inside each of what reads them.
+
+    On a CPU XLA drops `optimization_barrier` before it fuses; a call that it may not inline it keeps.
+    """
+    return lax.platform_dependent(arrays, cpu=_called, default=lax.optimization_barrier)
+
+
+def _called(arrays: Any) -> Any:
+    with set_xla_metadata(inlineable="false"):
+        return _barrier(arrays)
+
+
+_barrier = jax.jit(lax.optimization_barrier)
 
 
 def wide(a: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from fnconv.geometry import OUTSIDE, Axis, flat_table, taps
-from fnconv.linear import accumulator, pad, polyphase, tap
+from fnconv.linear import accumulator, computed_once, pad, polyphase, tap
 from fnconv.rules.max_pool.segment_sum import offset_dtype
 from fnconv.spec import PoolSpec
 from fnconv.textbook import lowest
@@ -25,14 +25,14 @@ from fnconv.textbook import lowest
 def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The first maximum of each window in tie order, Wei (4.2); the first NaN, where there is one."""
     axes, dtype, lowest_ = _sliding(spec), offset_dtype(spec.axes), lowest(x.dtype)
-    xp = lax.optimization_barrier(pad(x, axes, lowest_))
+    xp = computed_once(pad(x, axes, lowest_))
     cells = [(offset, tap(xp, axes, k)) for offset, k in taps(axes, spec.ties)]
-    best = lax.optimization_barrier(reduce(lax.max, (values for _, values in cells)))
+    best = reduce(lax.max, (values for _, values in cells))
     winner = jnp.full(best.shape, -1, dtype)
     for offset, values in reversed(cells):
         winner = jnp.where((values == best) | (values != values), np.asarray(offset, dtype), winner)
     inside = jnp.broadcast_to(_first_inside(spec).astype(dtype)[..., None], best.shape)
-    return best, jnp.where(best == jnp.asarray(lowest_, x.dtype), inside, winner)
+    return computed_once((best, jnp.where(best == jnp.asarray(lowest_, x.dtype), inside, winner)))
 
 
 def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
