@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Protocol
 
 import numpy as np
@@ -134,6 +134,24 @@ class AdaptiveAxis:
 
 
 AnyAxis = Axis | AdaptiveAxis
+
+
+def runs(a: Axis) -> list[tuple[slice, Axis]]:
+    """Outputs whose windows meet the low padding, none, the high padding: the cells of each run, and its own axis.
+
+    >>> [(cells.start, cells.stop, run.low, run.high, run.output) for cells, run in runs(Axis(8, 3, 2, low=1, high=1))]
+    [(0, 2, 1, 0, 1), (1, 8, 0, 0, 3)]
+    """
+    inside = max(0, -(-a.low // a.stride))
+    beyond = max(inside, (a.size - a.span + a.low) // a.stride + 1)
+    bounds = [min(o, a.output) for o in (0, inside, beyond, a.output)]
+    found = []
+    for first, last in ((b, e - 1) for b, e in pairwise(bounds) if b < e):
+        start, stop = first * a.stride - a.low, last * a.stride - a.low + a.span
+        cells = slice(*(min(max(0, i), a.size) for i in (start, stop)))
+        low, high = cells.start - start, stop - cells.stop
+        found.append((cells, Axis(cells.stop - cells.start, a.window, a.stride, a.dilation, low, high)))
+    return found
 
 
 def inserted_size(size: int, stride: int) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from fnconv.geometry import OUTSIDE, AnyAxis, Axis, flat_table, outputs, sizes, volume, windows
+from fnconv.geometry import OUTSIDE, AnyAxis, Axis, flat_table, outputs, runs, sizes, volume, windows
 
 UNROLL = 64  # window elements beyond which one operation per element is no longer a reasonable program
 
@@ -53,6 +53,12 @@ def pad(x: jax.Array, axes: Sequence[Axis], fill: float = 0) -> jax.Array:
     return lax.pad(x, jnp.asarray(fill, x.dtype), widths) if any(w != (0, 0, 0) for w in widths) else x
 
 
+def pad_once(x: jax.Array, axes: Sequence[Axis], fill: float = 0) -> jax.Array:
+    """`pad` for many readers, none of which pads again."""
+    padded = pad(x, axes, fill)
+    return padded if padded is x else computed_once(padded)
+
+
 def unpad(y: jax.Array, axes: Sequence[Axis]) -> jax.Array:
     """The adjoint of `pad` with zeros: cropping where it padded, zeros where it cropped."""
     widths = [(0, 0, 0), *((-a.low, -a.high - a.overshoot, 0) for a in axes), (0, 0, 0)]
@@ -89,6 +95,27 @@ def tap_adjoint(y: jax.Array, axes: Sequence[Axis], k: Sequence[int]) -> jax.Arr
     return lax.pad(y, jnp.zeros((), y.dtype), [*widths, (0, 0, 0)])
 
 
+def by_runs(f: Callable[..., Any], x: jax.Array, axes: Sequence[Axis]) -> Any:
+    """f(x, axes) put together from its runs, where strides make results smaller than x: no padded copy of x is made.
+
+    f takes (N, *S, C) to arrays (N, *O, C), whose entries depend on the cells of their windows alone.
+    """
+    if all(a.stride == 1 for a in axes):
+        return f(x, axes)
+
+    def along(x: jax.Array, done: tuple[Axis, ...]) -> Any:
+        if len(done) == len(axes):
+            return f(x, done)
+        at = len(done) + 1
+        parts = [
+            along(lax.slice_in_dim(x, cells.start, cells.stop, axis=at), (*done, run))
+            for cells, run in runs(axes[len(done)])
+        ]
+        return parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: lax.concatenate(p, at), *parts)
+
+    return along(x, ())
+
+
 # ---- all window elements of one output phase at a time --------------------------------------------------------------
 
 
@@ -115,7 +142,7 @@ def polyphase(
         lax.pad(y, jnp.asarray(fill, y.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
         for y, fill in zip(arrays, fills, strict=True)
     ]
-    padded = list(lax.optimization_barrier(tuple(padded)))
+    padded = list(computed_once(tuple(padded)))
     n, c = padded[0].shape[0], padded[0].shape[-1]
 
     def phase(elements: Sequence[tuple[tuple[int, int], ...]]) -> jax.Array | None:

@@ -3,9 +3,8 @@
     y  = sum_k tap_k(x) * w_k          dx = sum_k tap_k*(dy * w_k)          dw_k = sum over cells of tap_k(x) * dy
 
 With a channel multiplier m every input channel stands m times, once for each of its kernels.  Groups of c input
-channels are c such convolutions, one for the i-th channel of every group; their results are added.  Sums are cut into
-rows of the window, each of which XLA makes one loop of: a loop over all elements would read its operands too often
-from afar, a loop per element writes too much.
+channels are c such convolutions, one for the i-th channel of every group; their results are added.  XLA makes one loop
+of a sum: one per element would write too much, one over a long window reads too much at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
-from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +19,23 @@ from jax import lax
 
 from fnconv.chunks import sum_batch
 from fnconv.geometry import Axis, volume, windows
-from fnconv.linear import pad, polyphase, rot180, swap_channels, tap, tap_adjoint, wide, window_elements
+from fnconv.linear import (
+    by_runs,
+    computed_once,
+    pad,
+    pad_once,
+    polyphase,
+    rot180,
+    swap_channels,
+    tap,
+    tap_adjoint,
+    wide,
+    window_elements,
+)
 from fnconv.spec import ConvSpec
 
-ROWS = 8  # terms of one fused sum
+ROWS = 8  # terms of one fused sum of rows
+TERMS = 28  # terms of one fused sum of window elements, at most
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -36,26 +47,22 @@ def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     """Shifted additions or the correlation with rot180 at stride 1; phase by phase otherwise, Notes 2.3."""
-    one, c = _one_channel(spec)
-    if c > 1 and all(a.stride == 1 for a in spec.axes):
-        axes = tuple(a.input_gradient() for a in spec.axes)
+    c, d, axes = spec.in_channels // spec.groups, spec.out_channels // spec.groups, spec.axes
+    if any(a.stride > 1 for a in axes):
+        # the j-th output channel of every group goes to all of its c input channels
+        dys = [jnp.repeat(wide(dy[..., j::d]), c, axis=-1) for j in range(d)]
+        kernels = wide(w).reshape(*windows(axes), c, spec.groups, d).swapaxes(-3, -2)
+        kernels = kernels.reshape(*windows(axes), spec.in_channels, d)
+        dx = polyphase(dys, (0,) * d, axes, lambda k, *dys: sum(dy * kernels[k][:, j] for j, dy in enumerate(dys)))
+    elif c > 1 or volume(windows(axes)) > 9:
+        axes = tuple(a.input_gradient() for a in axes)
         back = replace(spec, axes=axes, in_channels=spec.out_channels, out_channels=spec.in_channels)
         return forward(back, dy, swap_channels(rot180(w), spec.groups))
-    parts = [_input_vjp(one, dy, w[..., i : i + 1, :]) for i in range(c)]
-    dx = parts[0] if c == 1 else jnp.stack(parts, axis=-1).reshape(spec.x_shape(dy.shape[0]))
-    return dx.astype(dy.dtype)
-
-
-def _input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
-    dy_wide, kernels = wide(dy), wide(w)
-    if any(a.stride > 1 for a in spec.axes):
-        dx = polyphase((dy_wide,), (0,), spec.axes, lambda k, cells: cells * kernels[k])
-    elif volume(windows(spec.axes)) <= 9:
-        dx = reduce(lax.add, (tap_adjoint(dy_wide * kernels[k], spec.axes, k) for k in window_elements(spec.axes)))
     else:
-        dx = _correlate(dy_wide, rot180(kernels), [a.input_gradient() for a in spec.axes])
-    channels = spec.in_channels
-    return dx.reshape(*dx.shape[:-1], channels, spec.out_channels // channels).sum(axis=-1)
+        dy_wide, kernels = wide(dy), wide(w)
+        dx = reduce(lax.add, (tap_adjoint(dy_wide * kernels[k], axes, k) for k in window_elements(axes)))
+        dx = dx.reshape(*dx.shape[:-1], spec.in_channels, d).sum(axis=-1)
+    return dx.astype(dy.dtype)
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -80,14 +87,14 @@ def _weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     terms = min(ROWS, first.output)
     block = -(-first.output // terms)
     extra = terms * block - first.output
-    dy_wide = lax.optimization_barrier(pad(wide(dy), _lengthened(spec.axes, extra, of_output=True)))
+    dy_wide = computed_once(pad(wide(dy), _lengthened(spec.axes, extra, of_output=True)))
     axes = _lengthened(spec.axes, extra * first.stride, of_output=False)
-    xp = lax.optimization_barrier(pad(_repeated(spec, x), axes))
+    xp = computed_once(pad(_repeated(spec, x), axes))
     sums = []
     for k in window_elements(spec.axes):
         cells = tap(xp, axes, k)
         sums.append(reduce(lax.add, (_rows(cells, i, block) * _rows(dy_wide, i, block) for i in range(terms))))
-    rows = jnp.stack(lax.optimization_barrier(sums))
+    rows = jnp.stack(computed_once(sums))
     rows = rows.reshape(len(sums), -1, rows.shape[-1])
     ones = jnp.ones(rows.shape[1], rows.dtype)
     # (K, N O / ROWS, C) . (N O / ROWS) -> (K, C)
@@ -114,18 +121,21 @@ def _rows(a: jax.Array, i: int, block: int) -> jax.Array:
 
 
 def _correlate(x: jax.Array, w: jax.Array, axes: Sequence[Axis]) -> jax.Array:
-    """sum_k tap_k(x) * w_k, one row of the window after another."""
-    xp = lax.optimization_barrier(pad(x, axes))
-    *rows, row = windows(axes)
+    """sum_k tap_k(x) * w_k in one loop, or in one for each row of a long window."""
+    elements = list(window_elements(axes))
+    terms = len(elements) if len(elements) <= TERMS else axes[-1].window
 
-    def part(k: tuple[int, ...]) -> jax.Array:
-        return reduce(lax.add, (tap(xp, axes, (*k, i)) * w[(*k, i)] for i in range(row)))
+    def in_loops(x: jax.Array, axes: Sequence[Axis]) -> jax.Array:
+        xp = pad_once(x, axes)
 
-    def add_row(total: jax.Array, k: tuple[int, ...]) -> jax.Array:
-        return lax.optimization_barrier(total + part(k))
+        def loop(first: int) -> jax.Array:
+            return reduce(lax.add, (tap(xp, axes, k) * w[k] for k in elements[first : first + terms]))
 
-    first, *others = product(*map(range, rows))
-    return reduce(add_row, others, lax.optimization_barrier(part(first)))
+        return reduce(
+            lambda total, first: computed_once(total) + loop(first), range(terms, len(elements), terms), loop(0)
+        )
+
+    return by_runs(in_loops, x, axes)
 
 
 def _repeated(spec: ConvSpec, x: jax.Array) -> jax.Array:

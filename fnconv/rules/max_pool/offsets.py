@@ -8,15 +8,16 @@ the sum taken over window elements.
 
 from __future__ import annotations
 
-from functools import reduce
+from collections.abc import Sequence
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.geometry import OUTSIDE, Axis, flat_table, taps
-from fnconv.linear import accumulator, computed_once, pad, polyphase, tap
+from fnconv.geometry import OUTSIDE, Axis, flat_table, outputs, taps
+from fnconv.linear import accumulator, by_runs, computed_once, pad, pad_once, polyphase, tap
 from fnconv.rules.max_pool.segment_sum import offset_dtype
 from fnconv.spec import PoolSpec
 from fnconv.textbook import lowest
@@ -24,14 +25,19 @@ from fnconv.textbook import lowest
 
 def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The first maximum of each window in tie order, Wei (4.2); the first NaN, where there is one."""
-    axes, dtype, lowest_ = _sliding(spec), offset_dtype(spec.axes), lowest(x.dtype)
-    xp = computed_once(pad(x, axes, lowest_))
-    cells = [(offset, tap(xp, axes, k)) for offset, k in taps(axes, spec.ties)]
+    best, winner = by_runs(partial(_forward, spec.ties), x, _sliding(spec))
+    return best, winner
+
+
+def _forward(ties: str, x: jax.Array, axes: Sequence[Axis]) -> tuple[jax.Array, jax.Array]:
+    dtype, lowest_ = offset_dtype(tuple(axes)), lowest(x.dtype)
+    xp = pad_once(x, axes, lowest_)
+    cells = [(offset, tap(xp, axes, k)) for offset, k in taps(axes, ties)]
     best = reduce(lax.max, (values for _, values in cells))
     winner = jnp.full(best.shape, -1, dtype)
     for offset, values in reversed(cells):
         winner = jnp.where((values == best) | (values != values), np.asarray(offset, dtype), winner)
-    inside = jnp.broadcast_to(_first_inside(spec).astype(dtype)[..., None], best.shape)
+    inside = jnp.broadcast_to(_first_inside(axes, ties).astype(dtype)[..., None], best.shape)
     return computed_once((best, jnp.where(best == jnp.asarray(lowest_, x.dtype), inside, winner)))
 
 
@@ -70,11 +76,11 @@ def _disjoint(axes: tuple[Axis, ...], offset: jax.Array, dy: jax.Array) -> jax.A
     return lax.pad(spread, jnp.zeros((), dy.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
 
 
-def _first_inside(spec: PoolSpec) -> np.ndarray:
+def _first_inside(axes: Sequence[Axis], ties: str) -> np.ndarray:
     """Offset of the first element of each window that is not padding, in tie order, (*O); -1 where all is padding."""
-    order = np.array([offset for offset, _ in taps(spec.axes, spec.ties)])
-    inside = (flat_table(spec.axes) != OUTSIDE)[:, order]
-    return np.where(inside.any(axis=1), order[inside.argmax(axis=1)], -1).reshape(spec.output)
+    order = np.array([offset for offset, _ in taps(axes, ties)])
+    inside = (flat_table(axes) != OUTSIDE)[:, order]
+    return np.where(inside.any(axis=1), order[inside.argmax(axis=1)], -1).reshape(outputs(axes))
 
 
 def _sliding(spec: PoolSpec) -> tuple[Axis, ...]:
