@@ -15,6 +15,8 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from fnconv.geometry import OUTSIDE, AnyAxis, Axis, flat_table, outputs, runs, sizes, volume, windows
 
+TERMS = 28  # of a sum, at most, that one loop adds
+BORDERS = 6  # one in so many outputs, at most, is worth a program for each border
 UNROLL = 64  # window elements beyond which one operation per element is no longer a reasonable program
 
 
@@ -95,25 +97,27 @@ def tap_adjoint(y: jax.Array, axes: Sequence[Axis], k: Sequence[int]) -> jax.Arr
     return lax.pad(y, jnp.zeros((), y.dtype), [*widths, (0, 0, 0)])
 
 
-def by_runs(f: Callable[..., Any], x: jax.Array, axes: Sequence[Axis]) -> Any:
-    """f(x, axes) put together from its runs, where strides make results smaller than x: no padded copy of x is made.
+def by_runs(f: Callable[..., Any], arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> Any:
+    """f(arrays, axes) put together from its runs, so that no padded copies of the arrays are made.
 
-    f takes (N, *S, C) to arrays (N, *O, C), whose entries depend on the cells of their windows alone.
+    f takes arrays (N, *S, C) to some of (N, *O, C) whose entries depend on the cells of their windows alone.  These are
+    copied in turn, which pays where strides make them smaller or where few windows meet a border.
     """
-    if all(a.stride == 1 for a in axes):
-        return f(x, axes)
+    inside = volume([max((run.output for _, run in runs(a)), default=0) for a in axes])
+    if all(a.stride == 1 for a in axes) and BORDERS * (volume(outputs(axes)) - inside) > volume(outputs(axes)):
+        return f(arrays, axes)
 
-    def along(x: jax.Array, done: tuple[Axis, ...]) -> Any:
+    def along(arrays: Sequence[jax.Array], done: tuple[Axis, ...]) -> Any:
         if len(done) == len(axes):
-            return f(x, done)
+            return f(arrays, done)
         at = len(done) + 1
         parts = [
-            along(lax.slice_in_dim(x, cells.start, cells.stop, axis=at), (*done, run))
+            along([lax.slice_in_dim(x, cells.start, cells.stop, axis=at) for x in arrays], (*done, run))
             for cells, run in runs(axes[len(done)])
         ]
         return parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: lax.concatenate(p, at), *parts)
 
-    return along(x, ())
+    return along(arrays, ())
 
 
 # ---- all window elements of one output phase at a time --------------------------------------------------------------
@@ -132,6 +136,8 @@ def polyphase(
     phases interleave.  term(k, *slices) is what element k gives to the cells of one phase; outside the outputs the
     arrays are continued by `fills`.
     """
+    if all(a.stride == 1 for a in axes):
+        return _only_phase(arrays, fills, axes, term)
     met = [_elements_of_phases(a) for a in axes]
     reach = [
         (min(0, *shifts), max(0, *shifts)) for shifts in ([o for p in phases for _, o in p] or [0] for phases in met)
@@ -158,6 +164,27 @@ def polyphase(
     some = next(p for p in phases if p is not None)
     filled = [jnp.zeros_like(some) if p is None else p for p in phases]
     return interleave(filled, [a.stride for a in axes], sizes(axes))
+
+
+def _only_phase(
+    arrays: Sequence[jax.Array],
+    fills: Sequence[float | int],
+    axes: Sequence[Axis],
+    term: Callable[..., jax.Array],
+) -> jax.Array:
+    """Stride 1: cell i is met by element k at output i + low - k * dilation, the correlation with the window turned."""
+
+    def collect(arrays: Sequence[jax.Array], back: Sequence[Axis]) -> jax.Array:
+        padded = [pad_once(y, back, fill) for y, fill in zip(arrays, fills, strict=True)]
+
+        def share(k: tuple[int, ...]) -> jax.Array:
+            turned = [a.window - 1 - i for a, i in zip(axes, k, strict=True)]
+            return term(k, *(tap(y, back, turned) for y in padded))
+
+        return reduce(lax.add, map(share, window_elements(axes)))
+
+    dx: jax.Array = by_runs(collect, arrays, [a.input_gradient() for a in axes])
+    return dx
 
 
 def _elements_of_phases(a: Axis) -> list[tuple[tuple[int, int], ...]]:
@@ -230,7 +257,14 @@ def window_elements(axes: Sequence[AnyAxis]) -> Iterator[tuple[int, ...]]:
 
 
 def window_sum(x: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
-    """The sum of every window, zeros in the padding: (N, *S, C) -> (N, *O, C), one axis after another."""
+    """The sum of every window, zeros in the padding: (N, *S, C) -> (N, *O, C).
+
+    Small windows in one loop, others along one axis after another.
+    """
+    if volume(windows(axes)) <= TERMS:
+        sliding = tuple(a for a in axes if isinstance(a, Axis))
+        if len(sliding) == len(axes):
+            return by_runs(_sum_of_taps, (x,), sliding)
     for i, a in enumerate(axes, start=1):
         x = _reduce_window(x, a, i) if isinstance(a, Axis) else _contract_axis(x, _membership(a, x.dtype), i)
     return x
@@ -242,6 +276,10 @@ def window_sum_adjoint(y: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
     Disjoint windows repeat their entry (upsampling, Notes); overlapping ones are summed phase by phase or, where they
     are long, as the correlation of the zero-inserted cotangent with rot180 of a kernel of ones.
     """
+    sliding = tuple(a for a in axes if isinstance(a, Axis))
+    disjoint = all(a.stride == a.window and a.dilation == 1 for a in sliding)
+    if len(sliding) == len(axes) and not disjoint and volume(windows(axes)) <= TERMS:
+        return polyphase((y,), (0,), sliding, lambda k, cells: cells)
     for i, a in enumerate(axes, start=1):
         if not isinstance(a, Axis):
             y = _contract_axis(y, _membership(a, y.dtype).T, i)
@@ -255,6 +293,11 @@ def window_sum_adjoint(y: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
             widths[i] = (0, 0, a.stride - 1)
             y = _reduce_window(lax.pad(y, jnp.zeros((), y.dtype), widths), a.input_gradient(), i)
     return y
+
+
+def _sum_of_taps(arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> jax.Array:
+    (xp,) = (pad_once(x, axes) for x in arrays)
+    return reduce(lax.add, (tap(xp, axes, k) for k in window_elements(axes)))
 
 
 def _reduce_window(x: jax.Array, a: Axis, i: int) -> jax.Array:

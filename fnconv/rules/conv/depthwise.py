@@ -20,6 +20,7 @@ from jax import lax
 from fnconv.chunks import sum_batch
 from fnconv.geometry import Axis, volume, windows
 from fnconv.linear import (
+    TERMS,
     by_runs,
     computed_once,
     pad,
@@ -35,7 +36,6 @@ from fnconv.linear import (
 from fnconv.spec import ConvSpec
 
 ROWS = 8  # terms of one fused sum of rows
-TERMS = 28  # terms of one fused sum of window elements, at most
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -125,8 +125,8 @@ def _correlate(x: jax.Array, w: jax.Array, axes: Sequence[Axis]) -> jax.Array:
     elements = list(window_elements(axes))
     terms = len(elements) if len(elements) <= TERMS else axes[-1].window
 
-    def in_loops(x: jax.Array, axes: Sequence[Axis]) -> jax.Array:
-        xp = pad_once(x, axes)
+    def in_loops(arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> jax.Array:
+        (xp,) = (pad_once(x, axes) for x in arrays)
 
         def loop(first: int) -> jax.Array:
             return reduce(lax.add, (tap(xp, axes, k) * w[k] for k in elements[first : first + terms]))
@@ -135,7 +135,8 @@ def _correlate(x: jax.Array, w: jax.Array, axes: Sequence[Axis]) -> jax.Array:
             lambda total, first: computed_once(total) + loop(first), range(terms, len(elements), terms), loop(0)
         )
 
-    return by_runs(in_loops, x, axes)
+    y: jax.Array = by_runs(in_loops, (x,), axes)
+    return y
 
 
 def _repeated(spec: ConvSpec, x: jax.Array) -> jax.Array:

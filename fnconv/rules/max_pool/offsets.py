@@ -25,11 +25,14 @@ from fnconv.textbook import lowest
 
 def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The first maximum of each window in tie order, Wei (4.2); the first NaN, where there is one."""
-    best, winner = by_runs(partial(_forward, spec.ties), x, _sliding(spec))
+    axes, winners = _sliding(spec), partial(_forward, spec.ties)
+    strided = any(a.stride > 1 for a in axes)  # else its two results are no smaller than x
+    best, winner = by_runs(winners, (x,), axes) if strided else winners((x,), axes)
     return best, winner
 
 
-def _forward(ties: str, x: jax.Array, axes: Sequence[Axis]) -> tuple[jax.Array, jax.Array]:
+def _forward(ties: str, arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> tuple[jax.Array, jax.Array]:
+    (x,) = arrays
     dtype, lowest_ = offset_dtype(tuple(axes)), lowest(x.dtype)
     xp = pad_once(x, axes, lowest_)
     cells = [(offset, tap(xp, axes, k)) for offset, k in taps(axes, ties)]
