@@ -41,7 +41,8 @@ def _forward(ties: str, arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> tu
     for offset, values in reversed(cells):
         winner = jnp.where((values == best) | (values != values), np.asarray(offset, dtype), winner)
     inside = jnp.broadcast_to(_first_inside(axes, ties).astype(dtype)[..., None], best.shape)
-    return computed_once((best, jnp.where(best == jnp.asarray(lowest_, x.dtype), inside, winner)))
+    winner = jnp.where(best == jnp.asarray(lowest_, x.dtype), inside, winner)
+    return computed_once(best), computed_once(winner)  # apart: without a gradient nobody asks for the winner
 
 
 def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
