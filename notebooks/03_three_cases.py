@@ -434,6 +434,9 @@ for plus, name in ((1, "as first printed, with +1:"), (0, "as corrected:        
 # | Notes, 5×5 | $w_{12}\delta_{12}$ | $w_{12}\delta_{11}$ | unit arrays |
 # | Notes, kernel | $a^{L+1}$, an index each | $a^{L}$, both indices | $a^{L+1}$ is too small for them |
 # | Notes, 4×4 *same* | 3 zeros on each side | 3 and 4 | the output has 3 rows, not 4 |
+# | Notes, forward, fully connected | $\sum_k w_{k,n} a_n$ | $\sum_n$ | $k$ is the output that is computed |
+# | Notes, average pooling | one window gives four cells of 0.3 | one cell of 0.3 | shapes, notebook 4 |
+# | Wei, before (2.1) | $0 \times 0$ in the second window | $0 \times 1$ | the window holds 3, 1, 8, 5 |
 # | Wei, (2.3) | $(\operatorname{vec} K)^T$ | $\operatorname{vec} K$ | shapes, notebook 2 |
 # | Wei, after (2.17) | $m$ is injective | it is not | $m^{-1}(4)$ has 4 places, notebook 2 |
 # | Wei, (4.6) | $\mathbf{x}^{k}$ on the right | $\mathbf{x}^{k+1}$ | shapes, notebook 4 |

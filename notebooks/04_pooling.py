@@ -355,10 +355,10 @@ print("slopes of ReLU at -1, 0, 1:", [float(jax.grad(fnconv.relu)(v)) for v in (
 # ## 10. Why sigmoid starves a deep network
 #
 # The cotangent passes through *every* activation on its way to the first layer, and each sigmoid multiplies it by at
-# most $\frac14$. Behind ten sigmoids not more than $4^{-10} \approx 10^{-6}$ is left of the slopes' product. An
-# *active* ReLU multiplies by 1. Let us measure it: a network of ten fully connected layers of 32 units, once with
-# each activation, same images (512 of the $8 \times 8$ digits that come with scikit-learn), same loss, and starting
-# weights of a size that suits each (variance 2/32 for ReLU, 1/32 for sigmoid).
+# most $\frac14$. Behind nine sigmoids not more than $4^{-9} \approx 4 \cdot 10^{-6}$ is left of the slopes' product.
+# An *active* ReLU multiplies by 1. Let us measure it: a network of ten fully connected layers of 32 units, nine
+# activations between them, once of each kind, same images (512 of the $8 \times 8$ digits that come with scikit-learn),
+# same loss, and starting weights of a size that suits each (variance 2/32 for ReLU, 1/32 for sigmoid).
 
 # %%
 from sklearn.datasets import load_digits

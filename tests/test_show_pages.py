@@ -168,6 +168,17 @@ def test_find_refuses_what_is_not_there():
         show.conv((3, 3), (2, 2)).find("∂L/∂I_44")
 
 
+def test_output_sizes_are_written_with_signs():
+    page = show.conv((6, 6), (2, 2), padding=[(-1, 0), (2, -1)])
+    assert "⌊(6 - 1 + 0 - 2) / 1⌋ + 1 = 4" in " ".join(str(page).split())
+
+
+def test_words_of_a_table_stand_flush_left():
+    page = show.net("lenet5")
+    assert '<td class="words">conv 5×5</td><td>28×28×6</td>' in page.to_html()
+    assert r"\begin{tabular}{llrrrrr}" in page.to_latex()
+
+
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +208,11 @@ def test_arrays_tell_their_channels():
         (lambda: show.conv((3, 3), (2,)), "show.conv: kernel must have as many spatial dimensions"),
         (lambda: show.conv((3, 3), (4, 4)), r"show.conv: kernel must fit into the padded input; got \(4, 4\)"),
         (lambda: show.conv((3, 0), (2, 2)), r"show.conv: input must have sizes of at least 1; got \(3, 0\)"),
+        (
+            lambda: show.conv((10**11, 3), (1, 1)),
+            "show: input must have at most 16777216 pairs of an output and a window",
+        ),
+        (lambda: show.pool((10**6,), (10**5,), strides=1), "show: input must have at most 16777216 pairs"),
         (lambda: show.conv((3, 3), (2, 2), channels=3, groups=2), "show.conv: groups must divide the 3 input channels"),
         (lambda: show.conv((3, 3), (2, 2), cotangent=np.ones((3, 3))), "show.conv: cotangent must have the shape"),
         (lambda: show.conv((3, 3), (2, 2), cotangent=(2, 2)), "show.conv: cotangent must be an array"),

@@ -98,6 +98,12 @@ class Table:
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    @property
+    def words(self) -> set[int]:
+        """The columns that are set flush left: the first, and those without numbers."""
+        columns = enumerate(zip(*self.rows, strict=True))
+        return {0, *(i for i, column in columns if not any(cell[:1].isdigit() for cell in column))}
+
 
 Block = Prose | Slip | Formula | Equations | Matrix | Row | Table
 

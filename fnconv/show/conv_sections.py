@@ -65,7 +65,8 @@ CHANNEL_INDICES = (
 
 def _output_size(a: Axis) -> str:
     span = f"span {a.span} = ({a.window} - 1)·{a.dilation} + 1" if a.dilation > 1 else f"window {a.window}"
-    sizes = f"⌊({a.size} + {a.low} + {a.high} - {a.span}) / {a.stride}⌋ + 1 = {a.output}"
+    padded = "".join(f" {'+' if n >= 0 else '-'} {abs(n)}" for n in (a.low, a.high))
+    sizes = f"⌊({a.size}{padded} - {a.span}) / {a.stride}⌋ + 1 = {a.output}"
     return f"Output size = ⌊(input + padding - span) / stride⌋ + 1; on axis 1, {span}: {sizes}."
 
 

@@ -21,7 +21,8 @@ STYLE = """
 .fnconv .formula { background: #f4f5f8; border-left: 3px solid #56b4e9; padding: 0.4em 0.8em; }
 .fnconv .slip { background: #fff6e5; border-left: 3px solid #e69f00; padding: 0.4em 0.8em; }
 .fnconv .more { color: #667; }
-.fnconv .row { display: flex; flex-wrap: wrap; align-items: center; gap: 0.9em; margin: 0.7em 0; }
+.fnconv .row { display: flex; flex-wrap: wrap; align-items: center; gap: 0.9em; margin: 0.7em 0;
+  overflow-x: auto; }
 .fnconv figure { margin: 0; }
 .fnconv figcaption { font-size: 0.8em; color: #667; text-align: center; }
 .fnconv table { border-collapse: collapse; margin: 0; font-size: 1em; width: auto; border: 0; }
@@ -33,6 +34,7 @@ STYLE = """
 .fnconv .matrix th { font-weight: normal; font-size: 0.72em; color: #667; }
 .fnconv table.geometry { margin: 0.6em 0; }
 .fnconv .geometry td, .fnconv .geometry th { padding: 0.15em 0.9em; text-align: right; }
+.fnconv .geometry .words { text-align: left; }
 .fnconv .geometry th { font-weight: normal; color: #667; border-bottom: 1px solid #bbb; }
 .fnconv .equations td { text-align: left; padding: 0.1em 0.3em; white-space: normal; vertical-align: top; }
 .fnconv .equations td:first-of-type { white-space: nowrap; }
@@ -43,7 +45,10 @@ STYLE = """
 class Html:
     """Expressions in HTML."""
 
-    dot, plus, ellipsis = "\u2009·\u2009", " + ", "…"
+    dot, plus = "\u2009·\u2009", " + "
+
+    def more(self, hidden: int) -> str:
+        return f"… ({hidden:,} more)"
 
     def symbol(self, symbol: Symbol) -> str:
         return f"<i>{symbol.name}</i>" + (f"<sub>{symbol.index}</sub>" if symbol.groups else "")
@@ -122,8 +127,10 @@ def _block(block: Block) -> str:
             inner = "".join(f"<span>{escape(p)}</span>" if isinstance(p, str) else _matrix(p) for p in parts)
             return f'<div class="row">{inner}</div>'
         case Table(heads, rows):
-            top = "".join(f"<th>{escape(h)}</th>" for h in heads)
-            body = "".join("<tr>" + "".join(f"<td>{marked(c)}</td>" for c in row) + "</tr>" for row in rows)
+            kind = [' class="words"' if i in block.words else "" for i in range(len(heads))]
+            top = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kind, heads, strict=True))
+            cells = ("".join(f"<td{k}>{marked(c)}</td>" for k, c in zip(kind, row, strict=True)) for row in rows)
+            body = "".join(f"<tr>{row}</tr>" for row in cells)
             return f'<table class="geometry"><tr>{top}</tr>{body}</table>'
 
 

@@ -8,7 +8,8 @@ from itertools import zip_longest
 
 from fnconv.equations import cite
 from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
-from fnconv.show.symbols import Expression, Sum, Symbol, write
+from fnconv.show.latex_width import BRACKETS, COLUMN, LINE, broken, fitting, parts, width
+from fnconv.show.symbols import Symbol, write
 
 # what prose and names are made of beside ASCII
 CHARACTERS = {
@@ -26,7 +27,10 @@ SIGNS = {"*": "*", "→": r"\to", "=": "=", "+": "+", "·": r"\cdot", "…": r"\
 class Latex:
     """Expressions in LaTeX's mathematics."""
 
-    dot, plus, ellipsis = r"\,", " + ", r"\cdots"
+    dot, plus = r"\,", " + "
+
+    def more(self, hidden: int) -> str:
+        return rf"\cdots \text{{ ({hidden:,} more)}}"
 
     def symbol(self, symbol: Symbol) -> str:
         name = GREEK.get(symbol.name, symbol.name)
@@ -67,15 +71,16 @@ class Numbers(Latex):
 
 
 NOTATION = Latex()
-TERMS, COLUMNS = 8, 16  # on a line
+# narrower arrays, which fit a page; long blocks of equations may go on on the next one
+SETTINGS = r"\begingroup \setlength{\arraycolsep}{3pt} \allowdisplaybreaks"
 
 
 def fragment(title: str, sections: Sequence[Section]) -> str:
-    parts = [rf"\section*{{{prose(title)}}}"]
+    pieces = [SETTINGS, rf"\section*{{\raggedright {prose(title)}}}"]
     for section in sections:
-        parts.append(rf"\subsection*{{{prose(section.title)}}}")
-        parts += [_block(block) for block in section.blocks]
-    return "\n\n".join(parts) + "\n"
+        pieces.append(rf"\subsection*{{{prose(section.title)}}}")
+        pieces += [_block(block) for block in section.blocks]
+    return "\n\n".join([*pieces, r"\endgroup"]) + "\n"
 
 
 def mathematics(sections: Sequence[Section]) -> str:
@@ -98,27 +103,54 @@ def _block(block: Block) -> str:
             return prose(text)
         case Slip(text):
             return rf"\emph{{Slip: {prose(text)}}}"
-        case Table(heads, rows):
-            lines = [" & ".join(map(prose, row)) + r" \\" for row in (heads, *rows)]
-            return "\n".join([rf"\begin{{tabular}}{{{'r' * len(heads)}}}", *lines, r"\end{tabular}"])
-    if isinstance(block, Row):
-        return "\n".join(f"\\[\n{_mathematics(Row(parts))}\n\\]" for parts in _lines(block.parts))
+        case Table():
+            return _table(block)
+        case Formula(_, latex, labels):
+            lines = parts(latex)
+            return _display("gather*", [*lines[:-1], lines[-1] + _tag(labels)])
+        case Equations():
+            return _display("align*", _equations(block, _tag(block.labels)))
+        case Row():
+            return "\n".join(f"\\[\n{_mathematics(Row(beside))}\n\\]" for beside in _lines(block.parts))
     return f"\\[\n{_mathematics(block)}\n\\]"
 
 
-def _lines(parts: Sequence[Matrix | str]) -> list[tuple[Matrix | str, ...]]:
-    """Matrices that fit beside each other, by their columns; a sign stands before the matrix that it belongs to."""
+def _display(environment: str, lines: Sequence[str]) -> str:
+    return f"\\begin{{{environment}}}\n" + " \\\\\n".join(lines) + f"\n\\end{{{environment}}}"
+
+
+def _table(table: Table) -> str:
+    columns = "".join("l" if i in table.words else "r" for i in range(len(table.heads)))
+    rows = "\n".join(" & ".join(map(prose, row)) + r" \\" for row in (table.heads, *table.rows))
+    letters = sum(max(map(len, column)) for column in zip(table.heads, *table.rows, strict=True))
+    size = r"\footnotesize" if letters < 70 else r"\scriptsize"
+    return (
+        rf"{{\noindent{size} \setlength{{\tabcolsep}}{{3pt}}"
+        + f"\n\\begin{{tabular}}{{{columns}}}\n{rows}\n\\end{{tabular}}}}"
+    )
+
+
+def _lines(members: Sequence[Matrix | str]) -> list[tuple[Matrix | str, ...]]:
+    """Matrices that fit beside each other; a sign stands before the matrix that it belongs to."""
     rows: list[list[Matrix | str]] = [[]]
-    used = 0
-    for number, part in enumerate(parts):
-        behind = parts[number + 1] if isinstance(part, str) and number + 1 < len(parts) else part
-        wide = 1 + len(behind.rows[0]) if isinstance(behind, Matrix) else 1
-        if rows[-1] and used + wide > COLUMNS and not (number and isinstance(parts[number - 1], str)):
+    used = 0.0
+    for number, part in enumerate(members):
+        wide = _width(part)
+        behind = _width(members[number + 1]) if isinstance(part, str) and number + 1 < len(members) else 0
+        if rows[-1] and used + wide + behind > LINE and not (number and isinstance(members[number - 1], str)):
             rows.append([])
             used = 0
         rows[-1].append(part)
-        used += wide if isinstance(part, Matrix) else 1
+        used += wide
     return [tuple(row) for row in rows]
+
+
+def _width(part: Matrix | str) -> float:
+    if isinstance(part, str):
+        return width(_sign(part)) + 5
+    cells, cut = _cells(part)
+    columns = sum(max(map(width, column)) + COLUMN for column in zip(*cells, strict=True))
+    return max(BRACKETS + columns + _margin(part), 0.7 * width(_name(part, cut)))
 
 
 def _mathematics(block: Block) -> str:
@@ -126,33 +158,27 @@ def _mathematics(block: Block) -> str:
         case Formula(_, latex, labels):
             return latex + _tag(labels)
         case Equations():
-            return _equations(block)
+            return _display("aligned", _equations(block)) + _tag(block.labels)
         case Matrix():
             return _matrix(block)
-        case Row(parts):
-            return " ".join(_sign(p) if isinstance(p, str) else _matrix(p) for p in parts)
+        case Row(members):
+            return " ".join(_sign(p) if isinstance(p, str) else _matrix(p) for p in members)
     raise TypeError(f"latex: no mathematics in {type(block).__name__}")
 
 
-def _equations(block: Equations) -> str:
-    lines = []
-    for row in block.rows:
-        numeric = row.value is not None
-        right = _broken(row.right, Numbers() if numeric else NOTATION)
+def _equations(block: Equations, tag: str = "") -> list[str]:
+    """Lines, the tag behind the first equation."""
+    lines: list[str] = []
+    for number, row in enumerate(block.rows):
+        left = write(row.left, NOTATION)
+        right = write(row.right, Numbers() if row.value is not None else NOTATION)
         value = f" = {write(row.value, NOTATION)}" if row.value is not None else ""
-        lines.append(f"{write(row.left, NOTATION)} &= {right}{value}")
+        first, *others = broken(right, LINE - width(f"{left} =") - width(value))
+        lines += [f"{left} &= {first}", *(rf"&\qquad {{}} {line}" for line in others)]
+        lines[-1] += value + (tag if number == 0 else "")
     if block.total > len(block.rows):
         lines.append(rf"&\;\;\vdots \quad \text{{{block.total - len(block.rows):,} more}}")
-    return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}" + _tag(block.labels)
-
-
-def _broken(e: Expression, notation: Latex) -> str:
-    """A long sum on several lines."""
-    if not isinstance(e, Sum) or len(e.terms) <= TERMS:
-        return write(e, notation)
-    parts = [Sum(e.terms[n : n + TERMS]) for n in range(0, len(e.terms), TERMS)]
-    parts[-1] = Sum(parts[-1].terms, e.hidden)
-    return " \\\\\n&\\qquad {} + ".join(write(part, notation) for part in parts)
+    return lines
 
 
 def _tag(labels: Sequence[str]) -> str:
@@ -163,31 +189,48 @@ def _sign(text: str) -> str:
     return " ".join(SIGNS.get(word, word if len(word) == 1 else rf"\text{{{word}}}") for word in text.split())
 
 
-def _matrix(m: Matrix) -> str:
+def _cells(m: Matrix) -> tuple[list[list[str]], bool]:
+    """The entries that fit on a line, and whether columns are left out for it."""
     blank = r"\cdot" if m.blank == "·" else m.blank
     before = [r"\cdots"] if m.start[1] else []
     cells = [before + [blank if e is None else write(e, NOTATION) for e in row] for row in m.rows]
-    heads = list(m.row_heads)
+    heads = [[*before, *m.column_heads]] if m.column_heads else []
+    shown = fitting([*cells, *heads], _margin(m))
+    cut = shown < len(cells[0])
+    cells = [row[:shown] for row in cells]
     short, narrow = m.cut
-    if narrow:
+    if narrow or cut:
         cells = [[*row, r"\cdots"] for row in cells]
     if short:
         cells.append([r"\vdots"] * len(cells[0]))
     if m.start[0]:
         cells.insert(0, [r"\vdots"] * len(cells[0]))
-        heads = ["", *heads] if heads else []
-    name = prose(m.name + m.part())
-    body = " \\\\\n".join(_head(heads, i) + " & ".join(row) for i, row in enumerate(cells))
-    top = [rf"\scriptstyle {h}" for h in m.column_heads]
-    line = " & ".join([*([""] if heads else []), *([""] if before and top else []), *top])
+    return cells, cut
+
+
+def _margin(m: Matrix) -> float:
+    return max((0.7 * width(head) for head in m.row_heads), default=0) + (COLUMN if m.row_heads else 0)
+
+
+def _name(m: Matrix, cut: bool) -> str:
+    return prose(m.name + m.part(cut))
+
+
+def _matrix(m: Matrix) -> str:
+    cells, cut = _cells(m)
     columns = len(cells[0])
+    heads = ["", *m.row_heads] if m.row_heads and m.start[0] else list(m.row_heads)
+    body = " \\\\\n".join(_head(heads, i) + " & ".join(row) for i, row in enumerate(cells))
+    before = [""] * bool(m.start[1])
+    top = [*before, *(rf"\scriptstyle {h}" for h in m.column_heads)][:columns] if m.column_heads else []
+    line = " & ".join([*([""] if heads else []), *top])
     if m.row_heads or m.column_heads:
         table = rf"\begin{{array}}{{{'r' if m.row_heads else ''}|{'c' * columns}|}}"
         inner = (line + " \\\\ \\hline\n" if m.column_heads else "") + body
     else:
         table, inner = rf"\left[\begin{{array}}{{{'c' * columns}}}", body
     end = r"\end{array}" + ("" if m.row_heads or m.column_heads else r"\right]")
-    return rf"\overset{{\text{{{name}}}}}{{{table}" + "\n" + inner + "\n" + end + "}"
+    return rf"\overset{{\text{{{_name(m, cut)}}}}}{{{table}" + "\n" + inner + "\n" + end + "}"
 
 
 def _head(heads: Sequence[str], row: int) -> str:

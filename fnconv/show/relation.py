@@ -10,11 +10,13 @@ from itertools import islice, product
 
 import numpy as np
 
+from fnconv.errors import invalid
 from fnconv.geometry import AnyAxis, Axis, outputs, sizes, volume, windows
 from fnconv.show.blocks import Limit, readable
 
 Index = tuple[int, ...]
 Pair = tuple[Index, Index]
+LARGEST = 2**24  # entries of an index table
 
 
 class Relation:
@@ -22,6 +24,10 @@ class Relation:
 
     def __init__(self, axes: Sequence[AnyAxis]) -> None:
         self.axes = tuple(axes)
+        for o, k in zip(self.output, self.window, strict=True):
+            if o * k > LARGEST:
+                rule = f"must have at most {LARGEST} pairs of an output and a window element along an axis"
+                raise invalid("show", "input", rule, o * k)
         self._met = [np.where(a.valid(), a.positions(), -1) for a in self.axes]
 
     @property

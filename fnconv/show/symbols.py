@@ -147,8 +147,8 @@ class Notation(Protocol):
 
     dot: str
     plus: str
-    ellipsis: str
 
+    def more(self, hidden: int) -> str: ...
     def symbol(self, symbol: Symbol) -> str: ...
     def partial(self, symbol: str) -> str: ...
     def number(self, number: str) -> str: ...
@@ -168,7 +168,7 @@ def write(e: Expression, n: Notation) -> str:
         return n.parentheses(write(inner, n)) if negative or isinstance(inner, Sum) else write(inner, n)
 
     def several(terms: tuple[Expression, ...], hidden: int) -> list[str]:
-        return [write(t, n) for t in terms] + ([f"{n.ellipsis} ({hidden} more)"] if hidden else [])
+        return [write(t, n) for t in terms] + ([n.more(hidden)] if hidden else [])
 
     match e:
         case Symbol():

@@ -15,7 +15,10 @@ Line = tuple[str, str]  # text and what it is: title, heading, formula, label, s
 class Text:
     """Expressions in plain text."""
 
-    dot, plus, ellipsis = "·", " + ", "…"
+    dot, plus = "·", " + "
+
+    def more(self, hidden: int) -> str:
+        return f"… ({hidden:,} more)"
 
     def symbol(self, symbol: Symbol) -> str:
         return f"{symbol.name}_{symbol.index}" if symbol.groups else symbol.name
@@ -204,10 +207,9 @@ def _brackets(height: int) -> list[tuple[str, str]]:
 def _table(table: Table) -> Iterator[Line]:
     rows = [table.heads, *table.rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    words = [i for i, column in enumerate(zip(*table.rows, strict=True)) if not any(c[:1].isdigit() for c in column)]
-    left = {0, *words}
     for number, row in enumerate(rows):
         text = "  ".join(
-            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(w) if i in table.words else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         yield "  " + text.rstrip(), "label" if number == 0 else ""
