@@ -65,8 +65,9 @@ class Noise:
     """How far each step is moved.
 
     native: times the roundoff of the step's own dtype; double: times float64's; numbers: between -1 and 1.
-    narrow, widest_roundoff: roundoff of the function's dtype, for steps traced in float64; and the largest that a
-    step may claim.
+    narrow: roundoff of the function's dtype, for steps traced in float64.
+    largest: the most that a step may claim.  A rule that computes in float32 inside is allowed float32's roundoff
+    there, one that computes in bfloat16 for float32 arguments no more than theirs.
     """
 
     native: Any
@@ -96,6 +97,16 @@ class Noise:
         if not jnp.issubdtype(dtype, jnp.floating) or dtype == jnp.float64:
             return self.narrow
         return min(float(jnp.finfo(dtype).eps) / 2, self.largest)  # type: ignore[no-untyped-call]
+
+
+class Silence(Noise):
+    """No noise: a program that is shorter to compile."""
+
+    def draw(self, shape: tuple[int, ...]) -> Any:
+        return jnp.zeros(shape)
+
+    def move(self, value: Any, roundoff: float, times: Any = 1.0, offset: Any = None) -> Any:
+        return value
 
 
 def evaluate(jaxpr: Any, operands: Sequence[Any], noise: Noise) -> list[Any]:
@@ -256,13 +267,13 @@ def _widened(value: Any) -> Any:
 
 def _widened_jaxpr(jaxpr: Any) -> Any:
     """The computation of a reduction or a scatter."""
-    silent = Noise(0.0, 0.0, jnp.zeros(NOISE_LENGTH), 0.0, 0.0, 0.0, True)
+    silent = Silence(0.0, 0.0, jnp.zeros(NOISE_LENGTH), 0.0, 0.0, 0.0, True)
     avals = [abstract(v.aval.shape, jnp.float64 if _is_float(v) else v.aval.dtype) for v in opened(jaxpr).invars]
     closed = jax.make_jaxpr(lambda *xs: _plain(jaxpr, xs, silent))(*avals)
     return closed if type(jaxpr).__name__ == "ClosedJaxpr" else opened(closed)
 
 
-def _plain(jaxpr: Any, operands: Sequence[Any], silent: Noise) -> list[Any]:
+def _plain(jaxpr: Any, operands: Sequence[Any], silent: Silence) -> list[Any]:
     env: dict[Any, Any] = dict(zip(opened(jaxpr).invars, operands, strict=True))
     for e in opened(jaxpr).eqns:
         values = [v.val if isinstance(v, core.Literal) else env[v] for v in e.invars]
