@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 
 from fnconv.check.running_error import Arithmetic, Values
@@ -51,22 +52,25 @@ def check_float64(trial: Trial) -> None:
         trial.report.skip(FLOAT64, f"no automatic derivative of the reference: {trial.no_reference}")
         return
     for point in points(trial.draw(), trial.level):
-        _compare_exactly(trial, point, trial.rule, trial.right, "float64", FLOAT64)
+        _compare_float64(trial, point, trial.right)
         if trial.report.failures:  # the first data that shows a mistake tells most
             return
 
 
-def _compare_exactly(trial: Trial, point: Point, rule: Wide, reference: Wide, dtype: str, check: str) -> None:
-    """The formulas alone: float64's roundings and those of the numbers written in them."""
-    got, want = rule.clean(point.values, point.cotangents), reference.clean(point.values, point.cotangents)
+def _compare_float64(trial: Trial, point: Point, reference: Wide) -> None:
+    got, want = (p.clean(point.values, point.cotangents) for p in (trial.rule, reference))
 
     def bounds(samples: int) -> Bounds:
-        a = rule.spread(point.values, point.cotangents, native=False, samples=samples)
-        b = reference.spread(point.values, point.cotangents, native=False, samples=samples)
-        values, gradients = ([FACTOR * (x + y) for x, y in zip(i, j, strict=True)] for i, j in zip(a, b, strict=True))
-        return values, gradients
+        return _exact_bounds(point, trial.rule, reference, FACTOR, samples)
 
-    judge(trial, Comparison(point, got, want, bounds, dtype, check))
+    judge(trial, Comparison(point, got, want, bounds, "float64", FLOAT64))
+
+
+def _exact_bounds(point: Point, a: Wide, b: Wide, factor: float, samples: int) -> Bounds:
+    """What float64's roundings and those of the numbers written in both programs explain."""
+    spreads = (p.spread(point.values, point.cotangents, native=False, samples=samples) for p in (a, b))
+    values, gradients = ([factor * (x + y) for x, y in zip(i, j, strict=True)] for i, j in zip(*spreads, strict=True))
+    return values, gradients
 
 
 def check_own_dtype(trial: Trial) -> None:
@@ -84,19 +88,39 @@ def check_own_dtype(trial: Trial) -> None:
         rounded = point.rounded([k.dtype for k in trial.kinds], [r.dtype for r in trial.results])
         if not all(np.isfinite(v).all() for v in rounded.values):
             continue
-        _compare_formulas(trial, rounded)
+        _compare_formulas(trial, rounded, trial.right)
         if report.ok:
             _compare_own(trial, rounded, trial.right)
         if report.failures:
             return
 
 
-def _compare_formulas(trial: Trial, point: Point) -> None:
-    """What is traced for a half precision, evaluated exactly: no overflow in the reference hides a mistake."""
+def _compare_formulas(trial: Trial, point: Point, right: Wide) -> None:
+    """What is traced for a half precision, evaluated exactly: no overflow in the reference hides a mistake.
+
+    Only where the reference traced so is the function still, and the dtype holds its results: scores beyond the dtype's
+    range pass a mask that is its lowest number, and a rule may rely on the mask.
+    """
     rule, reference = trial.rule_rounded, trial.right_rounded
-    traced = rule is not trial.rule and reference is not trial.right
-    if traced and reference is not None and not rule.opaque and not reference.opaque:
-        _compare_exactly(trial, point, rule, reference, f"{short(trial.dtype)}, evaluated exactly", OWN)
+    if rule is trial.rule or reference is None or reference is right or rule.opaque or reference.opaque:
+        return
+    largest = float(jnp.finfo(trial.dtype).max)  # type: ignore[no-untyped-call]
+    traced, plain = (p.clean(point.values, point.cotangents) for p in (reference, right))
+    for part in zip(traced, plain, _exact_bounds(point, reference, right, FACTOR, SAMPLES), strict=True):
+        if not all((_within(g, w, b) & (abs(w) <= largest)).all() for g, w, b in zip(*part, strict=True)):
+            return
+
+    def bounds(samples: int) -> Bounds:
+        """The numbers written in both are the dtype's; beside their roundings those of float64 hardly count."""
+        spreads = _exact_bounds(point, rule, reference, OWN_FACTOR, samples)
+        values, gradients = (
+            [s + 2.0**-40 * float(abs(w).max(initial=0)) for s, w in zip(*part, strict=True)]
+            for part in zip(spreads, traced, strict=True)
+        )
+        return values, gradients
+
+    got, dtype = rule.clean(point.values, point.cotangents), f"{short(trial.dtype)}, evaluated exactly"
+    judge(trial, Comparison(point, got, traced, bounds, dtype, OWN))
 
 
 def _compare_own(trial: Trial, point: Point, reference: Wide) -> None:
