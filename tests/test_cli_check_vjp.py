@@ -63,6 +63,14 @@ def test_a_wrong_rule_fails_with_its_diagnosis(file, tmp_path):
     assert json.loads(found.read_text())["ok"] is False
 
 
+def test_a_file_that_exits_is_no_pass(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("def f(x):\n    return x\n\n\nraise SystemExit(0)\n")
+    result = invoke(f"{script}:f")
+    assert result.exit_code == 2
+    assert "script.py, line 5 ends in SystemExit" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

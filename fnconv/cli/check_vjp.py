@@ -61,6 +61,6 @@ def _arguments(target: str, name: str) -> tuple[Any, ...]:
     make = _load("--args", _in_file(target, name))
     try:
         made = make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise refuse(f"--args: {name}() ends in {type(error).__name__}: {error}") from None
     return made if isinstance(made, tuple) else (made,)

@@ -52,7 +52,7 @@ def _module(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         line = _line(error, path)
         place = f", line {line}" if line else ""
@@ -62,7 +62,7 @@ def _module(path: Path) -> ModuleType:
     return module
 
 
-def _line(error: Exception, path: Path) -> int | None:
+def _line(error: BaseException, path: Path) -> int | None:
     """Where in the file the error came up."""
     if isinstance(error, SyntaxError):
         return error.lineno

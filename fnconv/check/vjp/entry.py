@@ -25,12 +25,13 @@ def check_vjp(
 ) -> Report:
     """Judge a function's gradient: a `jax.custom_vjp` or `jax.custom_jvp` of your own, or whatever contains one.
 
-    The right gradient is that of `reference`, by automatic differentiation; without one, that of fn's own plain
-    forward, with every custom rule in it left out.  Compared are, first to last,
+    Right is V(u) = (∂f/∂x)ᵀ u, f being `reference`, differentiated automatically; without one, fn's own plain forward
+    with every custom rule in it left out.  Compared are, first to last,
 
     - structure: trees, shapes, dtypes and weak types of what the rule returns;
     - values and cotangents in float64, where only a mistake makes a difference; in fn's own dtype, against what
-      rounding explains (measured, there is no tolerance to set); on integers, bit for bit;
+      rounding explains (measured by Monte Carlo arithmetic, Parker 1997: there is no tolerance to set), with a note
+      where the rule loses many more digits than automatic differentiation; on integers, bit for bit;
     - linearity in the cotangent, the transposed rule, finite differences with their own error estimate;
     - second derivatives; jit, eager, vmap, checkpoint, scan, repeated runs, residuals kept outside;
     - and, for information, what the rule costs beside autodiff.

@@ -104,6 +104,8 @@ def _usual_mistakes(trial: Trial, point: Point, i: int, want: Both) -> list[tupl
                 changed = [np.swapaxes(c, a, b) if j == k else c for j, c in enumerate(point.cotangents)]
                 found.append((text, partial(pulled, changed)))
         if u.shape == want[1][i].shape:
+            if not want[1][i].any():
+                found.append(("the incoming cotangent is passed straight through a flat function", partial(_same, u)))
             text = "the function itself is applied to the incoming cotangent, instead of its transpose"
             found.append((text, partial(_applied, clean, point, i, k)))
         ones = [np.ones_like(c) if j == k else c for j, c in enumerate(point.cotangents)]

@@ -101,7 +101,7 @@ def _compare(trial: Trial, name: str, rule: Wide, right: Wide, shapes: Any, ends
         values = (*point.values, *point.cotangents, *drawn)
         ends_ = tuple(draw.rng.standard_normal(s) for s in ends)
         got, want = rule.clean(values, ends_)[1], right.clean(values, ends_)[1]
-        for samples in (4, MORE):
+        for samples in (4, MORE):  # in float64, so that more of them excuse digits that cancel and nothing else
             bounds = _bounds(rule, right, values, ends_, want, samples)
             wrong = [_beyond(g, w, b) for g, w, b in zip(got, want, bounds, strict=True)]
             if not any(bad.any() for bad in wrong):

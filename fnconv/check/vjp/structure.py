@@ -14,7 +14,7 @@ from fnconv.check.references import abstract
 from fnconv.check.vjp import primal
 from fnconv.check.vjp.data import Point
 from fnconv.check.vjp.linearity import smooth_point
-from fnconv.check.vjp.programs import FACTOR, MORE, SAMPLES, narrowest, value_and_cotangents
+from fnconv.check.vjp.programs import FACTOR, MORE, SAMPLES, Task, compile_wide, value_and_cotangents
 from fnconv.check.vjp.report import Failure
 from fnconv.check.vjp.trial import Trial, first_line, short
 
@@ -207,7 +207,10 @@ def _explain_error(trial: Trial, error: Exception) -> str:
 
 
 def check_one_by_one(trial: Trial) -> None:
-    """Each argument differentiated alone, each result alone: rules that see which ones are asked for may differ."""
+    """Each argument differentiated alone, each result alone: rules that see which ones are asked for may differ.
+
+    The cotangents are evaluated in float64 whatever dtypes the rule casts to.
+    """
     n, m = len(trial.call.moving), len(trial.results)
     if not trial.symbolic and (m == 1 or trial.level == "quick"):
         return
@@ -215,37 +218,45 @@ def check_one_by_one(trial: Trial) -> None:
     point, kinds = smooth_point(draw), trial.traced_for(trial.rule_flat)
     if point is None or kinds is None or (n == 1 and m == 1):
         return
-    want = trial.rule.clean(point.values, point.cotangents)[1]
-    eps = narrowest(trial.rule_flat, kinds)
-    with arithmetic(jnp.float64):
-        values = [jnp.asarray(v, k.dtype) for v, k in zip(point.values, kinds[0], strict=True)]
-        cotangents = [jnp.asarray(c, k.dtype) for c, k in zip(point.cotangents, kinds[1], strict=True)]
+    asked = [0]
+
+    def alone(values: Any, cotangents: Any) -> tuple[Any, Any, Any]:
+        gradients = []
         for i in range(n):
-            got = np.zeros_like(want[i])
-            for k in range(m):
+            asked[0] = i
+            parts = [_alone(trial, values, i, k)(cotangents[k])[0] for k in range(m)]
+            gradients.append(sum(parts[1:], parts[0]))
+        return (), gradients, ()
 
-                def alone(value: Any, i: int = i, k: int = k) -> Any:
-                    return trial.rule_flat(*values[:i], value, *values[i + 1 :])[0][k]
-
-                try:
-                    _, pull = jax.vjp(alone, values[i])
-                    got = got + np.asarray(pull(cotangents[k])[0], np.float64)
-                except Exception as error:
-                    text = f"differentiating by {trial.names[i]} alone fails: {first_line(error)}"
-                    trial.report.fail(Failure(SYMBOLS, trial.names[i], text))
-                    return
-            size = float(abs(np.where(np.isfinite(want[i]), want[i], 0)).max(initial=0))
-            for samples in (SAMPLES, MORE):
-                spread = trial.rule.spread(point.values, point.cotangents, native=False, samples=samples)[1][i]
-                bound = 2 * FACTOR * spread + 64 * eps * size
-                with np.errstate(invalid="ignore"):
-                    bad = ~((abs(got - want[i]) <= bound) | (got == want[i])) & np.isfinite(want[i] + bound)
-                if not bad.any():
-                    break
-            if bad.any():
-                _fail_alone(trial, i, got, want[i], bad, bound, point)
-                return
+    (program,) = compile_wide([Task(alone, *kinds, trial.dtype, True, quiet=True)])
+    if isinstance(program, Exception):
+        name = trial.names[asked[0]]
+        text = f"differentiating by {name} alone fails: {first_line(program)}"
+        trial.report.fail(Failure(SYMBOLS, name, text))
+        return
+    got, want = (p.clean(point.values, point.cotangents)[1] for p in (program, trial.rule))
+    for i, (g, w) in enumerate(zip(got, want, strict=True)):
+        size = float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0))
+        for samples in (SAMPLES, MORE):
+            spread = trial.rule.spread(point.values, point.cotangents, native=False, samples=samples)[1][i]
+            bound = 2 * FACTOR * spread + 2.0**-46 * size
+            with np.errstate(invalid="ignore"):
+                bad = ~((abs(g - w) <= bound) | (g == w)) & np.isfinite(w + bound)
+            if not bad.any():
+                break
+        if bad.any():
+            _fail_alone(trial, i, g, w, bad, bound, point)
+            return
     row.detail = "the same"
+
+
+def _alone(trial: Trial, values: Sequence[Any], i: int, k: int) -> Any:
+    """The pullback of result k with respect to leaf i, everything else held."""
+
+    def function(value: Any) -> Any:
+        return trial.rule_flat(*values[:i], value, *values[i + 1 :])[0][k]
+
+    return jax.vjp(function, values[i])[1]
 
 
 def _fail_alone(trial: Trial, i: int, got: Any, want: Any, bad: Any, bound: Any, point: Point) -> None:

@@ -111,7 +111,7 @@ def _check_vmap(trial: Trial) -> None:
     def stacked(avals: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(abstract((BATCH, *a.shape), a.dtype) for a in avals)
 
-    task = Task(batched, stacked(base.values), stacked(base.cotangents), trial.dtype, True)
+    task = Task(batched, stacked(base.values), stacked(base.cotangents), trial.dtype, True, quiet=True)
     (program,) = compile_wide([task])
     if isinstance(program, Exception):
         trial.report.fail(Failure(VMAP, "", f"it does not run under vmap: {first_line(program)}"))
@@ -161,7 +161,7 @@ def _check_traces(trial: Trial) -> None:
         return [r[-1] for r in results], [g[-1] for g in gradients], ()
 
     for name, program in (("jax.checkpoint", remat), ("lax.scan", scanned)):
-        task = Task(program, base.values, base.cotangents, trial.dtype, True)
+        task = Task(program, base.values, base.cotangents, trial.dtype, True, quiet=True)
         try:
             with arithmetic(jnp.float64):
                 trace(task)

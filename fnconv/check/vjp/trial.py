@@ -19,6 +19,7 @@ from fnconv.check.vjp.primal import without_rules
 from fnconv.check.vjp.programs import Flat, Native, Task, Wide, compile_wide, value_and_cotangents
 from fnconv.check.vjp.report import Report
 
+Avals = tuple[Sequence[Any], Sequence[Any]]  # of values and of cotangents
 HALVES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 
 
@@ -36,6 +37,7 @@ class Trial:
     problems: list[str] = field(default_factory=list)  # guesses that a check left for the failure that follows
     symbolic: bool = False  # whether a rule in it asked for symbolic zeros
     compiled: bool = False
+    widest: dict[Flat, Avals | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rule_flat: Flat = self.call.flat(self.call.fn)
@@ -67,8 +69,13 @@ class Trial:
 
     # ---- programs ---------------------------------------------------------------------------------------------------
 
-    def traced_for(self, flat: Flat) -> tuple[Sequence[Any], Sequence[Any]] | None:
+    def traced_for(self, flat: Flat) -> Avals | None:
         """Avals of values and cotangents in the widest dtype that flat takes."""
+        if flat not in self.widest:
+            self.widest[flat] = self._widest(flat)
+        return self.widest[flat]
+
+    def _widest(self, flat: Flat) -> Avals | None:
         for dtype in (jnp.float64, jnp.float32, None):
             with arithmetic(jnp.float64):
                 kinds = self.call.cast(dtype)
