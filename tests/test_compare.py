@@ -148,6 +148,38 @@ def test_autodiff_has_no_gradient():
     assert "none" in str(report)
 
 
+WITHOUT_GRADIENT = {
+    "another reduction": (
+        lambda x: lax.reduce_window(x, np.float32(1), lax.mul, (1, 2, 1), (1, 2, 1), "VALID"),
+        r"left to JAX: reduce_window at .*test_compare\.py:\d+:\d+ .*: a computation .*; got Linearization failed",
+    ),
+    "while": (lambda x: lax.while_loop(lambda v: v.sum() < 9, lambda v: 2 * v, x), "got Reverse-mode .*while_loop"),
+    "callback": (lambda x: jax.pure_callback(np.sin, jax.typeof(x), x), "got Pure callbacks do not support JVP"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRADIENT)
+def test_nobody_has_a_gradient(name):
+    fn, message = WITHOUT_GRADIENT[name]
+    with pytest.raises(ValueError, match=f"compare: fn must .*: JAX itself has no gradient of it, nor .*{message}"):
+        compare(fn, jnp.ones((1, 4, 1)), rounds=0)
+
+
+def test_no_autodiff_of_mixed_dtypes_in_float64():
+    """A contraction with its own dtype of result is replayed in float64 as all else."""
+    given = jnp.asarray(RNG.permutation(7), jnp.bfloat16).reshape(1, 7, 1)
+    kernel = jnp.asarray([[1.0 + 2**-7, 3.0]], jnp.bfloat16)
+
+    def fn(x):
+        y = lax.dot(dilated(x)[0], kernel, preferred_element_type=jnp.float32)
+        return lax.dot(y.astype(jnp.bfloat16), kernel.T)
+
+    report = compare(fn, given, cotangent=np.ones((3, 1)), rounds=0)
+    assert report.ok
+    exact = float(kernel.astype(jnp.float32)[0, 0]) ** 2 + 9  # no bfloat16
+    assert exact in {report.leaves[0].worst.float64}
+
+
 # ---- trees, cotangents, arguments -----------------------------------------------------------------------------------
 
 

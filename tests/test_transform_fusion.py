@@ -163,3 +163,19 @@ def test_in_libraries(library):
         model = zoo.LIBRARIES[library](zoo.lenet, x)
         report = with_manual_rules(partial(model.apply), fuse=True).replaced(model.params, x)
     assert report.counts == {"conv_block": 2, "dense": 2, "relu": 1}
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("x", r"must change no argument but nnx modules with fuse=True; got args\[0\]\['x'\]"),
+        ("other", "must keep its arguments' structure with fuse=True"),
+    ],
+)
+def test_changes_that_would_be_lost_are_refused(key, message):
+    def fn(given):
+        given[key] = given["x"] + 1
+        return given["x"].sum()
+
+    with pytest.raises(ValueError, match=f"with_manual_rules: fn {message}"):
+        with_manual_rules(fn, fuse=True)({"x": X})

@@ -168,14 +168,14 @@ def mean_square(net, x):
     return (net(x) ** 2).mean()
 
 
+@pytest.mark.parametrize("fuse", [False, True], ids=["", "fuse"])
 @pytest.mark.parametrize("wrap", [lambda f: f, nnx.jit], ids=["eager", "nnx.jit"])
-def test_nnx_state_is_kept(wrap):
+def test_nnx_state_is_kept(wrap, fuse):
     """Statistics are updated in place, once per call, with and without nnx.jit, under nnx.grad."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 6, 2)), jnp.float32)
     nets = [Normalised(), Normalised()]  # of one seed
-    ours, autodiff = (
-        wrap(nnx.grad(f))(net, x) for f, net in zip((with_manual_rules(mean_square), mean_square), nets, strict=True)
-    )
+    functions = with_manual_rules(mean_square, fuse=fuse), mean_square
+    ours, autodiff = (wrap(nnx.grad(f))(net, x) for f, net in zip(functions, nets, strict=True))
     assert not np.array_equal(nets[0].norm.mean[...], jnp.zeros(3))
     kernel = nets[0].conv.kernel[...]
     moduli = jax.lax.conv_general_dilated(
@@ -197,6 +197,16 @@ def test_nnx_module_as_an_argument_of_replaced():
     report = with_manual_rules(mean_square).replaced(net, jnp.ones((2, 6, 6, 2)))
     assert report.counts == {"conv": 1, "relu": 1, "max_pool": 1}
     np.testing.assert_array_equal(net.norm.mean[...], before)
+
+
+def test_nnx_module_that_is_closed_over():
+    """It is updated where values are, and refused in words where it is traced."""
+    net, x = Normalised(), jnp.ones((2, 6, 6, 2))
+    manual = with_manual_rules(lambda x: mean_square(net, x))
+    manual(x)
+    assert np.any(net.norm.mean[...])
+    with pytest.raises(ValueError, match=r"with_manual_rules: fn must not change what it closes over .* an argument"):
+        manual.replaced(x)
 
 
 def test_linen_init_and_apply_are_functions_too():

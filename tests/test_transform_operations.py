@@ -141,6 +141,44 @@ def test_contraction(name):
     assert np.any(ours[1][0])
 
 
+@pytest.mark.parametrize("result", [None, "float32", "bfloat16"])
+@pytest.mark.parametrize("dtypes", [("bfloat16", "bfloat16"), ("float16", "float32"), ("float32", "bfloat16")])
+def test_contraction_of_dtypes(dtypes, result):
+    """Value and derivatives of two orders to the bit, each cotangent in the dtype of its operand."""
+    a, b = (v.astype(dtype) for v, dtype in zip((A[0, 0], B[:, 0, 0]), dtypes, strict=True))
+
+    def fn(a, b):
+        return jnp.einsum("ij,jk->ik", a, b, preferred_element_type=result)
+
+    def derivatives(f):
+        gradient = jax.grad(lambda a, b: (f(a, b) ** 2).sum(), (0, 1))
+
+        def along(a, b):
+            return sum(weigh(d.astype(jnp.float32)) for d in gradient(a, b))
+
+        return f(a, b), gradient(a, b), jax.grad(along, (0, 1))(a, b)
+
+    with jax.numpy_dtype_promotion("standard"):  # of jnp.einsum
+        manual = with_manual_rules(fn)
+        assert manual.replaced(a, b).counts == {"dense": 1}
+        ours, theirs = derivatives(manual), derivatives(fn)
+    assert [v.dtype for v in ours[1]] == [v.dtype for v in ours[2]] == list(dtypes)
+    assert [v.dtype for v in jax.tree.leaves(ours)] == [v.dtype for v in jax.tree.leaves(theirs)]
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert np.any(ours[2][0])
+
+
+def test_a_wide_cotangent_is_not_rounded_before_it_is_summed():
+    """257 is no bfloat16; 257 - 256 is."""
+    ones = jnp.ones((1, 2), jnp.bfloat16)
+
+    def fn(a):
+        return lax.dot(a, ones, preferred_element_type=jnp.float32)
+
+    (da,) = jax.vjp(with_manual_rules(fn), ones[:, :1])[1](jnp.asarray([[257.0, -256.0]]))
+    assert (da.dtype, da.tolist()) == (jnp.bfloat16, [[1.0]])
+
+
 def test_precision_of_a_contraction_reaches_its_gradient():
     manual = with_manual_rules(CONTRACTIONS["precision"])
     gradient = jax.jit(jax.grad(lambda a, b: manual(a, b).sum(), (0, 1)))

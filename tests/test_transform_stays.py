@@ -153,13 +153,6 @@ def generic(x):
 DECLINED = {
     "integers": (lambda: conv(W.astype(jnp.int32), X.astype(jnp.int32)), "conv", "int32 carry no derivative"),
     "complex": (lambda: conv(W.astype(jnp.complex64), X.astype(jnp.complex64)), "conv", "complex64"),
-    "result dtype": (
-        lambda: lax.dot(
-            jnp.ones((2, 2), jnp.bfloat16), jnp.ones((2, 2), jnp.bfloat16), preferred_element_type=jnp.float32
-        ),
-        "dense",
-        "preferred_element_type float32",
-    ),
     "mixed precisions": (
         lambda: lax.dot(X[0, 0], X[0, 0].T, precision=(lax.Precision.HIGHEST, lax.Precision.DEFAULT)),
         "dense",

@@ -16,7 +16,8 @@ from fnconv.comparison.report import Comparison
 from fnconv.comparison.rounding import quantile
 from fnconv.errors import invalid, mistyped
 from fnconv.transform.manual_rules import with_manual_rules
-from fnconv.transform.report import LATE
+from fnconv.transform.report import LATE, Report
+from fnconv.transform.staged import of_arguments_alone
 
 
 def compare(
@@ -56,7 +57,7 @@ def compare(
       A `Comparison`: `.ok`, `.worst`, `.leaves`, `.replaced`, `.to_json()`; `print` shows a table, so do notebooks.
 
     Raises:
-      TypeError, ValueError: naming the argument that is wrong.
+      TypeError, ValueError: naming the argument that is wrong; fn, where neither JAX nor fnconv has a gradient of it.
 
     >>> import jax, jax.numpy as jnp
     >>> def loss(params, x):
@@ -71,7 +72,8 @@ def compare(
     """
     _check("samples", samples, 2)
     _check("rounds", rounds, 0)
-    problem = pose(fn, args, kwargs, argnums, has_aux, cotangent, seed)
+    with of_arguments_alone("compare"):
+        problem = pose(fn, args, kwargs, argnums, has_aux, cotangent, seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="with_manual_rules: ")  # the report has it
         manual = with_manual_rules(fn, only=only, fuse=fuse)
@@ -85,10 +87,14 @@ def _compare(problem: Problem, manual: Any, replaced: Any, samples: int, rounds:
     functions = [manual, problem.fn]
     try:
         jaxpr = jax.make_jaxpr(problem.gradient(problem.fn))(*operands)
-    except NotImplementedError as error:
-        notes.append(f"autodiff has no gradient: {str(error) or type(error).__name__}")
-        jaxpr = jax.make_jaxpr(problem.gradient(manual))(*operands)
+    except (NotImplementedError, ValueError) as error:
+        missing = str(error) or type(error).__name__
+        notes.append(f"autodiff has no gradient: {missing}")
         functions = [manual]
+        try:
+            jaxpr = jax.make_jaxpr(problem.gradient(manual))(*operands)
+        except (NotImplementedError, ValueError):
+            raise invalid("compare", "fn", _no_gradient(replaced), missing) from error
     programs = [jax.jit(problem.gradient(f)).lower(*operands).compile() for f in functions]
     mine, *others = [jax.tree.leaves(program(*operands)) for program in programs]
     exact, deviations = in_float64(jaxpr, operands, samples, seed)
@@ -110,6 +116,14 @@ def _compare(problem: Problem, manual: Any, replaced: Any, samples: int, rounds:
         costs[1] if len(costs) > 1 else None,
         tuple(notes),
         jax.default_backend(),
+    )
+
+
+def _no_gradient(replaced: Report) -> str:
+    """Who lacks it."""
+    left = "; ".join(f"{s.operation} at {s.source}: {s.reason}" for s in replaced.left)
+    return "must be differentiable in reverse mode: JAX itself has no gradient of it, nor has fnconv" + (
+        f" (left to JAX: {left})" if left else ""
     )
 
 

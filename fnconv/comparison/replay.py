@@ -17,6 +17,7 @@ from jax import lax
 from jax.extend import core
 
 from fnconv.comparison.rounding import Rounding
+from fnconv.transform.contraction import Contraction
 
 Values = Sequence[Any]
 JAXPRS = tuple({core.Jaxpr, core.ClosedJaxpr})  # one class from JAX 0.12 on
@@ -90,6 +91,8 @@ def _bind(e: Any, operands: Values, **params: Any) -> Values:
     for key in DTYPES:
         if given.get(key) is not None:
             given[key] = wide(given[key])
+    if isinstance(given.get("spec"), Contraction):
+        given["spec"] = given["spec"]._replace(dtypes=tuple(map(wide, given["spec"].dtypes)))
     results = e.primitive.bind(*operands, **given)
     return list(results) if e.primitive.multiple_results else [results]
 

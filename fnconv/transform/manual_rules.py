@@ -8,12 +8,12 @@ from functools import update_wrapper
 from typing import Any, Protocol, cast
 
 import jax
-import numpy as np
 
 from fnconv.errors import invalid, mistyped
 from fnconv.transform.handler import handling
 from fnconv.transform.jaxpr import sites_in_rules
 from fnconv.transform.report import LATE, Report, Site
+from fnconv.transform.staged import is_array, of_arguments_alone, staged, with_arrays
 from fnconv.transform.table import CHAIN, FUSED, OPERATIONS
 
 
@@ -43,9 +43,9 @@ def with_manual_rules(
 
     Left as they are, and reported: what stands inside a `jax.custom_jvp` or `jax.custom_vjp` function, whose rule is
     the author's wish, or inside a while loop, which has forward mode only; operands that are not float16, bfloat16,
-    float32 or float64; a contraction with a dtype of result other than its operands'; `jax.nn.leaky_relu` with a slope
-    that is an array; `reduce_window` with a computation of the user's; activations that fnconv does not have, as
-    `jax.nn.silu`, of which the sigmoid is replaced.  `jax.nn.gelu` is a formula like any other, of tanh or erf.
+    float32 or float64; `jax.nn.leaky_relu` with a slope that is an array; `reduce_window` with a computation of the
+    user's; activations that fnconv does not have, as `jax.nn.silu`, of which the sigmoid is replaced.  `jax.nn.gelu`
+    is a formula like any other, of tanh or erf.
 
     Checkpoint policies that ask for products by name, as `dots_saveable`, save fnconv's convolutions and contractions
     too; one that asks for another primitive by name, as `reduce_window_max`, does not find it.
@@ -58,7 +58,7 @@ def with_manual_rules(
 
       fuse: make one operation, `conv_block`, of convolution, bias, ReLU and max pooling that follow each other with no
         other reader in between, which keeps one byte per output of them all.  For this fn is traced as a whole, as by
-        `jax.jit`: it cannot look at values, nor change objects in place, as nnx modules in training do.
+        `jax.jit`: it cannot look at values, nor change objects in place other than nnx modules among its arguments.
 
     Returns:
       The function, with a method `replaced(*args, **kwargs)` that traces `fn` as `jax.make_jaxpr` does, for arrays
@@ -67,7 +67,8 @@ def with_manual_rules(
 
     Raises:
       TypeError: fn is not callable, only is not a collection of names, fuse is not a bool.
-      ValueError: only holds no name, or an unknown one, or not all that fuse needs.
+      ValueError: only holds no name, or an unknown one, or not all that fuse needs; or, when it is traced, fn changes
+        an nnx module that it closes over, or with fuse=True another argument.
 
     >>> import jax.numpy as jnp
     >>> def loss(w, x):
@@ -88,58 +89,33 @@ def with_manual_rules(
         raise mistyped("with_manual_rules", "fn", "must be a function", type(fn).__name__)
     selection = _selection(only, fuse)
     name = getattr(fn, "__name__", type(fn).__name__)
+    evaluated = staged(fn) if fuse else fn
 
     def manual(*args: Any, **kwargs: Any) -> Any:
         sites: list[Site] = []
         with handling(selection, sites):
-            result = (_staged(fn) if fuse else fn)(*args, **kwargs)
+            result = evaluated(*args, **kwargs)
         if any(s.differentiated for s in sites):
             warnings.warn(f"with_manual_rules: {name} {LATE}", stacklevel=2)
         return result
 
     def replaced(*args: Any, **kwargs: Any) -> Report:
         leaves, tree = jax.tree.flatten((args, kwargs))
-        arrays = [x for x in leaves if _is_array(x)]
+        arrays = [x for x in leaves if is_array(x)]
         sites: list[Site] = []
 
         def run(*arrays: Any) -> None:
-            given = iter(arrays)
-            positional, named = jax.tree.unflatten(tree, [next(given) if _is_array(x) else x for x in leaves])
+            positional, named = jax.tree.unflatten(tree, with_arrays(leaves, arrays))
             with handling(selection, sites):
-                (_staged(fn) if fuse else fn)(*positional, **named)
+                evaluated(*positional, **named)
 
-        jaxpr = jax.make_jaxpr(run)(*arrays)
+        with of_arguments_alone("with_manual_rules"):
+            jaxpr = jax.make_jaxpr(run)(*arrays)
         return Report(name, [*sites, *sites_in_rules(jaxpr, selection)])
 
     update_wrapper(manual, fn, updated=())
     manual.replaced = replaced  # type: ignore[attr-defined]
     return cast(ManualFunction, manual)
-
-
-def _staged(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """fn as one jaxpr of its arrays; what is no array stays as it is, among its results too."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        leaves, tree = jax.tree.flatten((args, kwargs))
-        found: list[Any] = []
-
-        def run(arrays: list[Any]) -> list[Any]:
-            given = iter(arrays)
-            positional, named = jax.tree.unflatten(tree, [next(given) if _is_array(x) else x for x in leaves])
-            results, structure = jax.tree.flatten(fn(*positional, **named))
-            found[:] = structure, results
-            return [r for r in results if _is_array(r)]
-
-        run.__name__ = getattr(fn, "__name__", "run")
-        arrays = iter(jax.jit(run)([x for x in leaves if _is_array(x)]))
-        structure, results = found
-        return jax.tree.unflatten(structure, [next(arrays) if _is_array(r) else r for r in results])
-
-    return call
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic)
 
 
 def _selection(only: Iterable[str] | None, fuse: bool) -> frozenset[str]:

@@ -16,7 +16,7 @@ from jax import lax
 from fnconv.compat import lax as compat
 from fnconv.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
 from fnconv.spec import FLOATS
-from fnconv.transform.contraction import contraction, labels
+from fnconv.transform.contraction import contraction, labelled
 from fnconv.transform.leaky_relu import leaky_relu
 from fnconv.transform.logsumexp import arranged, logsumexp
 
@@ -75,17 +75,14 @@ def _any_window(params: Params, avals: Sequence[Any]) -> Operation:
 
 
 def _dense(params: Params, avals: Sequence[Any]) -> Operation:
-    a, b = avals
-    params = dict(params)
-    result = params.pop("preferred_element_type")
-    if result is not None and np.dtype(result) != a.dtype:
-        raise Declined(f"preferred_element_type {np.dtype(result).name} is not the operands' dtype, {a.dtype.name}")
+    result = jax.eval_shape(partial(lax.dot_general, **params), *avals).dtype
+    params = {k: v for k, v in params.items() if k != "preferred_element_type"}
     precision = params.pop("precision")
     if isinstance(precision, tuple):
         if precision[0] != precision[1]:
             raise Declined(f"the operands' precisions differ: {precision}")
         precision = precision[0]
-    spec = labels(a.ndim, b.ndim, params.pop("dimension_numbers"), precision)
+    spec = labelled(avals[0], avals[1], result, params.pop("dimension_numbers"), precision)
     _refuse(params)
     return partial(contraction, spec)
 
