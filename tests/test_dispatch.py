@@ -60,6 +60,22 @@ def test_winograd_is_for_float32():
         assert dispatch.conv_choice("forward", spec_of("wide"), jnp.dtype(dtype)).rule == "lax"
 
 
+KEPT_APART = ("depthwise", "narrow groups", "wide groups", "groups between", "groups between, large window")
+
+
+@pytest.mark.parametrize("name", KEPT_APART)
+def test_a_nan_stays_within_its_group(name):
+    spec = spec_of(name)
+    x, w, dy = (np.ones(s, np.float32) for s in (spec.x_shape(1), spec.w_shape, spec.y_shape(1)))
+    c, d = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    x[..., 0], dy[..., 0] = np.nan, np.nan
+    maps = dispatch.conv_forward, dispatch.conv_input_vjp, dispatch.conv_weight_vjp
+    y, dx, dw = (jax.jit(f, static_argnums=0)(spec, *a) for f, a in zip(maps, ((x, w), (dy, w), (x, dy)), strict=True))
+    for value, first in ((y, d), (dx, c), (dw, d)):
+        assert np.isnan(value[..., :first]).any()
+        assert np.isfinite(value[..., first:]).all()
+
+
 # ---- numerical price ------------------------------------------------------------------------------------------------
 
 PRICED = ("wide", "wide, dilated", "wide, small image", "three axes", "wide groups", "few channels", "wide, strided")
