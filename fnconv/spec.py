@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from fnconv import geometry
-from fnconv.errors import invalid, mistyped
+from fnconv.errors import Shape, invalid, mistyped
 from fnconv.geometry import AnyAxis, Axis
 
 FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
@@ -26,6 +26,8 @@ CONV_MAPS = ("forward", "input_vjp", "weight_vjp")
 POOL_MAPS = ("forward", "input_vjp")
 TIES = ("row_major", "column_major")
 DEFAULT_PRECISION = "jax_default_matmul_precision"  # mypy does not see that jax.config has it
+
+NO_SEQUENCE = (Mapping, Set, bytes)  # of no order, or of no integers
 
 IntOrTuple = int | Sequence[int]
 Padding = str | int | Sequence[int | tuple[int, int]]
@@ -45,7 +47,7 @@ def as_array(function: str, argument: str, x: Any, *, integers: bool = True) -> 
     if any(array.dtype == f for f in FLOATS) or (integers and jnp.issubdtype(array.dtype, jnp.integer)):
         return array
     kinds = "float16, bfloat16, float32, float64" + (" or an integer type" if integers else "")
-    raise mistyped(function, argument, f"must have dtype {kinds}", array.dtype.name, array.shape)
+    raise mistyped(function, argument, f"must have dtype {kinds}", array.dtype.name, array.shape, argument)
 
 
 def same_dtype(function: str, **arrays: jax.Array | None) -> None:
@@ -56,14 +58,14 @@ def same_dtype(function: str, **arrays: jax.Array | None) -> None:
         raise mistyped(function, " and ".join(present), "must have one dtype (cast with .astype)", listed)
 
 
-def _integer(function: str, argument: str, value: Any, shape: tuple[int, ...]) -> int:
+def _integer(function: str, argument: str, value: Any, shape: Shape, of: str = "x") -> int:
     if isinstance(value, bool):
-        raise mistyped(function, argument, "must be integers", repr(value), shape)
+        raise mistyped(function, argument, "must be integers", repr(value), shape, of)
     try:
         return operator.index(value)
     except (TypeError, jax.errors.JAXTypeError) as error:
         rule = "must be static integers (known at trace time)"
-        raise mistyped(function, argument, rule, repr(value), shape) from error
+        raise mistyped(function, argument, rule, repr(value), shape, of) from error
 
 
 def number(function: str, argument: str, value: Any, shape: tuple[int, ...] | None = None) -> float:
@@ -85,29 +87,38 @@ def is_scalar(value: Any) -> bool:
 
 
 def per_axis(
-    function: str, argument: str, value: Any, axes: int, shape: tuple[int, ...], *, minimum: int
+    function: str, argument: str, value: Any, axes: int, shape: Shape, *, minimum: int, of: str = "x"
 ) -> tuple[int, ...]:
     """One integer for all axes, or one entry per spatial axis."""
-    if isinstance(value, Mapping | Set):
-        raise mistyped(function, argument, "must be an integer or a sequence of integers", repr(value), shape)
+    if isinstance(value, NO_SEQUENCE):
+        raise mistyped(function, argument, "must be an integer or a sequence of integers", repr(value), shape, of)
     if is_scalar(value):
-        entries: tuple[int, ...] = (_integer(function, argument, value, shape),) * axes
+        entries: tuple[int, ...] = (_integer(function, argument, value, shape, of),) * axes
     else:
-        entries = tuple(_integer(function, argument, v, shape) for v in value)
+        entries = tuple(_integer(function, argument, v, shape, of) for v in value)
     if len(entries) != axes:
-        raise invalid(function, argument, "needs one entry per spatial dimension", entries, shape)
+        raise invalid(function, argument, "needs one entry per spatial dimension", entries, shape, of)
     if any(e < minimum for e in entries):
-        raise invalid(function, argument, f"must be at least {minimum}", entries, shape)
+        raise invalid(function, argument, f"must be at least {minimum}", entries, shape, of)
     return entries
 
 
-def spatial_shape(function: str, argument: str, value: Any, shape: tuple[int, ...], *, minimum: int) -> tuple[int, ...]:
+def spatial_shape(
+    function: str, argument: str, value: Any, shape: tuple[int, ...], *, minimum: int, of: str = "x"
+) -> tuple[int, ...]:
     """A shape with one entry per spatial dimension; an int stands for all axes of an x with exactly one batch axis."""
     axes = max(1, len(shape) - 2) if is_scalar(value) else len(value)
-    entries = per_axis(function, argument, value, axes, shape, minimum=minimum)
+    entries = per_axis(function, argument, value, axes, shape, minimum=minimum, of=of)
     if not 1 <= axes < len(shape):
-        raise invalid(function, argument, "needs one entry per spatial dimension", entries, shape)
+        raise invalid(function, argument, "needs one entry per spatial dimension", entries, shape, of)
     return entries
+
+
+def whole_shape(function: str, argument: str, value: Any) -> tuple[int, ...]:
+    """The shape of an array, batch axes and channels included."""
+    if is_scalar(value):
+        raise mistyped(function, argument, "must be a sequence of integers", repr(value))
+    return per_axis(function, argument, value, len(value), None, minimum=0)
 
 
 def paddings(function: str, padding: Any, axes: Sequence[Axis], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
@@ -120,6 +131,8 @@ def paddings(function: str, padding: Any, axes: Sequence[Axis], shape: tuple[int
     if is_scalar(padding):
         p = _integer(function, "padding", padding, shape)
         return ((p, p),) * len(axes)
+    if isinstance(padding, NO_SEQUENCE) or any(isinstance(entry, NO_SEQUENCE) for entry in padding):
+        raise mistyped(function, "padding", "must be in a tuple or a list, for their order", repr(padding), shape)
     entries = tuple(padding)
     if len(entries) != len(axes):
         raise invalid(function, "padding", "needs one entry per spatial dimension", padding, shape)

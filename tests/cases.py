@@ -140,6 +140,8 @@ CONVS = {
     "2d grouped, leftovers": Conv((5, 6), (2, 3), (2, 2), 0, 1, inputs=4, outputs=2, groups=2),
     "2d 1x1, stride 2": Conv((4, 5), (1, 1), 2),
     "1d groups of 8 channels": Conv((5,), (2,), 2, inputs=32, outputs=8, groups=4, batch=(1,)),
+    "1d narrow groups": Conv((4,), (3,), 1, ((1, 0),), inputs=32, outputs=48, groups=16, batch=(1,)),
+    "1d narrow groups, stride 2": Conv((5,), (2,), 2, ((0, 1),), inputs=32, outputs=16, groups=16, batch=(1,)),
     "2d one input channel, stride 2": Conv((6, 5), (3, 2), (2, 1), ((1, 0), (0, 1)), inputs=1),
     "2d full-size kernel": Conv((3, 4), (3, 4)),
     "2d stride larger than the kernel": Conv((7, 7), (2, 1), (4, 3), ((1, 0), (0, 0))),

@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnconv import geometry, linear, textbook
+from fnconv import chunks, geometry, linear, textbook
 from fnconv.attach import attach
 from fnconv.ops import activation, conv, loss, lp_pool, max_pool
 from fnconv.rules import avg_pool as avg_rules
 from fnconv.rules import conv as conv_rules
 from fnconv.rules import max_pool as max_rules
-from fnconv.rules.conv import correlation, im2col
+from fnconv.rules.conv import blocked, correlation, depthwise, im2col, merged, unit_stride, winograd
 from fnconv.rules.conv import lax as lax_rule
+from fnconv.rules.conv.rewrite import Rewrite
 from fnconv.rules.max_pool import offsets, segment_sum
+from fnconv.spec import ConvSpec
 
 Patch = pytest.MonkeyPatch
 
@@ -107,6 +109,39 @@ def overwrite_instead_of_add(cols: jax.Array, axes: tuple) -> jax.Array:
 def index_map_one_off(patch: Patch) -> None:
     original = textbook.index_map
     patch.setattr(textbook, "index_map", lambda axes, channels: np.roll(original(axes, channels), 1, axis=1))
+
+
+def residues_exchanged(patch: Patch) -> None:
+    """Results of one residue of a dilation are put where those of the next belong."""
+    original = unit_stride._joined
+    patch.setattr(unit_stride, "_joined", lambda y, steps: original(jnp.roll(y, 1, axis=0), steps))
+
+
+def dilation_ignored(patch: Patch) -> None:
+    original = blocked._elements
+    patch.setattr(blocked, "_elements", lambda a, t, n: original(dataclasses.replace(a, dilation=1), t, n))
+
+
+def channels_tiled(spec: ConvSpec, x: jax.Array) -> jax.Array:
+    """A channel multiplier that repeats all channels, and not each of them."""
+    return jnp.concatenate([linear.wide(x)] * (spec.out_channels // spec.in_channels), axis=-1)
+
+
+def off_the_diagonal(patch: Patch) -> None:
+    """The weight gradient of merged groups takes the other groups' blocks as well."""
+    original = merged._merge
+
+    def wrong(spec: ConvSpec) -> Rewrite:
+        merge = original(spec)
+        *window, c, _ = spec.w_shape
+        return dataclasses.replace(merge, w=(merge.w[0], lambda w: w.reshape(*window, -1, c, w.shape[-1]).sum(axis=-3)))
+
+    patch.setattr(merged, "_merge", wrong)
+
+
+def last_chunk_alone(f: Callable, size: int, *arrays: jax.Array, limit: int = chunks.BYTES) -> jax.Array:
+    n = chunks.chunks(arrays[0].shape[0], size, limit)
+    return f(*(a[a.shape[0] - a.shape[0] // n :] for a in arrays))
 
 
 def padding_zero(patch: Patch) -> None:
@@ -249,12 +284,23 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
             *w.shape[:-2], w.shape[-1] // groups, groups * w.shape[-2])), "conv: integers"),
     "col2im overwrites": (lambda patch: patch.setattr(im2col, "col2im", overwrite_instead_of_add), "conv: integers"),
     "index map one off": (index_map_one_off, "conv: integers"),
+    "rot180 missing in winograd": (lambda patch: patch.setattr(winograd, "rot180", lambda w: w), "conv: integers"),
+    "residues of a dilation exchanged": (residues_exchanged, "conv: integers"),
+    "dilation ignored by blocks": (dilation_ignored, "conv: integers"),
+    "blocks off the diagonal, dw": (off_the_diagonal, "conv: integers"),
+    "channel multiplier tiles": (
+        lambda patch: patch.setattr(depthwise, "_repeated", channels_tiled), "conv: integers, depthwise"),
+    "last chunk of the batch alone": (
+        lambda patch: patch.setattr(winograd, "sum_batch", last_chunk_alone), "conv: a batch in chunks"),
     "halves added in halves": (halves_add_in_halves, "conv: bounds in bfloat16"),
     "output padding at the low end": (output_padding_low, "conv_transpose: integers"),
     "max pads with 0": (padding_zero, "max_pool: negative integers"),
     "tie order swapped": (ties_swapped, "max_pool: ties"),
     "gradient to a loser as well": (rebind(MAX_RULES, "input_vjp", "offsets", all_ties_win), "max_pool: ties"),
     "NaN loses": (rebind(MAX_RULES, "forward", "segment_sum", blind_to_nan), "max_pool: NaN and infinities"),
+    "where all is -inf, the padding wins": (
+        lambda patch: patch.setattr(offsets, "_first_inside", lambda spec: np.zeros(spec.output, int)),
+        "max_pool: NaN and infinities"),
     "ceil mode adds no window": (overshoot(lambda axis, cells: 0), "max_pool: ceil mode"),
     "ceil overshoot off by one": (overshoot(lambda axis, cells: cells - 1 if cells else 0), "max_pool: ceil mode"),
     "ceil window past the input": (overshoot(past_the_input), "max_pool: a window past the input"),

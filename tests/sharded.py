@@ -55,6 +55,8 @@ def convolutions() -> Iterator[Case]:
         "depthwise-multiplier": ((6, 6, 4), (3, 3, 1, 8), {"groups": 4, "padding": 1}),
         "winograd": ((9, 8, 32), (3, 3, 32, 32), {"padding": 1}),
         "winograd-dilated": ((10, 9, 32), (3, 3, 32, 32), {"padding": 2, "dilation": 2}),
+        # on one device the batch would be cut into chunks; here that would gather it
+        "winograd-large": ((34, 34, 32), (3, 3, 32, 32), {"padding": 1}),
         "columns": ((6, 6, 3), (3, 3, 3, 20), {}),
         "blocked": ((9, 9, 3), (5, 5, 3, 4), {"strides": 2}),
         "narrow-groups": ((6, 6, 32), (3, 3, 2, 32), {"groups": 16, "padding": 1}),

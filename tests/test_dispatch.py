@@ -1,6 +1,7 @@
 """What "auto" runs: every line of its table, its numerical price, its loops, and that `explain` tells."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,22 @@ def test_winograd_is_for_float32():
     """Half precisions have no use for its accuracy, and float64 products no fast path."""
     for dtype in (jnp.bfloat16, jnp.float16, jnp.float64):
         assert dispatch.conv_choice("forward", spec_of("wide"), jnp.dtype(dtype)).rule == "lax"
+
+
+KEPT_APART = ("depthwise", "narrow groups", "wide groups", "groups between", "groups between, large window")
+
+
+@pytest.mark.parametrize("name", KEPT_APART)
+def test_a_nan_stays_within_its_group(name):
+    spec = spec_of(name)
+    x, w, dy = (np.ones(s, np.float32) for s in (spec.x_shape(1), spec.w_shape, spec.y_shape(1)))
+    c, d = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    x[..., 0], dy[..., 0] = np.nan, np.nan
+    maps = dispatch.conv_forward, dispatch.conv_input_vjp, dispatch.conv_weight_vjp
+    y, dx, dw = (jax.jit(f, static_argnums=0)(spec, *a) for f, a in zip(maps, ((x, w), (dy, w), (x, dy)), strict=True))
+    for value, first in ((y, d), (dx, c), (dw, d)):
+        assert np.isnan(value[..., :first]).any()
+        assert np.isfinite(value[..., first:]).all()
 
 
 # ---- numerical price ------------------------------------------------------------------------------------------------
@@ -116,24 +133,35 @@ def test_temporaries_stay_small_however_large_the_batch():
         assert compiled.memory_analysis().temp_size_in_bytes < 2 * chunks.BYTES
 
 
-def test_chunks_under_vmap_and_twice_differentiated():
-    """On integers, whose products by Winograd's F(2) stay exact: as XLA's own, also where the batch is cut."""
+CUT = {"winograd": (32, 1), "columns": (32, 1), "taps": (64, 32)}  # rule -> (images, groups), enough for two chunks
+
+
+@pytest.mark.parametrize("rule", CUT)
+def test_chunks_under_vmap_and_twice_differentiated(rule):
+    """On integers, whose products by Winograd's F(2) stay exact: as without a cut."""
+    images, groups = CUT[rule]
     rng = np.random.default_rng(0)
-    x, w = (rng.integers(-1, 2, s).astype(np.float32) for s in ((2, 32, 16, 16, 32), (2, 3, 3, 32, 32)))
+    shapes = (2, images, 24, 24, 32), (2, 3, 3, 32 // groups, 32)
+    x, w = (rng.integers(-1, 2, s).astype(np.float32) for s in shapes)
 
     def slopes(rule):
+        conv = partial(fnconv.conv, padding=1, groups=groups, rule=rule)
+
         def loss(x, w):
-            return (fnconv.conv(x, w, padding=1, rule=rule) * np.float32(2)).sum()
+            return (conv(x, w) * np.float32(2)).sum()
 
         def second(x, w):
             return jax.grad(lambda w: jax.grad(loss)(x, w)[:, ::5].sum())(w)
 
-        each = jax.vmap(lambda x, w: (fnconv.conv(x, w, padding=1, rule=rule), jax.grad(loss)(x, w)))
-        return jax.jit(lambda x, w: (*each(x, w), second(x[0], w[0])))(x, w)
+        each = jax.vmap(lambda x, w: (conv(x, w), jax.grad(loss, 1)(x, w)))
+        return jax.jit(lambda x, w: (*each(x, w), second(x[0], w[0]))).lower(x, w).compile()
 
-    rule = {"forward": "winograd", "input_vjp": "winograd", "weight_vjp": "winograd"}
-    for got, want in zip(slopes(rule), slopes("lax"), strict=True):
+    found = slopes(dict.fromkeys(("forward", "input_vjp", "weight_vjp"), rule))
+    right = slopes("lax" if groups == 1 else "merged")  # XLA's own is slow where there are groups
+    for got, want in zip(found(x, w), right(x, w), strict=True):
         np.testing.assert_array_equal(got, want)
+    loops = [len(re.findall(r" while\(", program.as_text())) for program in (found, right)]
+    assert loops[0] >= loops[1] + (1 if rule == "taps" else 3)
 
 
 def test_a_small_batch_is_not_cut():

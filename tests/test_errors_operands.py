@@ -40,6 +40,23 @@ OPERANDS = {
         "conv_input_vjp: dy must have the shape of conv's output, (8, 25, 26, 6); got (8, 26, 26, 6)"),
     "input_shape too short": (lambda dy, w: fnconv.conv_input_vjp(dy, w, (28, 28)), (DY, W), ValueError,
         "conv_input_vjp: input_shape needs one entry"),
+    "input_shape, a single integer": (lambda dy, w: fnconv.conv_input_vjp(dy, w, 8), (DY, W), TypeError,
+        "conv_input_vjp: input_shape must be a sequence of integers; got 8"),
+    "input_shape too long": (lambda dy, w: fnconv.conv_input_vjp(dy, w, (1, 8, 28, 28, 3)), (DY, W), ValueError,
+        "conv_input_vjp: input_shape needs one entry per axis of dy; got (1, 8, 28, 28, 3) for dy of shape (8,"),
+    "geometry of the input": (
+        lambda dy, w: fnconv.conv_input_vjp(dy, w, (8, 28, 28, 3), strides=0), (DY, W), ValueError,
+        "conv_input_vjp: strides must be at least 1; got (0, 0) for x of shape (8, 28, 28, 3)"),
+    "w beside a cotangent": (lambda dy, w: fnconv.conv_input_vjp(dy, w, (8, 28, 28, 3)), (DY, of((3, 6))), ValueError,
+        "conv_input_vjp: w must have a window axis or more and two channel axes; got (3, 6) for dy of shape (8,"),
+    "paddings without order": (lambda x, w: fnconv.conv(x, w, padding={0: 1, 1: 2}), (X, W), TypeError,
+        "conv: padding must be in a tuple or a list, for their order; got {0: 1, 1: 2} for x of shape (8, 28, 28, 3)"),
+    "a pair without order": (lambda x: fnconv.max_pool(x, (2, 2), padding=({0, 1}, 1)), (X,), TypeError,
+        "max_pool: padding must be in a tuple or a list, for their order; got ({0, 1}, 1)"),
+    "padding in bytes": (lambda x: fnconv.avg_pool(x, (2, 2), padding=b"SAME"), (X,), TypeError,
+        "avg_pool: padding must be in a tuple or a list"),
+    "conv_transpose: groups": (lambda x, w: fnconv.conv_transpose(x, w, groups=2), (X, WT), ValueError,
+        "conv_transpose: groups must divide the 3 input channels; got 2 for x of shape (8, 28, 28, 3)"),
     "input_shape's channels": (lambda dy, w: fnconv.conv_input_vjp(dy, w, (8, 28, 28, 4)), (DY, W), ValueError,
         "conv_input_vjp: input_shape must have w's 3 x groups 1 channels; got 4"),
     "cotangent of dw": (lambda x, dy: fnconv.conv_weight_vjp(x, dy, (5, 5)), (X, DY), ValueError,
@@ -84,14 +101,21 @@ OPERANDS = {
         "max_unpool: indices must be integers; got float32"),
     "shape of indices": (lambda y, i: fnconv.max_unpool(y, i, (8, 8)), (SMALL, of((2, 4), jnp.int32)), ValueError,
         "max_unpool: indices must have y's shape (2, 4, 4, 2); got (2, 4)"),
+    "output_shape": (lambda y, i: fnconv.max_unpool(y, i, (8,) * 4), (SMALL, of((2, 4, 4, 2), jnp.int32)), ValueError,
+        "max_unpool: output_shape needs one entry per spatial dimension; got (8, 8, 8, 8) for y of shape (2, 4, 4, 2)"),
     "order": (lambda x: fnconv.im2col(x, (2, 2), order="fortran"), (X,), ValueError,
         "im2col: order must be one of c, matlab; got 'fortran'"),
+    "x_shape, a single integer": (lambda c: fnconv.col2im(c, 3, (2, 2)), (of((4, 5)),), TypeError,
+        "col2im: x_shape must be a sequence of integers; got 3"),
     "shape of cols": (lambda c: fnconv.col2im(c, (3, 3, 1), (2, 2)), (of((4, 5)),), ValueError,
         "col2im: cols must have the shape of im2col's result, (4, 4); got (4, 5)"),
     "axis": (lambda x: fnconv.softmax(x, axis=4), (X,), ValueError,
         "softmax: axis must be between -4 and 3; got 4 for x of shape (8, 28, 28, 3)"),
     "axes": (lambda x: fnconv.log_softmax(x, axis=(0, 1)), (X,), TypeError,
         "log_softmax: axis must be an integer; got (0, 1)"),
+    "no axis": (fnconv.softmax, (of(()),), ValueError, "softmax: x must have one axis or more; got ()"),
+    "the dtype of w": (fnconv.conv, (X, of(W.shape, jnp.bool_)), TypeError,
+        "conv: w must have dtype float16, bfloat16, float32, float64 or an integer type; got bool for w of shape (3,"),
     "labels": (fnconv.softmax_cross_entropy, (of((2, 3)), of((3,), jnp.int32)), ValueError,
         "softmax_cross_entropy: integer labels must have the shape (2,); got (3,)"),
     "one-hot labels": (fnconv.softmax_cross_entropy, (of((2, 3)), of((2, 4))), ValueError,
@@ -148,7 +172,7 @@ FLOAT_ONLY = (
 @pytest.mark.parametrize("name", UNARY)
 def test_complex_and_bool_are_refused(name, dtype):
     kinds = "must have dtype float16, bfloat16, float32, float64"
-    with pytest.raises(TypeError, match=rf"^{name}: \w+ {kinds}.*; got {dtype} for x of shape \(2, 4, 4, 2\)"):
+    with pytest.raises(TypeError, match=rf"^{name}: (\w+) {kinds}.*; got {dtype} for \1 of shape \(2, 4, 4, 2\)"):
         jax.eval_shape(UNARY[name], of(SMALL.shape, dtype))
 
 

@@ -28,6 +28,7 @@ FLOORS = {
     "layout": 0,
     "errors": 0,
     "equations": 0,
+    "jsonable": 0,
     "attach": 1,
     "chunks": 1,
     "spec": 1,

@@ -15,10 +15,11 @@ import pool_data
 import pytest
 import test_activations_losses as elementwise
 import test_bounds
+import test_dispatch
 import test_exact_integers as exact
 import test_pools as pools
 import test_pools_averages as averages
-from cases import POOLS, Conv, Pool
+from cases import CONVS, POOLS, Conv, Pool
 from planted_bugs import BUGS, SHAPE_ERRORS
 
 Patch = pytest.MonkeyPatch
@@ -27,6 +28,7 @@ Patch = pytest.MonkeyPatch
 
 # strides, dilations, sides and groups all differ, and a cell of the input is left over
 CONV = Conv((8, 6), (2, 3), (2, 1), ((1, 0), (0, 2)), (1, 2), inputs=4, outputs=4, groups=2)
+DEPTHWISE = CONVS["2d depthwise, multiplier 2"]
 OVERLAP, CEIL = POOLS["2d dilated, asymmetric"], POOLS["2d ceil mode, padded"]
 PAST_THE_INPUT = POOLS["2d ceil mode, a window past the input is not added"]
 
@@ -37,6 +39,8 @@ def negative(case: Pool) -> np.ndarray:
 
 CHECKS: dict[str, Callable[[], object]] = {
     "conv: integers": lambda: agreement.check_conv(CONV),
+    "conv: integers, depthwise": lambda: agreement.check_conv(DEPTHWISE),
+    "conv: a batch in chunks": lambda: test_dispatch.test_chunks_under_vmap_and_twice_differentiated("winograd"),
     "conv: bounds": lambda: test_bounds.check_conv_bounds(CONV, "float32"),
     "conv: bounds in bfloat16": lambda: test_bounds.check_conv_bounds(CONV, "bfloat16"),
     "conv_transpose: integers": lambda: exact.test_conv_transpose_and_its_gradients_in_every_formulation(

@@ -30,8 +30,8 @@ def report() -> dict[str, Any]:
 
 def test_every_operation_is_there(report: dict[str, Any]) -> None:
     gradients = report["gradients"]
-    assert len(gradients) == 46
-    assert sum(len(case["weights"]) for case in gradients.values()) == 2 * 19
+    assert len(gradients) == 47
+    assert sum(len(case["weights"]) for case in gradients.values()) == 2 * 20
     assert len(report["shard_map"]) > 40
 
 
@@ -67,7 +67,7 @@ def test_shard_map_adds_the_gradients_of_what_is_replicated(report: dict[str, An
 
 
 def test_on_explicit_meshes_gradients_lie_as_the_arguments_do(report: dict[str, Any]) -> None:
-    assert len(report["explicit"]) == 46
+    assert len(report["explicit"]) == 47
     assert {name: case["moved"] for name, case in report["explicit"].items() if case["moved"]} == {}
 
 

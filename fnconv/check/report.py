@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from fnconv.jsonable import jsonable
 
 if TYPE_CHECKING:
     from fnconv.check.judge import Failure
@@ -70,7 +71,7 @@ class Report:
         """Plain numbers, strings, lists and dicts; infinities and NaN as strings."""
         rows = [asdict(row) | {"verdict": row.verdict} for row in self.rows]
         head = {"ok": self.ok, "summary": self.summary(), "dtypes": self.dtypes, "devices": self.devices}
-        plain: dict[str, Any] = _plain(head | {"rows": rows})
+        plain: dict[str, Any] = jsonable(head | {"rows": rows})
         return plain
 
 
@@ -123,13 +124,3 @@ def _telling(failure: Failure) -> tuple[bool, bool, int, int]:
     """Patterns recognised before those that are not, integers before floats, wide types, small arrays."""
     vague = failure.guess.startswith(("no known pattern", "rounding only"))
     return vague, failure.bound is not None, PREFERRED.index(failure.dtype), failure.of
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

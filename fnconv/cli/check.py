@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fnconv.cli.check_vjp import ARGS, check_file
+from fnconv.cli.outcome import check_folder, refuse, write
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,12 +71,12 @@ def check(
         mine = {"--op": op, "--rule": rule, "--dtype": dtype, "--device": device, "--quick": quick}
         unused = [name for name, value in mine.items() if value]
         if unused:
-            raise _refuse(f"{', '.join(unused)}: for fnconv's own operations, not with FILE.py:FUNCTION")
-        _check_folder(json_file)
+            raise refuse("check", f"{', '.join(unused)}: for fnconv's own operations, not with FILE.py:FUNCTION")
+        check_folder("check", json_file)
         check_file(target, args, reference, level, json_file)
         return
     if args != ARGS or reference is not None or level != "quick":
-        raise _refuse("--args, --reference and --level need FILE.py:FUNCTION")
+        raise refuse("check", "--args, --reference and --level need FILE.py:FUNCTION")
     from rich.console import Console
 
     from fnconv.check import describe, plan
@@ -85,16 +85,12 @@ def check(
     try:
         jobs = plan(_names(op), _names(rule), _names(dtype), _names(device), quick=quick)
     except ValueError as error:
-        raise _refuse(str(error).removeprefix("check: ")) from None
-    _check_folder(json_file)
+        raise refuse("check", str(error).removeprefix("check: ")) from None
+    check_folder("check", json_file)
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     with compilation_cache():
         report = _run(console, jobs)
-    if json_file is not None:
-        try:
-            json_file.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
-        except OSError as error:
-            raise _refuse(f"--json: cannot write {json_file}: {error.strerror}") from None
+    write("check", json_file, report)
     console.print(_table(report))
     console.print(LEGEND, style="dim", highlight=False, markup=False)
     for row in report.rows:
@@ -104,16 +100,6 @@ def check(
     console.print("\n" + report.summary(), style=style, highlight=False, markup=False, soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
-
-
-def _check_folder(json_file: Path | None) -> None:
-    if json_file is not None and not (json_file.parent.is_dir() and not json_file.is_dir()):
-        raise _refuse(f"--json must name a file in a folder that exists; got {json_file}")
-
-
-def _refuse(message: str) -> typer.Exit:
-    typer.secho(f"fnconv check: {message}", fg=typer.colors.RED, err=True)
-    return typer.Exit(2)
 
 
 def _run(console: Console, jobs: Sequence[Job]) -> Report:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from fnconv.cli.outcome import conclude, refuse, write
 from fnconv.cli.user_file import load
 
 ARGS = "args"  # what the function that returns the arguments is called by default
@@ -25,23 +25,10 @@ def check_file(target: str, args: str, reference: str | None, level: str, json_f
         report = check_vjp(function, *given, reference=plain, level=level)
     except Exception as error:  # the user's function may raise anything
         text = str(error).removeprefix("check_vjp: ").strip()
-        raise refuse(f"{target.rpartition(':')[2]} on these arguments: {type(error).__name__}: {text}") from None
-    if json_file is not None:
-        try:
-            json_file.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
-        except OSError as error:
-            raise refuse(f"--json: cannot write {json_file}: {error.strerror}") from None
-    *lines, verdict = str(report).splitlines()
-    typer.echo("\n".join(lines))
-    typer.secho(verdict, fg=typer.colors.GREEN if report.ok else typer.colors.RED, bold=True)
-    if not report.ok:
-        raise typer.Exit(1)
-
-
-def refuse(message: str) -> typer.Exit:
-    """Say why the command does not run."""
-    typer.secho(f"fnconv check: {message}", fg=typer.colors.RED, err=True)
-    return typer.Exit(2)
+        name = target.rpartition(":")[2]
+        raise refuse("check", f"{name} on these arguments: {type(error).__name__}: {text}") from None
+    write("check", json_file, report)
+    conclude(report)
 
 
 def _in_file(target: str, name: str) -> str:
@@ -53,7 +40,7 @@ def _load(what: str, target: str) -> Callable[..., Any]:
     try:
         return load(target)
     except typer.BadParameter as error:
-        raise refuse(f"{what}: {error.message}") from None
+        raise refuse("check", f"{what}: {error.message}") from None
 
 
 def _arguments(target: str, name: str) -> tuple[Any, ...]:
@@ -62,5 +49,5 @@ def _arguments(target: str, name: str) -> tuple[Any, ...]:
     try:
         made = make()
     except (Exception, SystemExit) as error:
-        raise refuse(f"--args: {name}() ends in {type(error).__name__}: {error}") from None
+        raise refuse("check", f"--args: {name}() ends in {type(error).__name__}: {error}") from None
     return made if isinstance(made, tuple) else (made,)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fnconv.cli.outcome import check_folder, conclude, refuse, write
 from fnconv.cli.user_file import load
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def compare(
 
     Ends with status 1 if the manual gradient is further from float64's than rounding explains.
     """
-    if json_file is not None and not (json_file.parent.is_dir() and not json_file.is_dir()):
-        raise _refuse(f"--json must name a file in a folder that exists; got {json_file}")
+    check_folder("compare", json_file)
     function = _load("FILE.py:FUNCTION", target)
     arguments = _arguments(function, target, args)
     options = {
@@ -62,28 +61,15 @@ def compare(
         "seed": seed,
     }
     report = _run(function, target, arguments, options)
-    if json_file is not None:
-        try:
-            json_file.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
-        except OSError as error:
-            raise _refuse(f"--json: cannot write {json_file}: {error.strerror}") from None
-    *lines, verdict = str(report).splitlines()
-    typer.echo("\n".join(lines))
-    typer.secho(verdict, fg=typer.colors.GREEN if report.ok else typer.colors.RED, bold=True)
-    if not report.ok:
-        raise typer.Exit(1)
-
-
-def _refuse(message: str) -> typer.Exit:
-    typer.secho(f"fnconv compare: {message}", fg=typer.colors.RED, err=True)
-    return typer.Exit(2)
+    write("compare", json_file, report)
+    conclude(report)
 
 
 def _load(what: str, target: str) -> Callable[..., Any]:
     try:
         return load(target)
     except typer.BadParameter as error:
-        raise _refuse(f"{what}: {error.message}") from None
+        raise refuse("compare", f"{what}: {error.message}") from None
 
 
 def _arguments(function: Callable[..., Any], target: str, args: str) -> tuple[Any, ...]:
@@ -92,13 +78,14 @@ def _arguments(function: Callable[..., Any], target: str, args: str) -> tuple[An
     given = args if ":" in args else f"{file}:{args}"
     make = _load("--args", given)
     if _misfit(make, ()):
-        raise _refuse(f"--args: {given} must take no arguments; it takes {inspect.signature(make)}")
+        raise refuse("compare", f"--args: {given} must take no arguments; it takes {inspect.signature(make)}")
     result = _call(make, given, ())
     arguments = result if isinstance(result, tuple) else (result,)
     misfit = _misfit(function, arguments)
     if misfit:
         signature = f"{name}{inspect.signature(function)}"
-        raise _refuse(f"{signature} does not take the {len(arguments)} arguments that {given} returns: {misfit}")
+        found = f"the {len(arguments)} arguments that {given} returns"
+        raise refuse("compare", f"{signature} does not take {found}: {misfit}")
     return arguments
 
 
@@ -131,9 +118,9 @@ def _call(function: Callable[..., Any], target: str, arguments: tuple[Any, ...])
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         message = f"{type(error).__name__}: {error}"
         if lines:
-            raise _refuse(f"{target} ends in line {lines[-1]} with {message}") from None
+            raise refuse("compare", f"{target} ends in line {lines[-1]} with {message}") from None
         if isinstance(error, TypeError | ValueError) and str(error).startswith(("compare: ", "with_manual_rules: ")):
-            raise _refuse(str(error).partition(": ")[2]) from None
+            raise refuse("compare", str(error).partition(": ")[2]) from None
         raise
 
 
@@ -141,4 +128,4 @@ def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise _refuse(f"--argnums must be integers with commas between them; got {text!r}") from None
+        raise refuse("compare", f"--argnums must be integers with commas between them; got {text!r}") from None

@@ -18,6 +18,7 @@ from jax.extend import core
 
 from fnconv.comparison.rounding import Rounding
 from fnconv.transform.contraction import Contraction
+from fnconv.transform.jaxpr import over_shards
 
 Values = Sequence[Any]
 JAXPRS = tuple({core.Jaxpr, core.ClosedJaxpr})  # one class from JAX 0.12 on
@@ -170,20 +171,10 @@ def _cond(e: Any, operands: Values, rounding: Rounding) -> Values:
 
 
 def _shard_map(e: Any, operands: Values, rounding: Rounding) -> Values:
-    q = e.params
-
     def body(*shards: Any) -> Any:
-        return tuple(replay(q["jaxpr"], shards, rounding))
+        return tuple(replay(e.params["jaxpr"], shards, rounding))
 
-    mapped: Any = jax.shard_map(
-        body,
-        mesh=q["mesh"],
-        in_specs=tuple(q["in_specs"]),
-        out_specs=tuple(q["out_specs"]),
-        axis_names=set(q["newly_manual_axes"]),
-        check_vma=q["check_vma"],
-    )
-    return list(mapped(*operands))
+    return list(over_shards(body, e)(*operands))
 
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -10,6 +9,7 @@ from typing import Any
 
 from fnconv.comparison.judge import AUTODIFF_WRONG, EQUAL, Leaf
 from fnconv.comparison.measure import Cost
+from fnconv.jsonable import jsonable
 from fnconv.transform.report import Report
 
 HEADINGS = ("leaf", "shape", "dtype", "ulp", "relative", "manual", "autodiff", "nearer", "")
@@ -77,7 +77,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts; infinities and NaN as strings."""
         sites = [asdict(site) | {"replaced": site.replaced} for site in self.replaced]
-        result: dict[str, Any] = _plain(
+        result: dict[str, Any] = jsonable(
             {
                 "name": self.name,
                 "ok": self.ok,
@@ -193,11 +193,3 @@ def _size(count: int) -> str:
         if count >= unit:
             return f"{count / unit:.4g} {name}"
     return f"{count} bytes"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -231,6 +231,8 @@ def _centred(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _axis(name: str, axis: int, x: jax.Array) -> int:
+    if x.ndim == 0:
+        raise invalid(name, "x", "must have one axis or more", x.shape)
     if isinstance(axis, bool):
         raise mistyped(name, "axis", "must be an integer", axis, x.shape)
     try:

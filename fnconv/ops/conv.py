@@ -43,6 +43,7 @@ from fnconv.spec import (
     per_axis,
     same_dtype,
     spatial_shape,
+    whole_shape,
 )
 
 # ---- y = C(x, w) ----------------------------------------------------------------------------------------------------
@@ -143,14 +144,17 @@ def conv_input_vjp(
     """
     name = "conv_input_vjp"
     dy, w, spatial = _features_and_kernel(name, "dy", dy, w, layout)
-    input_shape = per_axis(name, "input_shape", input_shape, dy.ndim, dy.shape, minimum=0)
+    input_shape = whole_shape(name, "input_shape", input_shape)
+    if len(input_shape) != dy.ndim:
+        raise invalid(name, "input_shape", "needs one entry per axis of dy", input_shape, dy.shape, "dy")
     batch, size, in_channels = split_shape(input_shape, spatial, layout)
     kernel = canonical_kernel(w, layout)
     *window, c, out_channels = kernel.shape
     options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
-    spec = _spec(name, dy.shape, size, window, (in_channels, out_channels), rule, precision, options)
+    spec = _spec(name, input_shape, size, window, (in_channels, out_channels), rule, precision, options)
     if c * spec.groups != in_channels:
-        raise invalid(name, "input_shape", f"must have w's {c} x groups {spec.groups} channels", in_channels, dy.shape)
+        rule_broken = f"must have w's {c} x groups {spec.groups} channels"
+        raise invalid(name, "input_shape", rule_broken, in_channels, input_shape)
     _check_cotangent(name, spec, dy, batch, layout)
     return restore(_input_vjp(spec, canonical(dy, spatial, layout), kernel), batch, layout)
 
@@ -274,7 +278,7 @@ def conv_transpose(
     kernel = canonical_kernel(w, layout)
     *window, c, kernels = kernel.shape
     size, pairs = _transposed_geometry(name, x.shape, outputs, window, strides, padding, dilation, output_padding)
-    groups = check_groups(name, groups, 0, out_of_conv, x.shape)
+    groups = check_groups(name, groups, out_of_conv, 0, x.shape)
     options = {"strides": strides, "padding": pairs, "dilation": dilation, "groups": groups}
     spec = _spec(name, x.shape, size, window, (c * groups, out_of_conv), rule, precision, options)
     if kernels != out_of_conv:
@@ -369,8 +373,8 @@ def arguments(
     *window, c, out_channels = kernel.shape
     spec = _spec(name, x.shape, size, window, (in_channels, out_channels), rule, precision, options)
     if c * spec.groups != in_channels:
-        rule_broken = f"must have {in_channels // spec.groups} input channels per group, x's {in_channels} / groups,"
-        raise invalid(name, "w", rule_broken.rstrip(","), c, x.shape)
+        rule_broken = f"must have {in_channels // spec.groups} input channels per group, x's {in_channels} / groups"
+        raise invalid(name, "w", rule_broken, c, x.shape)
     return x, kernel, spec, batch
 
 
@@ -383,7 +387,7 @@ def _features_and_kernel(
     same_dtype(name, **{argument: x}, w=w)
     spatial = w.ndim - 2
     if spatial < 1:
-        raise invalid(name, "w", "must have a window axis or more and two channel axes", w.shape, x.shape)
+        raise invalid(name, "w", "must have a window axis or more and two channel axes", w.shape, x.shape, argument)
     if x.ndim < spatial + 1:
         rule = f"must have {spatial} spatial axes, as w of shape {w.shape}, and one for channels"
         raise invalid(name, argument, rule, x.shape)

@@ -202,7 +202,7 @@ def max_unpool(
         raise mistyped(name, "indices", "must be integers", indices.dtype.name)
     if indices.shape != y.shape:
         raise invalid(name, "indices", f"must have y's shape {y.shape}", indices.shape)
-    output = spatial_shape(name, "output_shape", output_shape, y.shape, minimum=0)
+    output = spatial_shape(name, "output_shape", output_shape, y.shape, minimum=0, of="y")
     batch, _, _ = split_shape(y.shape, len(output), layout)
     indices = indices.astype(jnp.int32)  # int8 could not name the cells beyond 127
     x = _max_unpool(output, canonical(indices, len(output), layout), canonical(y, len(output), layout))

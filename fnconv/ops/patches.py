@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from fnconv.attach import AS_INPUT, LinearMap
-from fnconv.errors import invalid, mistyped
+from fnconv.errors import invalid
 from fnconv.geometry import volume, windows
 from fnconv.layout import canonical, check_layout, restore, split_shape
 from fnconv.ops.rearrange import rearrange
 from fnconv.rules import dispatch
-from fnconv.spec import IntOrTuple, Padding, PoolSpec, as_array, is_scalar, per_axis, spatial_shape
+from fnconv.spec import IntOrTuple, Padding, PoolSpec, as_array, spatial_shape, whole_shape
 
 ORDERS = ("c", "matlab")
 
@@ -87,9 +87,7 @@ def col2im(
     [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
     """
     cols = as_array("col2im", "cols", cols)
-    if is_scalar(x_shape):
-        raise mistyped("col2im", "x_shape", "must be a sequence of integers", repr(x_shape))
-    shape = per_axis("col2im", "x_shape", x_shape, len(x_shape), cols.shape, minimum=0)
+    shape = whole_shape("col2im", "x_shape", x_shape)
     spec, batch, channels = _geometry("col2im", shape, window_shape, strides, padding, dilation, layout, order)
     positions, elements = volume(spec.output), volume(windows(spec.axes))
     expected = (*batch, channels * elements, positions)

@@ -5,7 +5,7 @@ Donation, names, checkpoint policies and effects are the equation's parameters, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -227,15 +227,24 @@ def _call(run: Operation, avals: Sequence[Any]) -> Any:
 
 def _shard_map(e: Any, only: Selection) -> tuple[Any, tuple[Site, ...]]:
     """A body that is rewritten inside the mesh, where its types have their meaning."""
-    q = e.params
     sites: list[Site] = []
 
     def body(*shards: Any) -> Any:
-        new, found = rewrite(q["jaxpr"], only)
+        new, found = rewrite(e.params["jaxpr"], only)
         sites[:] = found
         return tuple(core.jaxpr_as_fun(_close(new))(*shards))
 
-    mapped = jax.shard_map(
+    with e.ctx.manager:
+        new = _call(over_shards(body, e), [v.aval for v in e.invars])
+    if not any(s.replaced for s in sites):
+        return e, tuple(sites)
+    return new.replace(invars=e.invars, outvars=e.outvars, source_info=e.source_info, ctx=e.ctx), tuple(sites)
+
+
+def over_shards(body: Callable[..., Any], e: Any) -> Callable[..., Any]:
+    """The body over the mesh of a shard_map equation, as that equation maps its own."""
+    q = e.params
+    mapped: Callable[..., Any] = jax.shard_map(
         body,
         mesh=q["mesh"],
         in_specs=tuple(q["in_specs"]),
@@ -243,11 +252,7 @@ def _shard_map(e: Any, only: Selection) -> tuple[Any, tuple[Site, ...]]:
         axis_names=set(q["newly_manual_axes"]),
         check_vma=q["check_vma"],
     )
-    with e.ctx.manager:
-        new = _call(mapped, [v.aval for v in e.invars])
-    if not any(s.replaced for s in sites):
-        return e, tuple(sites)
-    return new.replace(invars=e.invars, outvars=e.outvars, source_info=e.source_info, ctx=e.ctx), tuple(sites)
+    return mapped
 
 
 def _open(jaxpr: Any) -> Any:

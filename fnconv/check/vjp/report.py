@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from fnconv.jsonable import jsonable
 
 PASSES, FAILS, WARNS, SKIPPED = "passes", "FAILS", "warns", "not run"
 WIDTH = 100
@@ -125,7 +126,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts; infinities and NaN as strings."""
-        plain: dict[str, Any] = _plain({"ok": self.ok, "summary": self.summary()} | asdict(self))
+        plain: dict[str, Any] = jsonable({"ok": self.ok, "summary": self.summary()} | asdict(self))
         return plain
 
     def __str__(self) -> str:
@@ -155,13 +156,3 @@ class Report:
         head = "<tr><th>check</th><th>verdict</th><th>error/bound</th><th></th></tr>"
         failures = "".join(f"<pre>{html.escape(str(f))}</pre>" for f in self.failures)
         return f"<table>{head}{''.join(cells)}</table>{failures}<p>{html.escape(self.summary())}</p>"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
