@@ -13,7 +13,7 @@ from jax import lax
 from loops import OVERSHOOT, PADDING, column_major, padded_row, slide
 
 from fnconv import geometry
-from fnconv.geometry import OUTSIDE, AdaptiveAxis, Axis, named_padding
+from fnconv.geometry import OUTSIDE, AdaptiveAxis, Axis, named_padding, runs
 
 GRID = [
     Axis(size, window, stride, dilation, low, high)
@@ -356,3 +356,13 @@ def test_window_counts_multiply(axes, include_pad):
 def test_window_axes_take_one_value_or_one_per_axis():
     assert geometry.window_axes((5, 6), (2, 3), 2, 1, (1, 2)) == (Axis(5, 2, 2, 1, 1, 1), Axis(6, 3, 2, 2, 1, 1))
     assert geometry.window_axes((5,), (3,), (2,), "INPUT_SIZE") == (Axis(5, 3, 2, 1, 3, 3),)
+
+
+def test_runs_meet_the_cells_of_the_whole_axis():
+    """The positions of the runs, one after the other, are those of the axis; the inner ones meet no padding."""
+    for a in GRID:
+        if not a.output or a.size + min(a.low, 0) + min(a.high, 0) < 1:
+            continue
+        found = [np.where(run.valid(), run.positions() + cells.start, OUTSIDE) for cells, run in runs(a)]
+        np.testing.assert_array_equal(np.concatenate(found), np.where(a.valid(), a.positions(), OUTSIDE))
+        assert sum(run.valid().all() for _, run in runs(a)) == a.valid().all(axis=1).any()

@@ -1,8 +1,10 @@
 """Every operation x rule x dtype over the suite's geometries, on the devices present.
 
 The first dtype meets every geometry, and each geometry one of the other dtypes, by turns; where an operation has too
-few geometries for that, all of them.  Compilation is what takes the time: the most telling geometries are compiled as
-users compile, in the first dtype, everything else without LLVM's optimisations, which change no operation.
+few geometries for that, all of them.  The quick check gives each of its geometries one dtype, by turns.
+
+Compilation is what takes the time: the most telling geometries are compiled as users compile, in the first dtype,
+everything else without LLVM's optimisations, which change no operation.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ def check(
     Args:
       operations, rules, dtypes, devices: names to keep to; None for all.  Rules are those of
         `fnconv.available_rules()` and "auto"; dtypes "f32", "f16", "bf16", "f64"; devices "cpu", "gpu", "tpu".
-      quick: the few telling geometries alone.
+      quick: the few telling geometries alone, each in one dtype, by turns.
       progress: called with the number of cases done, their total and the name of the last one.
 
     Returns:
@@ -134,7 +136,7 @@ def plan(
             if not names:
                 continue
             turn = others[i % len(others)] if others else lead
-            met = types if few and not quick else tuple(dict.fromkeys((lead, turn)))
+            met = (types[i % len(types)],) if quick else types if few else tuple(dict.fromkeys((lead, turn)))
             optimised = lead if case.quick and not quick else None
             jobs += [Job(case, met, optimised, device, names) for device in places]
     if not jobs:

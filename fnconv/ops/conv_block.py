@@ -6,7 +6,7 @@ A window's maximum is positive only where its largest z is, and then the same ce
 back.  So the pooling may come first, and one number for each output tells the whole way back: the offset of the
 winner, or -1 where ReLU is off.  With S the selection of Wei (4.4),
 
-    dz = S^T dy,   dx = X(dz, w),   dw = W(x, dz),   db = the sum of dz.
+    dz = S^T dy,   dx = X(dz, w),   dw = W(x, dz),   db = the sum of dz, which is that of what passes of dy.
 """
 
 from __future__ import annotations
@@ -114,12 +114,10 @@ def _block_fwd(block: Block, x: jax.Array, w: jax.Array, *b: jax.Array) -> tuple
 
 def _block_bwd(block: Block, residuals: Any, dy: jax.Array) -> tuple[jax.Array, ...]:
     x, w, offset = residuals
-    if block.pool is not None:
-        dz = max_pool_.unselect(block.pool, offset, dy)
-    else:
-        dz = dy if offset is None else jnp.where(offset >= 0, dy, jnp.zeros((), dy.dtype))
+    passed = dy if offset is None else jnp.where(offset >= 0, dy, jnp.zeros((), dy.dtype))
+    dz = passed if block.pool is None else max_pool_.unselect(block.pool, offset, dy)
     dx, dw = conv_.convolve_input_vjp(block.conv, dz, w), conv_.convolve_weight_vjp(block.conv, x, dz)
-    return (dx, dw, conv_.bias_vjp(dz)) if block.biased else (dx, dw)
+    return (dx, dw, conv_.bias_vjp(passed)) if block.biased else (dx, dw)
 
 
 def _activate(block: Block, y: jax.Array, offset: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:

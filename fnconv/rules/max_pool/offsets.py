@@ -49,7 +49,7 @@ def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     """S^T dy: each window element passes the cotangents it won back to its cells."""
     axes = _sliding(spec)
     if all(a.stride == a.span == a.window for a in axes):
-        return _disjoint(axes, offset, dy)
+        return computed_once(_disjoint(axes, offset, dy))
     wide, zero = dy.astype(accumulator(dy.dtype)), jnp.zeros((), accumulator(dy.dtype))
     number = {k: np.asarray(q, offset.dtype) for q, k in taps(axes)}
     dx = polyphase((offset, wide), (-1, 0), axes, lambda k, won, dy: jnp.where(won == number[k], dy, zero))
