@@ -131,8 +131,8 @@ def off_the_diagonal(patch: Patch) -> None:
     """The weight gradient of merged groups takes the other groups' blocks as well."""
     original = merged._merge
 
-    def wrong(spec: ConvSpec) -> Rewrite:
-        merge = original(spec)
+    def wrong(spec: ConvSpec, map_: str) -> Rewrite:
+        merge = original(spec, map_)
         *window, c, _ = spec.w_shape
         return dataclasses.replace(merge, w=(merge.w[0], lambda w: w.reshape(*window, -1, c, w.shape[-1]).sum(axis=-3)))
 
@@ -299,7 +299,7 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "gradient to a loser as well": (rebind(MAX_RULES, "input_vjp", "offsets", all_ties_win), "max_pool: ties"),
     "NaN loses": (rebind(MAX_RULES, "forward", "segment_sum", blind_to_nan), "max_pool: NaN and infinities"),
     "where all is -inf, the padding wins": (
-        lambda patch: patch.setattr(offsets, "_first_inside", lambda spec: np.zeros(spec.output, int)),
+        lambda patch: patch.setattr(offsets, "_first_inside", lambda axes, ties: np.zeros(geometry.outputs(axes), int)),
         "max_pool: NaN and infinities"),
     "ceil mode adds no window": (overshoot(lambda axis, cells: 0), "max_pool: ceil mode"),
     "ceil overshoot off by one": (overshoot(lambda axis, cells: cells - 1 if cells else 0), "max_pool: ceil mode"),

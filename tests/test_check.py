@@ -195,7 +195,7 @@ def bias_averaged(patch):
 
 
 def max_padding_zero(patch):
-    patch.setattr(offsets, "pad", lambda x, axes, fill=0: fnconv.linear.pad(x, axes))
+    patch.setattr(offsets, "pad_once", lambda x, axes, fill=0: fnconv.linear.pad(x, axes))
     patch.setattr(offsets, "lowest", lambda dtype: -1e4)
     return "max_pool", "offsets", "y", "forward", "the padding counts as 0 instead of -inf"
 

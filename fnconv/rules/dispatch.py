@@ -79,7 +79,7 @@ def _formulation(map_: str, spec: ConvSpec, dtype: Any) -> Callable[..., Any]:
     rule = conv_choice(map_, spec, dtype).rule
     if rule != "merged":
         return conv.RULES[map_][rule]
-    dense = conv_choice(map_, conv.merged.block(spec), dtype).rule
+    dense = conv_choice(map_, conv.merged.block(spec, map_), dtype).rule
     return partial(conv.RULES[map_][rule], dense=conv.RULES[map_][dense])
 
 
@@ -102,7 +102,7 @@ class Shape:
         self.dense = spec.groups == 1
         self.depthwise = spec.groups > 1 and self.c == 1
         self.narrow = conv.taps.is_narrow(spec)
-        self.wide_groups = not self.dense and self.c >= conv.merged.WIDTH
+        self.wide_groups = not self.dense and self.c >= conv.merged.WIDTHS["forward"]
         self.strided = any(a.stride > 1 for a in spec.axes)
         self.short = all(a.window <= conv.winograd.LONGEST for a in spec.axes)
         self.extended = sum(a.window > 1 for a in spec.axes)  # axes along which the window is

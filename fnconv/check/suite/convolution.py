@@ -60,7 +60,7 @@ class Conv:
 
 
 CONVOLUTIONS = (
-    Conv(Window((7,), (3,), 2, "INPUT_SIZE"), quick=True),
+    Conv(Window((7,), (3,), 2, "INPUT_SIZE")),
     Conv(Window((9,), (2,), 3, ((-1, 1),)), quick=True),  # cropped, and a leftover element
     Conv(Window((4, 5), (2, 2), (2, 1), ((2, 0), (0, 3))), quick=True),  # asymmetric, as large as the kernel
     Conv(Window((5, 4), (2, 3), (2, 1), "SAME"), (4, 4), groups=2),

@@ -48,7 +48,7 @@ AVG_POOLS = (
 
 LP_POOLS = (
     (Window((4, 6), (2, 2), 2), 2, True),
-    (Window((6,), (3,), 2, ((1, 0),)), 3.5, True),
+    (Window((6,), (3,), 2, ((1, 0),)), 3.5, False),
     (Window((5, 4), (2, 2), (1, 2), "SAME", ceil_mode=True), 1, True),
     (Window((5, 4), (2, 3), 1, "FULL", dilation=(2, 1)), 2, False),
     (Window((2, 4, 3), (1, 2, 2), (1, 1, 2)), 3.5, False),

@@ -19,27 +19,28 @@ from fnconv.rules.conv import lax
 from fnconv.rules.conv.rewrite import Formulation, Rewrite, identity
 from fnconv.spec import ConvSpec
 
-WIDTH = 16  # channels of a block, at least: below, products are too narrow; above, too many zeros are multiplied
+# channels of a block, at least: below, products are too narrow; above, too many zeros are multiplied
+WIDTHS = {"forward": 16, "input_vjp": 16, "weight_vjp": 32}
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array, dense: Formulation = lax.forward) -> jax.Array:
     """conv(x, blocks on the diagonal)."""
-    return _merge(spec).forward(_each_block(dense, -1), x, w)
+    return _merge(spec, "forward").forward(_each_block(dense, -1), x, w)
 
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array, dense: Formulation = lax.input_vjp) -> jax.Array:
     """The input gradient of the block-diagonal kernel."""
-    return _merge(spec).input_vjp(_each_block(dense, -1), dy, w)
+    return _merge(spec, "input_vjp").input_vjp(_each_block(dense, -1), dy, w)
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array, dense: Formulation = lax.weight_vjp) -> jax.Array:
     """The diagonal blocks of the dense weight gradient."""
-    return _merge(spec).weight_vjp(_each_block(dense, -1), x, dy)
+    return _merge(spec, "weight_vjp").weight_vjp(_each_block(dense, -1), x, dy)
 
 
-def block(spec: ConvSpec) -> ConvSpec:
-    """The dense convolution that every block is."""
-    return _block(_merge(spec).spec)
+def block(spec: ConvSpec, map_: str) -> ConvSpec:
+    """The dense convolution that every block is in a map."""
+    return _block(_merge(spec, map_).spec)
 
 
 def _block(spec: ConvSpec) -> ConvSpec:
@@ -47,10 +48,10 @@ def _block(spec: ConvSpec) -> ConvSpec:
     return replace(spec, in_channels=spec.in_channels // n, out_channels=spec.out_channels // n, groups=1)
 
 
-def _merge(spec: ConvSpec) -> Rewrite:
+def _merge(spec: ConvSpec, map_: str) -> Rewrite:
     *window, c, out = spec.w_shape
     g, d = spec.groups, out // spec.groups
-    blocks = max(s for s in range(1, g + 1) if g % s == 0 and (spec.in_channels // s >= WIDTH or s == 1))
+    blocks = max(s for s in range(1, g + 1) if g % s == 0 and (spec.in_channels // s >= WIDTHS[map_] or s == 1))
     b = g // blocks
     eye = jnp.eye(b, dtype=bool)
 
