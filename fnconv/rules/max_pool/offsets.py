@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.geometry import OUTSIDE, Axis, flat_table, outputs, taps
+from fnconv.geometry import OUTSIDE, Axis, flat_table, outputs, taps, volume, windows
 from fnconv.linear import accumulator, by_runs, computed_once, pad, pad_once, polyphase, tap
 from fnconv.rules.max_pool.segment_sum import offset_dtype
 from fnconv.spec import PoolSpec
 from fnconv.textbook import lowest
+
+FEW_PHASES = 4  # that interleave as fast as one comparison spreads cotangents, however few the channels
 
 
 def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -48,12 +50,12 @@ def _forward(ties: str, arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> tu
 def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     """S^T dy: each window element passes the cotangents it won back to its cells."""
     axes = _sliding(spec)
-    if all(a.stride == a.span == a.window for a in axes):
+    if all(a.stride == a.span == a.window for a in axes) and volume(windows(axes)) > FEW_PHASES:
         return computed_once(_disjoint(axes, offset, dy))
     wide, zero = dy.astype(accumulator(dy.dtype)), jnp.zeros((), accumulator(dy.dtype))
     number = {k: np.asarray(q, offset.dtype) for q, k in taps(axes)}
     dx = polyphase((offset, wide), (-1, 0), axes, lambda k, won, dy: jnp.where(won == number[k], dy, zero))
-    return dx.astype(dy.dtype)
+    return computed_once(dx.astype(dy.dtype))
 
 
 def select(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Array:
