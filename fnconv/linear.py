@@ -98,7 +98,7 @@ def tap_adjoint(y: jax.Array, axes: Sequence[Axis], k: Sequence[int]) -> jax.Arr
 
 
 def by_runs(f: Callable[..., Any], arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> Any:
-    """f(arrays, axes) put together from its runs, so that no padded copies of the arrays are made.
+    """f(arrays, axes), on a CPU put together from its runs, so that no padded copies of the arrays are made.
 
     f takes arrays (N, *S, C) to some of (N, *O, C) whose entries depend on the cells of their windows alone.  These are
     copied in turn, which pays where strides make them smaller or where few windows meet a border.
@@ -117,7 +117,7 @@ def by_runs(f: Callable[..., Any], arrays: Sequence[jax.Array], axes: Sequence[A
         ]
         return parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: lax.concatenate(p, at), *parts)
 
-    return along(arrays, ())
+    return lax.platform_dependent(*arrays, cpu=lambda *a: along(a, ()), default=lambda *a: f(a, axes))
 
 
 # ---- all window elements of one output phase at a time --------------------------------------------------------------
@@ -296,7 +296,7 @@ def window_sum_adjoint(y: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
 
 
 def _sum_of_taps(arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> jax.Array:
-    (xp,) = (pad_once(x, axes) for x in arrays)
+    xp = pad_once(arrays[0], axes)
     return reduce(lax.add, (tap(xp, axes, k) for k in window_elements(axes)))
 
 

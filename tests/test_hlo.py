@@ -254,3 +254,23 @@ def test_the_matmul_precision_around_a_call_reaches_every_product(operation):
     products = [line for line in text.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
     assert products
     assert all("HIGHEST" in line for line in products), products
+
+
+def test_winners_are_found_once_for_all_that_read_them():
+    """On a CPU, where XLA fuses cheap loops into each of their readers: dx, dw and db read one dz."""
+
+    def loss(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
+        return (fnconv.conv_block(x, w, b, pool=2) ** 2).sum()
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        x, w, b = jnp.ones((8, 12, 12, 3)), jnp.ones((5, 5, 3, 6)), jnp.ones(6)
+        text = optimised(jax.grad(loss, (0, 1, 2)), x, w, b).as_text()
+    assert text.count(" maximum(") == 2 * 2 - 1
+
+
+def test_pooling_pads_no_copy_of_the_input():
+    """On a CPU: windows inside the input read it where it lies; what is padded are the few at its borders."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        x = jnp.ones((2, 64, 64, 16))
+        compiled = optimised(lambda x: fnconv.max_pool(x, 3, strides=2, padding=1), x)
+    assert compiled.memory_analysis().temp_size_in_bytes < x.nbytes / 2

@@ -112,8 +112,7 @@ def _lengthened(axes: Sequence[Axis], extra: int, *, of_output: bool) -> list[Ax
     first = axes[0]
     if of_output:
         return [Axis(first.output, 1, high=extra), *(Axis(a.output, 1) for a in axes[1:])]
-    # cells after the last window go, so that `extra` more make just as many windows as wanted
-    return [replace(first, high=first.high - first.leftover + extra), *axes[1:]]
+    return [replace(first, high=first.high + extra), *axes[1:]]
 
 
 def _rows(a: jax.Array, i: int, block: int) -> jax.Array:
@@ -126,7 +125,7 @@ def _correlate(x: jax.Array, w: jax.Array, axes: Sequence[Axis]) -> jax.Array:
     terms = len(elements) if len(elements) <= TERMS else axes[-1].window
 
     def in_loops(arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> jax.Array:
-        (xp,) = (pad_once(x, axes) for x in arrays)
+        xp = pad_once(arrays[0], axes)
 
         def loop(first: int) -> jax.Array:
             return reduce(lax.add, (tap(xp, axes, k) * w[k] for k in elements[first : first + terms]))
