@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ try:
     HAS_TORCH = True
 except ImportError:
     HAS_TORCH = False
+kept = lru_cache(maxsize=8)  # a compiled program holds some 150 memory maps, of which a process may have 65,530
 needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="Torch is not installed")
 
 
@@ -79,7 +80,7 @@ def assert_equal(got: Any, want: np.ndarray, what: str) -> None:
 ConvResult = dict[str, tuple[jax.Array, ...]]
 
 
-@cache
+@kept
 def conv_program(case: Conv, compiled: Callable[..., Any] = compiled) -> Callable[..., ConvResult]:
     """(x, w, b, dy) -> {formulation: (y, dx, dw, db)}, with plain JAX and the public gradient maps among them."""
 
@@ -139,7 +140,7 @@ def check_conv(case: Conv, dtype: str = "float32", compiled: Callable[..., Any] 
 TIES = ("row_major", "column_major")
 
 
-@cache
+@kept
 def max_pool_program(case: Pool) -> Callable[..., dict[tuple[str, str], tuple[jax.Array, ...]]]:
     """(x, dy) -> {(formulation, ties): (y, indices, dx)}, or (y, indices) where x has no derivative."""
 
@@ -188,7 +189,7 @@ def check_max_pool(case: Pool, x: np.ndarray, dtype: str = "float32") -> None:
 # ---- average pooling ------------------------------------------------------------------------------------------------
 
 
-@cache
+@kept
 def avg_pool_program(case: Pool) -> Callable[..., dict[tuple[str, bool], tuple[jax.Array, ...]]]:
     """(x, dy) -> {(formulation, count_include_pad): (y, dx)}."""
 
