@@ -142,18 +142,29 @@ def _evaluate(*operands: jax.Array, map: LinearMap, spec: Any, stack: Stack) -> 
     return f(*operands)
 
 
+@partial(jax.jit, static_argnames=("devices", "map", "spec", "stack"))
+def _evaluate_for(*operands: jax.Array, devices: int, **params: Any) -> jax.Array:
+    """`_evaluate`, which may cut the batch into chunks where the program is for one device."""
+    with chunks.for_devices(devices):
+        return _evaluate(*operands, **params)
+
+
+def _jaxpr(*avals: Any, devices: int = 1, **params: Any) -> Any:
+    """A rule is traced once for its shapes and for its program: jit keeps the trace."""
+    return _evaluate_for.trace(*avals, devices=devices, **params).jaxpr
+
+
 def _lower(ctx: Any, *operands: Any, **params: Any) -> Any:
-    """As `_evaluate`, which may cut the batch into chunks where the program is for one device."""
     axes = ctx.module_context.axis_context
     mesh = getattr(axes, "mesh", None)
     manual = mesh is not None and axes.manual_axes == frozenset(mesh.axis_names)  # each device's own program
     devices: int = axes.num_devices if mesh is None else 1 if manual else mesh.size
-    with chunks.for_devices(devices):
-        return mlir.lower_fun(_evaluate, multiple_results=False)(ctx, *operands, **params)
+    traced = _jaxpr(*ctx.avals_in, devices=devices, **params)
+    return mlir.core_call_lowering(ctx, *operands, name=str(params["map"]), call_jaxpr=traced)
 
 
 def _abstract(*avals: Any, **params: Any) -> Any:
-    return jax.make_jaxpr(partial(_evaluate, **params))(*avals).out_avals[0]
+    return _jaxpr(*avals, **params).out_avals[0]
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:

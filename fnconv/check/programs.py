@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -42,11 +42,12 @@ class Program:
 
 
 def compile_case(
-    case: Case, rules: Mapping[str, Rule], dtype: Any, device: jax.Device, *, fast: bool = False
+    case: Case, rules: Mapping[str, Rule], dtype: Any, device: jax.Device, *, optimised: Collection[str] = ()
 ) -> Program:
     """The program of the reference and of `rules`, which maps the names of the outputs to rules.
 
-    fast: without LLVM's optimisations.  The operations that are computed stay the same.
+    optimised: the rules that are compiled as users compile; the others without LLVM's optimisations, which compute
+    the same operations.
     """
     refused: dict[str, str] = {}
     broken: dict[str, str] = {}
@@ -70,11 +71,12 @@ def compile_case(
         place = SingleDeviceSharding(device)
         operands, cotangent = jax.tree.map(lambda s: abstract(s, dtype, place), (case.shapes, shape), is_leaf=_is_shape)
         lowered = jax.jit(partial(program, names)).lower(operands, cotangent)
-        return lowered.compile(fast_options(device.platform) if fast else None)
+        return lowered.compile(None if set(names) <= set(optimised) else fast_options(device.platform))
 
+    kinds = ([name for name in functions if (name in optimised) == kind] for kind in (False, True))
     with arithmetic(dtype):
         try:
-            parts = [compiled(tuple(functions))]
+            parts = [compiled(tuple(names)) for names in kinds if names]
         except Exception:
             parts = [compiled((AUTOMATIC,))]  # one rule spoils it: each alone, to find out which
             for name in rules:

@@ -1,10 +1,10 @@
 """Every operation x rule x dtype over the suite's geometries, on the devices present.
 
-The first dtype meets every geometry, and each geometry one of the other dtypes, by turns; where an operation has too
-few geometries for that, all of them.  The quick check gives each of its geometries one dtype, by turns.
+Each geometry meets one dtype, by turns, and the most telling ones the first dtype as well; where an operation has too
+few geometries for that, each meets all of them.  The quick check gives each of its geometries one dtype, by turns.
 
-Compilation is what takes the time: the most telling geometries are compiled as users compile, in the first dtype,
-everything else without LLVM's optimisations, which change no operation.
+Compilation is what takes the time: "auto" is compiled as users compile in the most telling geometries and the first
+dtype, everything else without LLVM's optimisations, which change no operation.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 import jax
@@ -50,7 +51,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """One case on one device, in the dtypes that it meets; `optimised` is the one compiled as users compile."""
+    """One case on one device, in the dtypes that it meets; in `optimised`, "auto" is compiled as users compile."""
 
     case: Case
     dtypes: tuple[str, ...]
@@ -131,13 +132,14 @@ def plan(
     for operation in chosen:
         selected = [c for c in cases() if c.operation == operation and (c.quick or not quick)]
         few = len(selected) < len(others)
-        for i, case in enumerate(selected):
+        turns = cycle(types if quick else (*others, lead))
+        for case, turn in zip(selected, turns, strict=False):
             names = {name: rule for name, rule in _rules(case).items() if rules is None or name in kept}
             if not names:
                 continue
-            turn = others[i % len(others)] if others else lead
-            met = (types[i % len(types)],) if quick else types if few else tuple(dict.fromkeys((lead, turn)))
-            optimised = lead if case.quick and not quick else None
+            telling = case.quick and not quick
+            met = types if few and not quick else tuple(dict.fromkeys((lead, turn))) if telling else (turn,)
+            optimised = lead if telling else None
             jobs += [Job(case, met, optimised, device, names) for device in places]
     if not jobs:
         raise ValueError(f"check: no operation of {', '.join(chosen)} has a rule of {', '.join(kept)}")
@@ -208,7 +210,8 @@ def _run(job: Job, stop: threading.Event) -> list[Outcome]:
         if stop.is_set():
             break
         dtype = jnp.dtype(DTYPES[name])
-        program = compile_case(case, job.rules, dtype, device, fast=name != job.optimised)
+        optimised = [rule for rule in job.rules if rule in ("auto", ONLY)] if name == job.optimised else ()
+        program = compile_case(case, job.rules, dtype, device, optimised=optimised)
         judgements = {rule: Judgement() for rule in job.rules if rule not in program.refused}
         for sample in case.samples:
             operands, cotangent = case.draw(sample, program.cotangent_shape, dtype, float64)
