@@ -1,7 +1,8 @@
 """Max pooling one window element at a time: nothing is gathered, scattered or unfolded.
 
-The forward pass takes the maximum, and then runs through the window against tie order: what equals it last is the
-winner.  Where all is as low as padding is, the winner is the first cell that is none.  The backward pass
+The forward pass runs through the window against tie order: what is no less than the largest so far is the winner so
+far.  It asks for no equality with the maximum: where a compiler computes x twice, roundings may differ, and nothing
+would be equal.  Where all is as low as padding is, the winner is the first cell that is none.  The backward pass
 gives each window element the cotangents whose offset names it, shifted back to where it came from: Wei (4.6) with
 the sum taken over window elements.
 """
@@ -9,7 +10,7 @@ the sum taken over window elements.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +38,12 @@ def _forward(ties: str, arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> tu
     (x,) = arrays
     dtype, lowest_ = offset_dtype(tuple(axes)), lowest(x.dtype)
     xp = pad_once(x, axes, lowest_)
-    cells = [(offset, tap(xp, axes, k)) for offset, k in taps(axes, ties)]
-    best = reduce(lax.max, (values for _, values in cells))
-    winner = jnp.full(best.shape, -1, dtype)
-    for offset, values in reversed(cells):
-        winner = jnp.where((values == best) | (values != values), np.asarray(offset, dtype), winner)
+    shape = (x.shape[0], *outputs(axes), x.shape[-1])
+    best, winner = jnp.full(shape, lowest_, x.dtype), jnp.full(shape, -1, dtype)
+    for offset, k in reversed([*taps(axes, ties)]):
+        values = tap(xp, axes, k)
+        winner = jnp.where((values >= best) | (values != values), np.asarray(offset, dtype), winner)
+        best = lax.max(best, values)
     inside = jnp.broadcast_to(_first_inside(axes, ties).astype(dtype)[..., None], best.shape)
     winner = jnp.where(best == jnp.asarray(lowest_, x.dtype), inside, winner)
     return computed_once(best), computed_once(winner)  # apart: without a gradient nobody asks for the winner
