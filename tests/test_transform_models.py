@@ -119,7 +119,7 @@ def test_integers_to_the_bit(library, architecture):
     assert 0 < largest < 2**40
 
 
-DEFAULT = {("equinox", zoo.unet), ("nnx", zoo.video)}
+DEFAULT = {("equinox", zoo.unet), ("nnx", zoo.video), ("linen", zoo.stem)}
 
 
 @grid(lambda library, architecture: (library, architecture) in DEFAULT)

@@ -28,10 +28,14 @@ def lenet(layers, x):
     return layers.dense(x, 5)
 
 
+def stem(layers, x):
+    """Statistics and overlapping maxima of one tensor."""
+    return layers.max_pool(layers.relu(layers.norm(layers.conv(x, 2, 3, bias=False))), 3, 2)
+
+
 def resnet18(layers, x):
     """Stem, four stages of two basic blocks, projections where the shape changes, global mean."""
-    x = layers.relu(layers.norm(layers.conv(x, 2, 3, bias=False)))
-    x = layers.max_pool(x, 3, 2)
+    x = stem(layers, x)
     for stage, features in enumerate((2, 3, 4, 5)):
         for block in range(2):
             stride = 2 if stage and not block else 1
@@ -81,6 +85,7 @@ def frame(layers, x):
 # operations that a forward pass evaluates: convolutions, max pools, window sums, contractions, ReLUs
 OPERATIONS = {
     lenet: {"conv": 2, "max_pool": 2, "dense": 2, "relu": 3},
+    stem: {"conv": 1, "max_pool": 1, "relu": 1},
     resnet18: {"conv": 20, "max_pool": 1, "dense": 1, "relu": 17},
     mobilenet: {"conv": 10, "avg_pool": 1, "dense": 1, "relu": 7},
     unet: {"conv": 8, "max_pool": 2, "relu": 5},
@@ -89,6 +94,7 @@ OPERATIONS = {
 ARCHITECTURES = tuple(OPERATIONS)
 SHAPES = {
     lenet: (2, 8, 8, 1),
+    stem: (2, 32, 32, 2),
     resnet18: (2, 32, 32, 2),
     mobilenet: (2, 16, 16, 2),
     unet: (2, 8, 8, 2),
