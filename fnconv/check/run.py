@@ -1,7 +1,7 @@
 """Every operation x rule x dtype over the suite's geometries, on the devices present.
 
-Each geometry meets one dtype, by turns, and the most telling ones the first dtype as well; where an operation has too
-few geometries for that, each meets all of them.  The quick check gives each of its geometries one dtype, by turns.
+Each geometry meets one dtype, by turns, or as many as it takes for the operation to meet them all; the most telling
+ones meet the first dtype as well.  The quick check gives each of its geometries one dtype, by turns.
 
 Compilation is what takes the time: "auto" is compiled as users compile in the most telling geometries and the first
 dtype, everything else without LLVM's optimisations, which change no operation.
@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import cycle, islice
+from math import ceil
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 from fnconv.check.bounds import Multilinear, Results
 from fnconv.check.case import Case
 from fnconv.check.judge import Drawn, Failure, Judgement, explain, judge
-from fnconv.check.programs import AUTOMATIC, Program, Rule, compile_case, compile_reference
+from fnconv.check.programs import AUTOMATIC, Program, Rule, compile_case, compile_reference, fast_options
 from fnconv.check.report import ONLY, Report, summarise
 from fnconv.check.suite import cases, operations
 from fnconv.errors import invalid
@@ -95,11 +96,13 @@ def check(
 
 
 def execute(jobs: Sequence[Job], progress: Progress | None = None) -> Report:
-    """Run what `plan` made, on as many threads as there are cores (XLA compiles beside Python)."""
+    """Run what `plan` made, on a thread more than there are cores (XLA compiles beside Python, which waits for it)."""
     outcomes: list[Outcome] = []
     total, done = sum(len(job.dtypes) for job in jobs), 0
     stop = threading.Event()
-    with ThreadPoolExecutor(_cores()) as pool:
+    for platform in {job.device for job in jobs}:
+        fast_options(platform)  # found out once, not by every thread
+    with ThreadPoolExecutor(_cores() + 1) as pool:
         running = {pool.submit(_run, job, stop): job for job in sorted(jobs, key=_cost, reverse=True)}
         try:
             for future in as_completed(running):
@@ -131,16 +134,15 @@ def plan(
     jobs = []
     for operation in chosen:
         selected = [c for c in cases() if c.operation == operation and (c.quick or not quick)]
-        few = len(selected) < len(others)
+        each = 1 if quick or not others else ceil(len(others) / max(1, len(selected)))
         turns = cycle(types if quick else (*others, lead))
-        for case, turn in zip(selected, turns, strict=False):
+        for case in selected:
             names = {name: rule for name, rule in _rules(case).items() if rules is None or name in kept}
             if not names:
                 continue
-            telling = case.quick and not quick
-            met = types if few and not quick else tuple(dict.fromkeys((lead, turn))) if telling else (turn,)
-            optimised = lead if telling else None
-            jobs += [Job(case, met, optimised, device, names) for device in places]
+            optimised = lead if case.quick and not quick else None
+            met = (*([optimised] if optimised else []), *islice(turns, each))
+            jobs += [Job(case, tuple(dict.fromkeys(met)), optimised, device, names) for device in places]
     if not jobs:
         raise ValueError(f"check: no operation of {', '.join(chosen)} has a rule of {', '.join(kept)}")
     return jobs

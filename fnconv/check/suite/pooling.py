@@ -33,7 +33,7 @@ MAX_POOLS = (
     (Window((4,), (3,), 2, "INPUT_SIZE"), "row_major", False),
     (Window((6, 4), (2, 2), (1, 2), ((-1, 2), (0, -1))), "row_major", False),  # cropped; windows wholly in padding
 )
-WITH_INDICES = (MAX_POOLS[1], MAX_POOLS[4], MAX_POOLS[2])
+WITH_INDICES = (MAX_POOLS[1], MAX_POOLS[3], MAX_POOLS[2])
 UNPOOLS = (((3, 2), (5, 4)), ((4,), (6,)), ((2, 1, 2), (2, 3, 2)))
 
 # geometry, count_include_pad
@@ -55,7 +55,7 @@ LP_POOLS = (
 )
 
 ADAPTIVE = (((7,), (6,)), ((5, 6), (4, 3)), ((4, 5, 3), (4, 2, 1)))  # windows of 2; of 2x2; of 1x3x3
-LEVELS = (((4, 8), ((1, 1), (2, 4), (3, 4))), ((7,), ((3,), (2,))))
+LEVELS = (((4, 4), ((1, 1), (3, 2))), ((7,), ((3,), (2,))))
 
 
 def cases() -> Iterator[Case]:
