@@ -60,16 +60,14 @@ class Conv:
 
 
 CONVOLUTIONS = (
-    Conv(Window((7,), (3,), 2, "INPUT_SIZE")),
-    Conv(Window((9,), (2,), 3, ((-1, 1),)), quick=True),  # cropped, and a leftover element
+    Conv(Window((7,), (3,), 2, "INPUT_SIZE"), batch=()),
+    Conv(Window((9,), (2,), 3, ((-1, 1),)), quick=True),  # cropped, a stride beyond the window, a leftover element
     Conv(Window((4, 5), (2, 2), (2, 1), ((2, 0), (0, 3))), quick=True),  # asymmetric, as large as the kernel
     Conv(Window((5, 4), (2, 3), (2, 1), "SAME"), (4, 4), groups=2),
     Conv(Window((4, 3), (2, 2), 1, "FULL", dilation=(2, 1)), (2, 4), groups=2),  # depthwise, channel multiplier 2
-    Conv(Window((8, 6), (2, 1), (3, 4))),  # strides beyond the window, leftovers
     Conv(Window((5, 4), (2, 2), 2, "SAME_LOWER", dilation=(1, 2)), (1, 2)),
     Conv(Window((3, 4, 2), (2, 1, 2), (1, 2, 1), (1, 0, 1))),
     Conv(Window((4, 3), (1, 1), (2, 1)), layout="channels_first", batch=(2, 1)),
-    Conv(Window((5,), (4,), 1, 3), batch=()),  # overlap, no batch axis
 )
 MAPS_CHECKED = (CONVOLUTIONS[1], CONVOLUTIONS[3], CONVOLUTIONS[2])
 
