@@ -150,8 +150,9 @@ def _evaluate_for(*operands: jax.Array, devices: int, **params: Any) -> jax.Arra
 
 
 def _jaxpr(*avals: Any, devices: int = 1, **params: Any) -> Any:
-    """A rule is traced once for its shapes and for its program: jit keeps the trace."""
-    return _evaluate_for.trace(*avals, devices=devices, **params).jaxpr
+    """A rule is traced once for its shapes and for its program: jit keeps the trace, for each mesh in use."""
+    with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):  # none set and an empty one are the same
+        return _evaluate_for.trace(*avals, devices=devices, **params).jaxpr
 
 
 def _lower(ctx: Any, *operands: Any, **params: Any) -> Any:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from agreement import compiled
+from jax import export, lax
 from operations import distinct, integers
 from plain import assert_same
 
@@ -90,6 +91,38 @@ def test_an_operand_that_does_not_move_has_no_term() -> None:
     still.adjoints = (None, lambda spec, y, a, b: a @ y)
     _, tangent = jax.jvp(lambda a: still((), a, b), (a,), (a,))
     assert not np.asarray(tangent).any()
+
+
+def test_a_rule_is_traced_once_for_shapes_and_program() -> None:
+    traces = []
+
+    def double(spec: Any, x: jax.Array) -> jax.Array:
+        traces.append(x.shape)
+        return 2 * x
+
+    twice = LinearMap("twice", double)
+    run = jax.jit(lambda x: twice(None, twice(None, x)))
+    np.testing.assert_array_equal(run(A), 4 * A)
+    assert traces == [A.shape]
+
+
+def test_programs_for_several_platforms() -> None:
+    """The platform is known when the exported program runs, inside a branch on it too."""
+    x, w = jnp.asarray(integers(4, 5, 2, 6, 6, 4)), jnp.asarray(integers(4, 5, 3, 3, 1, 4))
+
+    def loss(x: jax.Array, w: jax.Array) -> jax.Array:
+        return (fnconv.max_pool(fnconv.conv(x, w, groups=4), 2) ** 2).sum()
+
+    gradients = jax.grad(loss, (0, 1))
+
+    def branch(x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
+        return lax.platform_dependent(x, w, cpu=gradients, default=lambda x, w: (x, w))
+
+    want = gradients(x, w)
+    for f in (gradients, branch):
+        exported = export.export(jax.jit(f), platforms=("cpu", "cuda", "tpu"))(x, w)
+        for got, expected in zip(exported.call(x, w), want, strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_a_rule_returns_one_cotangent_per_operand_and_none_for_integers() -> None:

@@ -134,7 +134,7 @@ def plan(
     jobs = []
     for operation in chosen:
         selected = [c for c in cases() if c.operation == operation and (c.quick or not quick)]
-        each = 1 if quick or not others else ceil(len(others) / max(1, len(selected)))
+        each = 1 if quick else max(1, ceil(len(others) / len(selected)))
         turns = cycle(types if quick else (*others, lead))
         for case in selected:
             names = {name: rule for name, rule in _rules(case).items() if rules is None or name in kept}
