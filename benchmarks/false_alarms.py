@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.check.vjp.run import judge, prepare
+from fnconv.judge.rule.run import judge, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from vjp_bugs import OPERATIONS  # noqa: E402
 

@@ -25,7 +25,7 @@ from jax.test_util import check_grads
 from fnconv import check_vjp
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from vjp_bugs import BUGS, OPERATIONS  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The models of tests/zoo.py in five libraries under `with_manual_rules`: python benchmarks/transform_table.py
+"""The models of tests/support/zoo.py in five libraries under `with_manual_rules`: python benchmarks/transform_table.py
 
 Writes benchmarks/results/transform_models.md: what was replaced, the worst error of a gradient over what rounding
 explains, and time and residuals against autodiff's.
@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ import numpy as np
 import zoo
 
 import fnconv
-from fnconv.comparison.report import Comparison
+from fnconv.judge.model.report import Comparison
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHAPES = {

@@ -21,7 +21,7 @@ import numpy as np
 from fnconv import check_vjp
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from vjp_bugs import OPERATIONS  # noqa: E402
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fnconv.check.vjp.entry import check_vjp
+from fnconv.judge.rule.entry import check_vjp
 
 __all__ = ["assert_vjp"]
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fnconv import show, textbook
-from fnconv.geometry import window_axes
+from fnconv.base.geometry import window_axes
 
 from exercises import check
 from pictures import Canvas

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fnconv import show
-from fnconv.geometry import Axis, named_padding
+from fnconv.base.geometry import Axis, named_padding
 
 from exercises import check
 from pictures import Canvas

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fnconv import textbook
-from fnconv.geometry import window_axes
+from fnconv.base.geometry import window_axes
 from fnconv.train.data import load_digits
 from fnconv.train.lenet import LAYERS, SHAPES, init, logits
 

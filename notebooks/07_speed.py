@@ -30,7 +30,7 @@ import fnconv
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fnconv.geometry import Axis
+from fnconv.base.geometry import Axis
 from fnconv.rules.conv.winograd import transforms
 from jax import lax
 

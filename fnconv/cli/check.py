@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from fnconv.check import Report
-    from fnconv.check.run import Job
+    from fnconv.judge.own import Report
+    from fnconv.judge.own.run import Job
 
 WIDTH = 100  # where the terminal does not tell its own
 LEGEND = """\
@@ -80,8 +80,8 @@ def check(
         raise refuse("check", "--args, --reference and --level need FILE.py:FUNCTION")
     from rich.console import Console
 
-    from fnconv.check import describe, plan
-    from fnconv.check.programs import compilation_cache
+    from fnconv.judge.own import describe, plan
+    from fnconv.judge.own.programs import compilation_cache
 
     try:
         jobs = plan(_names(op), _names(rule), _names(dtype), _names(device), quick=quick)
@@ -106,7 +106,7 @@ def check(
 def _run(console: Console, jobs: Sequence[Job]) -> Report:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from fnconv.check import execute
+    from fnconv.judge.own import execute
 
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -135,7 +135,7 @@ def _table(report: Report) -> Table:
     from rich import box
     from rich.table import Table
 
-    from fnconv.check.report import AGREES, FAILS
+    from fnconv.judge.own.report import AGREES, FAILS
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("operation", no_wrap=True)

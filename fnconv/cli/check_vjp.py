@@ -16,7 +16,7 @@ ARGS = "args"  # what the function that returns the arguments is called by defau
 
 def check_file(target: str, args: str, reference: str | None, level: str, json_file: Path | None) -> None:
     """Print the report of `fnconv.check_vjp`; status 1 if anything fails, 2 on bad usage."""
-    from fnconv.check.vjp.entry import check_vjp
+    from fnconv.judge.rule.entry import check_vjp
 
     function = _load("FILE.py:FUNCTION", target)
     given = _arguments(target, args)

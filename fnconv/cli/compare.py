@@ -14,7 +14,7 @@ from fnconv.cli.outcome import check_folder, conclude, refuse, write
 from fnconv.cli.user_file import load
 
 if TYPE_CHECKING:
-    from fnconv.comparison.report import Comparison
+    from fnconv.judge.model.report import Comparison
 
 ARGS = "args"  # what the function that returns the arguments is called by default
 
@@ -101,7 +101,7 @@ def _misfit(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
 
 
 def _run(function: Callable[..., Any], target: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Comparison:
-    from fnconv.comparison.compare import compare as compare_gradients
+    from fnconv.judge.model.compare import compare as compare_gradients
 
     def run(*given: Any) -> Comparison:
         return compare_gradients(function, *given, **options)

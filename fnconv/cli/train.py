@@ -90,7 +90,7 @@ def train(
 
 def _start(options: dict[str, Any], data: Path | None, resume: Path | None) -> tuple[Run, Data]:
     """The run to go on with, new or saved, and its data."""
-    from fnconv.errors import invalid
+    from fnconv.base.errors import invalid
     from fnconv.train.data import load_digits, load_idx
     from fnconv.train.run import Config, Run
 

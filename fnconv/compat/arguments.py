@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
-from fnconv.errors import describe
-from fnconv.spec import FLOATS
+from fnconv.base.errors import describe
+from fnconv.base.spec import FLOATS
 
 
 def declined(function: str, argument: str, rule: str, value: Any) -> NotImplementedError:

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnconv.base.errors import invalid
 from fnconv.compat.arguments import check_dtypes
 from fnconv.compat.windows import Pads, reduce_window
-from fnconv.errors import invalid
 from fnconv.ops.avg_pool import avg_pool as mean_pool
 
 

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnconv.base.errors import invalid, mistyped
+from fnconv.base.layout import LAYOUTS
 from fnconv.compat.arguments import check_dtypes, declined
 from fnconv.compat.lax import conv_general_dilated
 from fnconv.compat.lax import conv_transpose as lax_conv_transpose
-from fnconv.errors import invalid, mistyped
-from fnconv.layout import LAYOUTS
 from fnconv.ops.avg_pool import avg_pool
 from fnconv.ops.max_pool import max_pool as first_max_pool
 

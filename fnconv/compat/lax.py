@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnconv.base.errors import describe
+from fnconv.base.linear import rot180, swap_channels
 from fnconv.compat.arguments import check_dtypes, declined, static, with_sharding_of
 from fnconv.compat.windows import Pads, insert_zeros, reduce_window
-from fnconv.errors import describe
-from fnconv.linear import rot180, swap_channels
 from fnconv.ops.conv import conv, conv_input_vjp
 
 __all__ = ["conv_general_dilated", "conv_transpose", "reduce_window"]

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.attach import LinearMap
+from fnconv.base.attach import LinearMap
+from fnconv.base.geometry import Axis, volume
+from fnconv.base.linear import accumulator, subsample, window_sum, window_sum_adjoint, zero_insert
 from fnconv.compat.arguments import check_dtypes, declined, static, with_sharding_of
-from fnconv.geometry import Axis, volume
-from fnconv.linear import accumulator, subsample, window_sum, window_sum_adjoint, zero_insert
 from fnconv.ops.max_pool import max_pool
 from fnconv.textbook import lowest
 

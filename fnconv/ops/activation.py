@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.attach import attach
-from fnconv.errors import invalid, mistyped
-from fnconv.linear import accumulator
-from fnconv.spec import as_array, number
+from fnconv.base.attach import attach
+from fnconv.base.errors import invalid, mistyped
+from fnconv.base.linear import accumulator
+from fnconv.base.spec import as_array, number
 
 # ---- ReLU -----------------------------------------------------------------------------------------------------------
 

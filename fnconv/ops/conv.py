@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnconv.attach import LinearMap, attach
-from fnconv.errors import invalid
-from fnconv.geometry import Axis
-from fnconv.layout import (
+from fnconv.base.attach import LinearMap, attach
+from fnconv.base.errors import invalid
+from fnconv.base.geometry import Axis
+from fnconv.base.layout import (
     canonical,
     canonical_kernel,
     check_layout,
@@ -29,9 +29,8 @@ from fnconv.layout import (
     restore_kernel,
     split_shape,
 )
-from fnconv.linear import accumulator
-from fnconv.rules import dispatch
-from fnconv.spec import (
+from fnconv.base.linear import accumulator
+from fnconv.base.spec import (
     ConvSpec,
     IntOrTuple,
     Padding,
@@ -45,6 +44,7 @@ from fnconv.spec import (
     spatial_shape,
     whole_shape,
 )
+from fnconv.rules import choice
 
 # ---- y = C(x, w) ----------------------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ def conv(
     return restore(_add_bias("conv", y, b), batch, layout)
 
 
-_C = LinearMap("conv", dispatch.conv_forward, ((0, 0), (1, -1)))
+_C = LinearMap("conv", choice.conv_forward, ((0, 0), (1, -1)))
 
 
 # ---- dx = X(dy, w) --------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def conv_input_vjp(
     return restore(_input_vjp(spec, canonical(dy, spatial, layout), kernel), batch, layout)
 
 
-_X = LinearMap("conv_input_vjp", dispatch.conv_input_vjp, ((0, 0), None))
+_X = LinearMap("conv_input_vjp", choice.conv_input_vjp, ((0, 0), None))
 
 
 # ---- dw = W(x, dy) --------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def conv_weight_vjp(
     return restore_kernel(dw, layout)
 
 
-_W = LinearMap("conv_weight_vjp", dispatch.conv_weight_vjp, (None, None))
+_W = LinearMap("conv_weight_vjp", choice.conv_weight_vjp, (None, None))
 
 
 # ---- the table above ------------------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ def _spec(
     precision: Precision,
     options: dict[str, Any],
 ) -> ConvSpec:
-    named = {**options, "rule": rule, "precision": precision, "available": dispatch.names("conv")}
+    named = {**options, "rule": rule, "precision": precision, "available": choice.names("conv")}
     return ConvSpec.from_args(name, shape, size, window, channels[0], channels[1], **named)
 
 

@@ -17,13 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fnconv.attach import attach
-from fnconv.errors import invalid, mistyped
-from fnconv.layout import canonical, restore
-from fnconv.ops import conv as conv_
-from fnconv.ops import max_pool as max_pool_
-from fnconv.rules import dispatch
-from fnconv.spec import (
+from fnconv.base.attach import attach
+from fnconv.base.errors import invalid, mistyped
+from fnconv.base.layout import canonical, restore
+from fnconv.base.spec import (
     ConvSpec,
     IntOrTuple,
     Padding,
@@ -32,6 +29,9 @@ from fnconv.spec import (
     Rule,
     spatial_shape,
 )
+from fnconv.ops import conv as conv_
+from fnconv.ops import max_pool as max_pool_
+from fnconv.rules import choice
 
 ACTIVATIONS = ("relu", None)
 POOL_OPTIONS = ("window_shape", "strides", "padding", "dilation", "ceil_mode", "ties", "rule")
@@ -101,7 +101,7 @@ class Block(NamedTuple):
 
 def _block_primal(block: Block, x: jax.Array, w: jax.Array, *b: jax.Array) -> jax.Array:
     z = sum(b, conv_.convolve(block.conv, x, w))
-    y, offset = (z, None) if block.pool is None else dispatch.max_pool_forward(block.pool, z)
+    y, offset = (z, None) if block.pool is None else choice.max_pool_forward(block.pool, z)
     return _activate(block, y, offset)[0]
 
 
@@ -151,5 +151,5 @@ def _pooling(name: str, pool: Pool, ndim: int, batch: tuple[int, ...], spec: Con
     if len(window) != len(size):
         raise invalid(name, "pool", "needs one entry per spatial dimension", window, shape)
     defaults = {"strides": None, "padding": "VALID", "dilation": 1, "ceil_mode": False, "rule": "auto"}
-    named = {**defaults, **options, "available": dispatch.names("max_pool")}
+    named = {**defaults, **options, "available": choice.names("max_pool")}
     return PoolSpec.from_args(name, shape, size, window, **named)

@@ -7,12 +7,12 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fnconv.attach import LinearMap
-from fnconv.errors import invalid
-from fnconv.linear import accumulator
+from fnconv.base.attach import LinearMap
+from fnconv.base.errors import invalid
+from fnconv.base.linear import accumulator
+from fnconv.base.spec import Precision, as_array, check_precision, same_dtype
 from fnconv.ops.conv import bias
 from fnconv.ops.rearrange import fold
-from fnconv.spec import Precision, as_array, check_precision, same_dtype
 
 
 def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:

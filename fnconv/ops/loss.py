@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.attach import attach
-from fnconv.errors import invalid
-from fnconv.linear import accumulator
+from fnconv.base.attach import attach
+from fnconv.base.errors import invalid
+from fnconv.base.linear import accumulator
+from fnconv.base.spec import as_array, same_dtype
 from fnconv.ops.activation import log_p
-from fnconv.spec import as_array, same_dtype
 
 # ---- softmax cross-entropy ------------------------------------------------------------------------------------------
 

@@ -8,13 +8,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from fnconv.attach import AS_INPUT, attach
-from fnconv.geometry import volume
-from fnconv.layout import canonical, check_layout, restore, split_shape
-from fnconv.linear import accumulator
+from fnconv.base.attach import AS_INPUT, attach
+from fnconv.base.geometry import volume
+from fnconv.base.layout import canonical, check_layout, restore, split_shape
+from fnconv.base.linear import accumulator
+from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
 from fnconv.ops.patches import columns, columns_adjoint
-from fnconv.rules import dispatch
-from fnconv.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
+from fnconv.rules import choice
 
 
 def lp_pool(
@@ -73,7 +73,7 @@ def lp_pool(
         ceil_mode=ceil_mode,
         p=p,
         rule=rule,
-        available=dispatch.names("lp_pool"),
+        available=choice.names("lp_pool"),
     )
     return restore(_lp_pool(spec, canonical(x, len(window), layout)), batch, layout)
 

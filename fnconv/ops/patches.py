@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from fnconv.attach import AS_INPUT, LinearMap
-from fnconv.errors import invalid
-from fnconv.geometry import volume, windows
-from fnconv.layout import canonical, check_layout, restore, split_shape
+from fnconv.base.attach import AS_INPUT, LinearMap
+from fnconv.base.errors import invalid
+from fnconv.base.geometry import volume, windows
+from fnconv.base.layout import canonical, check_layout, restore, split_shape
+from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, as_array, spatial_shape, whole_shape
 from fnconv.ops.rearrange import rearrange
-from fnconv.rules import dispatch
-from fnconv.spec import IntOrTuple, Padding, PoolSpec, as_array, spatial_shape, whole_shape
+from fnconv.rules import choice
 
 ORDERS = ("c", "matlab")
 
@@ -138,13 +138,13 @@ def _geometry(
         dilation=dilation,
         ceil_mode=False,
         rule="auto",
-        available=dispatch.names("lp_pool"),
+        available=choice.names("lp_pool"),
     )
     return spec, batch, channels
 
 
-columns = LinearMap("im2col", dispatch.columns, AS_INPUT)
-columns_adjoint = LinearMap("col2im", dispatch.columns_adjoint, AS_INPUT)
+columns = LinearMap("im2col", choice.columns, AS_INPUT)
+columns_adjoint = LinearMap("col2im", choice.columns_adjoint, AS_INPUT)
 columns.adjoints = (lambda spec, dcols, x: columns_adjoint(spec, dcols),)
 columns_adjoint.adjoints = (lambda spec, dx, cols: columns(spec, dx),)
 _im2col, _col2im = columns.attached(), columns_adjoint.attached()

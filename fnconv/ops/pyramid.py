@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from fnconv.errors import invalid
-from fnconv.geometry import volume
-from fnconv.layout import check_layout, split_shape
+from fnconv.base.errors import invalid
+from fnconv.base.geometry import volume
+from fnconv.base.layout import check_layout, split_shape
+from fnconv.base.spec import as_array, is_scalar, spatial_shape
 from fnconv.ops.avg_pool import adaptive_avg_pool
 from fnconv.ops.max_pool import adaptive_max_pool
-from fnconv.spec import as_array, is_scalar, spatial_shape
 
 POOLS = {"max": adaptive_max_pool, "avg": adaptive_avg_pool}
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fnconv.attach import LinearMap
+from fnconv.base.attach import LinearMap
 
 Shape = tuple[int, ...]
 

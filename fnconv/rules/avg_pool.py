@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.geometry import OUTSIDE, flat_table, volume, window_counts
-from fnconv.linear import accumulator, col2im, im2col, window_sum, window_sum_adjoint
-from fnconv.spec import PoolSpec
+from fnconv.base.geometry import OUTSIDE, flat_table, volume, window_counts
+from fnconv.base.linear import accumulator, col2im, im2col, window_sum, window_sum_adjoint
+from fnconv.base.spec import PoolSpec
 from fnconv.textbook import refuse_if_large
 
 

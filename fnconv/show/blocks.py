@@ -35,7 +35,7 @@ class Slip:
 
 @dataclass(frozen=True)
 class Formula:
-    """A general statement, in plain text and in LaTeX, and the labels of `fnconv.equations` that it goes by."""
+    """A general statement, in plain text and in LaTeX, and its labels in `textbook.equations`."""
 
     text: str
     latex: str

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from fnconv.errors import invalid
-from fnconv.rules import dispatch
+from fnconv.base.errors import invalid
+from fnconv.base.spec import ConvSpec, PoolSpec
+from fnconv.rules import choice
 from fnconv.show import conv_sections, numbers, pool_sections, texts
 from fnconv.show.blocks import Section
 from fnconv.show.layer import NAME, Layer
 from fnconv.show.page import Page
 from fnconv.show.pooling import Pooling
 from fnconv.show.tensors import shape_of, with_channels
-from fnconv.spec import ConvSpec, PoolSpec
 
 
 def conv(
@@ -103,7 +103,7 @@ def _layer(
         groups=groups,
         rule="auto",
         precision=None,
-        available=dispatch.names("conv"),
+        available=choice.names("conv"),
     )
     if 0 in spec.y_shape(1):
         raise invalid(NAME, "kernel", "must fit into the padded input", tuple(window), shape)

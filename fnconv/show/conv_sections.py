@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fnconv.geometry import Axis, volume
+from fnconv.base.geometry import Axis, volume
 from fnconv.show import pictures, texts
 from fnconv.show.blocks import COLUMNS, Block, Equations, Formula, Matrix, Prose, Section, matrix, readable
 from fnconv.show.layer import Layer

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-import fnconv
-from fnconv.errors import invalid
+from fnconv.base.errors import invalid
+from fnconv.ops import functional as ops
 from fnconv.show import numbers
 from fnconv.show.blocks import EQUATIONS, TERMS, Formula, Matrix, Prose, Section, readable
 from fnconv.show.page import Page
@@ -76,7 +76,7 @@ def _page(inputs: int, outputs: int, given: dict[str, numbers.Array], values: bo
         numbers.refuse_if_large(NAME, shapes)
         for number, (name, shape) in enumerate(shapes.items()):
             arrays[name] = given.get(name, numbers.random(shape, (seed, number), -4, 9))
-        value, pullback = jax.vjp(fnconv.dense, *(jax.numpy.asarray(arrays[n]) for n in ("x", "W", "b")))
+        value, pullback = jax.vjp(ops.dense, *(jax.numpy.asarray(arrays[n]) for n in ("x", "W", "b")))
         gradients = pullback(jax.numpy.asarray(arrays["δ"]))
         arrays |= {"y": value, **dict(zip(("dx", "dW", "db"), gradients, strict=True))}
     lookup = numbers.lookup(arrays)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from fnconv.equations import cite
 from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
 from fnconv.show.symbols import Expression, Symbol, write
+from fnconv.textbook.equations import cite
 
 STYLE = """
 .fnconv { font-family: Georgia, "Times New Roman", serif; line-height: 1.45; max-width: 62em; color: #1b1b1b;

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from fnconv.equations import cite
 from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
 from fnconv.show.latex_width import BRACKETS, COLUMN, LINE, broken, fitting, parts, width
 from fnconv.show.symbols import Symbol, write
+from fnconv.textbook.equations import cite
 
 # what prose and names are made of beside ASCII
 CHARACTERS = {

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-import fnconv
-from fnconv.geometry import volume
+from fnconv.base.geometry import volume
+from fnconv.base.spec import ConvSpec
+from fnconv.ops import functional as ops
 from fnconv.show import numbers
 from fnconv.show.blocks import EQUATIONS, TERMS, Limit, readable
 from fnconv.show.relation import Index, Relation, first
 from fnconv.show.symbols import Expression, Partial, Product, Sum, Symbol, namer, some
-from fnconv.spec import ConvSpec
 
 NAME = "show.conv"
 
@@ -129,7 +129,7 @@ class Layer:
     def apply(self, x: Any, w: Any, b: Any) -> Any:
         """fnconv's own convolution."""
         axes = self.spec.axes
-        return fnconv.conv(
+        return ops.conv(
             x,
             w,
             b,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fnconv.errors import invalid
-from fnconv.geometry import volume, window_axes
+from fnconv.base.errors import invalid
+from fnconv.base.geometry import volume, window_axes
 from fnconv.show.blocks import Block, Formula, Prose, Section, Table
 from fnconv.show.page import Page
 from fnconv.show.tensors import shape_of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fnconv.errors import invalid, mistyped
+from fnconv.base.errors import invalid, mistyped
 from fnconv.show.symbols import Symbol, Values
 
 Array = npt.NDArray[np.float32]

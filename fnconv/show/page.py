@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fnconv.errors import invalid
+from fnconv.base.errors import invalid
 from fnconv.show import html, latex, text
 from fnconv.show.blocks import Section
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-import fnconv
-from fnconv.geometry import Axis, inserted_size
+from fnconv.base.geometry import Axis, inserted_size
+from fnconv.ops import functional as ops
 from fnconv.show import texts
 from fnconv.show.blocks import Block, Formula, Matrix, Prose, Section
 from fnconv.show.layer import Layer
@@ -58,7 +58,7 @@ class Pictures:
         strides, dilation = [x.stride for x in self.axes], [x.dilation for x in self.axes]
         shape = (*self.result, self.layer.spec.in_channels)
         options: dict[str, Any] = {"strides": strides, "dilation": dilation, "groups": self.layer.spec.groups}
-        return np.asarray(fnconv.conv_input_vjp(a["δ"], a["W"], shape, **options))
+        return np.asarray(ops.conv_input_vjp(a["δ"], a["W"], shape, **options))
 
 
 # ---- sections -------------------------------------------------------------------------------------------------------

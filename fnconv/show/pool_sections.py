@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fnconv.geometry import volume
+from fnconv.base.geometry import volume
 from fnconv.show.blocks import Block, Formula, Matrix, Prose, Section, Table, matrix
 from fnconv.show.pooling import Pooling
 from fnconv.show.relation import Index, unravel

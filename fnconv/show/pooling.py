@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-import fnconv
-from fnconv.geometry import Axis, volume, window_counts
+from fnconv.base.geometry import Axis, volume, window_counts
+from fnconv.base.spec import PoolSpec
+from fnconv.ops import functional as ops
 from fnconv.show import numbers
 from fnconv.show.blocks import EQUATIONS, TERMS, Limit, readable
 from fnconv.show.relation import Index, Relation, first, ravel
@@ -31,7 +32,6 @@ from fnconv.show.symbols import (
     namer,
     some,
 )
-from fnconv.spec import PoolSpec
 
 NAME = "show.pool"
 KINDS = {"max": "max_pool", "avg": "avg_pool", "lp": "lp_pool"}
@@ -59,7 +59,7 @@ class Pooling:
         self.O, self.delta = namer("O", (channel, r.output)), namer("δ", (channel, r.output))
         self.S = namer("S", (channel, r.output, r.input))
         self.counts = window_counts(spec.axes, spec.include_pad)
-        self._pool: Callable[[Any], Any] = partial(getattr(fnconv, KINDS[kind]), window_shape=r.window, **dict(options))
+        self._pool: Callable[[Any], Any] = partial(getattr(ops, KINDS[kind]), window_shape=r.window, **dict(options))
         self._options = options
 
     # ---- the terms ----------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Pooling:
         """Row-major position of the cell that every window of a max pooling takes, (*output, channels); -1 for none."""
         options = {**self._options, "ties": ties}
         x = jax.numpy.asarray(self.arrays["I"] if x is None else x)
-        return np.asarray(fnconv.max_pool_with_indices(x, self.relation.window, **options)[1])
+        return np.asarray(ops.max_pool_with_indices(x, self.relation.window, **options)[1])
 
     @cached_property
     def _taken(self) -> np.ndarray:

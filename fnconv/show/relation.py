@@ -10,8 +10,8 @@ from itertools import islice, product
 
 import numpy as np
 
-from fnconv.errors import invalid
-from fnconv.geometry import AnyAxis, Axis, outputs, sizes, volume, windows
+from fnconv.base.errors import invalid
+from fnconv.base.geometry import AnyAxis, Axis, outputs, sizes, volume, windows
 from fnconv.show.blocks import Limit, readable
 
 Index = tuple[int, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fnconv.geometry import AnyAxis, Axis, volume
+from fnconv.base.geometry import AnyAxis, Axis, volume
 from fnconv.show.blocks import (
     EQUATIONS,
     TENSORS,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from fnconv.equations import cite
 from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
 from fnconv.show.symbols import Expression, Symbol, write
+from fnconv.textbook.equations import cite
 
 Line = tuple[str, str]  # text and what it is: title, heading, formula, label, slip, or nothing
 

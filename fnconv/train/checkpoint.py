@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
-from fnconv.errors import invalid
+from fnconv.base.errors import invalid
 from fnconv.train.lenet import SHAPES
 from fnconv.train.run import Config, Copy, Drift, Epoch, Metrics, Run
 

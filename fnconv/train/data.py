@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fnconv.errors import invalid
+from fnconv.base.errors import invalid
 from fnconv.train.idx import find_idx, read_idx
 from fnconv.train.lenet import CLASSES, IMAGE_SHAPE
 

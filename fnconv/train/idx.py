@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fnconv.errors import invalid
+from fnconv.base.errors import invalid
 
 
 def find_idx(directory: Path, stem: str, ndim: int) -> Path:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-import fnconv
+from fnconv.ops import functional as ops
 
 Params = dict[str, Array]
 Model = Literal["classic", "modern"]
@@ -75,15 +75,15 @@ def init(model: Model, seed: int) -> Params:
 
 
 def _manual_conv(x: Array, w: Array, b: Array, padding: int) -> Array:
-    return fnconv.conv(x, w, b, padding=padding)
+    return ops.conv(x, w, b, padding=padding)
 
 
 def _manual_avg_pool(x: Array) -> Array:
-    return fnconv.avg_pool(x, (2, 2))
+    return ops.avg_pool(x, (2, 2))
 
 
 def _manual_max_pool(x: Array) -> Array:
-    return fnconv.max_pool(x, (2, 2))
+    return ops.max_pool(x, (2, 2))
 
 
 def _autodiff_conv(x: Array, w: Array, b: Array, padding: int) -> Array:
@@ -113,13 +113,11 @@ def _autodiff_loss(logits: Array, labels: Array) -> Array:
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
 
 
-_MANUAL = Layers(
-    _manual_conv, _manual_avg_pool, fnconv.tanh, fnconv.flatten, fnconv.dense, fnconv.softmax_cross_entropy
-)
+_MANUAL = Layers(_manual_conv, _manual_avg_pool, ops.tanh, ops.flatten, ops.dense, ops.softmax_cross_entropy)
 _AUTODIFF = Layers(_autodiff_conv, _autodiff_avg_pool, jnp.tanh, _autodiff_flatten, _autodiff_dense, _autodiff_loss)
 LAYERS: dict[tuple[Model, Gradients], Layers] = {
     ("classic", "manual"): _MANUAL,
-    ("modern", "manual"): _MANUAL._replace(pool=_manual_max_pool, activation=fnconv.relu),
+    ("modern", "manual"): _MANUAL._replace(pool=_manual_max_pool, activation=ops.relu),
     ("classic", "autodiff"): _AUTODIFF,
     ("modern", "autodiff"): _AUTODIFF._replace(pool=_autodiff_max_pool, activation=jax.nn.relu),
 }

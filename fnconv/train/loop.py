@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fnconv.errors import describe, invalid
+from fnconv.base.errors import describe, invalid
 from fnconv.train.data import Data, shift_images
 from fnconv.train.lenet import LAYERS, Gradients, Layers, Params, logits
 from fnconv.train.run import Copy, Epoch, Metrics, Run

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from fnconv.errors import invalid
+from fnconv.base.errors import invalid
 from fnconv.train.run import Run
 
 FORMATS = (".png", ".svg", ".pdf")

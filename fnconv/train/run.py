@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.errors import invalid
+from fnconv.base.errors import invalid
 from fnconv.train.data import Data
 from fnconv.train.lenet import IMAGE_SHAPE, Gradients, Model, Params, init
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.attach import LinearMap
-from fnconv.linear import accumulator
+from fnconv.base.attach import LinearMap
+from fnconv.base.linear import accumulator
 
 Labels = tuple[int, ...]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fnconv.attach import attach
+from fnconv.base.attach import attach
 
 
 def _primal(slope: float, x: jax.Array) -> jax.Array:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.attach import attach
-from fnconv.linear import accumulator
+from fnconv.base.attach import attach
+from fnconv.base.linear import accumulator
 from fnconv.ops.activation import softmax
 
 

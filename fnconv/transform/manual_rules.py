@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 import jax
 
-from fnconv.errors import invalid, mistyped
+from fnconv.base.errors import invalid, mistyped
 from fnconv.transform.handler import handling
 from fnconv.transform.jaxpr import sites_in_rules
 from fnconv.transform.report import LATE, Report, Site

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnconv.errors import invalid
+from fnconv.base.errors import invalid
 
 
 def is_array(leaf: Any) -> bool:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnconv.base.spec import FLOATS
 from fnconv.compat import lax as compat
 from fnconv.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
-from fnconv.spec import FLOATS
 from fnconv.transform.contraction import contraction, labelled
 from fnconv.transform.leaky_relu import leaky_relu
 from fnconv.transform.logsumexp import arranged, logsumexp

@@ -16,13 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx_operators
 
 import fnconv
-from conformance import onnx_operators
-from fnconv.check.bounds import Bound, Formulas, Multilinear
-from fnconv.check.references import Window
-from fnconv.check.running_error import Approx, Arithmetic
-from fnconv.check.suite import formulas
+from fnconv.judge.engine.running_error import Approx, Arithmetic
+from fnconv.judge.own.bounds import Bound, Formulas, Multilinear
+from fnconv.judge.own.references import Window
+from fnconv.judge.own.suite import formulas
 
 FIRST = {"layout": "channels_first"}
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.geometry import OUTSIDE, Axis, Table, volume, windows
-from fnconv.linear import split_groups, wide
+from fnconv.base.geometry import OUTSIDE, Axis, Table, volume, windows
+from fnconv.base.linear import split_groups, wide
+from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv import columns, taps
 from fnconv.rules.conv import lax as xla
 from fnconv.rules.conv.rewrite import Map, Rewrite
-from fnconv.spec import ConvSpec
 
 BLOCK = {4: 4, 16: 2}  # outputs of a block, by the most input channels of a group
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fnconv.chunks import map_batch, sum_batch
-from fnconv.geometry import outputs, volume, windows
-from fnconv.linear import pad, split_groups, tap, window_elements
+from fnconv.base.chunks import map_batch, sum_batch
+from fnconv.base.geometry import outputs, volume, windows
+from fnconv.base.linear import pad, split_groups, tap, window_elements
+from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv.products import by_cotangent, by_kernel
-from fnconv.spec import ConvSpec
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:

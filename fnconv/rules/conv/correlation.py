@@ -13,9 +13,9 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 
-from fnconv.geometry import Axis
-from fnconv.linear import accumulator, pad, rot180, split_groups, swap_channels, tap, window_elements, zero_insert
-from fnconv.spec import ConvSpec
+from fnconv.base.geometry import Axis
+from fnconv.base.linear import accumulator, pad, rot180, split_groups, swap_channels, tap, window_elements, zero_insert
+from fnconv.base.spec import ConvSpec
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.chunks import sum_batch
-from fnconv.geometry import Axis, volume, windows
-from fnconv.linear import (
+from fnconv.base.chunks import sum_batch
+from fnconv.base.geometry import Axis, volume, windows
+from fnconv.base.linear import (
     TERMS,
     by_runs,
     computed_once,
@@ -33,7 +33,7 @@ from fnconv.linear import (
     wide,
     window_elements,
 )
-from fnconv.spec import ConvSpec
+from fnconv.base.spec import ConvSpec
 
 ROWS = 8  # terms of one fused sum of rows
 

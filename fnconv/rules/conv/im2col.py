@@ -8,10 +8,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fnconv.geometry import outputs, volume, windows
-from fnconv.linear import accumulator, col2im, split_groups
-from fnconv.linear import im2col as gather_columns
-from fnconv.spec import ConvSpec
+from fnconv.base.geometry import outputs, volume, windows
+from fnconv.base.linear import accumulator, col2im, split_groups
+from fnconv.base.linear import im2col as gather_columns
+from fnconv.base.spec import ConvSpec
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:

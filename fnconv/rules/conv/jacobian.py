@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import jax
 
-from fnconv.geometry import outputs, sizes
+from fnconv.base.geometry import outputs, sizes
+from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv.kronecker import (
     each_image,
     each_image_pair,
@@ -14,7 +15,6 @@ from fnconv.rules.conv.kronecker import (
     to_wei,
     to_wei_kernel,
 )
-from fnconv.spec import ConvSpec
 from fnconv.textbook import jacobian_by_input, jacobian_by_kernel, vec
 
 

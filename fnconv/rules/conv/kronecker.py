@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.geometry import outputs, sizes, volume
-from fnconv.linear import accumulator
-from fnconv.spec import ConvSpec
+from fnconv.base.geometry import outputs, sizes, volume
+from fnconv.base.linear import accumulator
+from fnconv.base.spec import ConvSpec
 from fnconv.textbook import jacobian_by_kernel, matrix_c, matrix_m, phi, unvec, vec
 
 

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.geometry import Axis, crop_instead_of_negative
-from fnconv.linear import rot180, swap_channels
-from fnconv.spec import ConvSpec
+from fnconv.base.geometry import Axis, crop_instead_of_negative
+from fnconv.base.linear import rot180, swap_channels
+from fnconv.base.spec import ConvSpec
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:

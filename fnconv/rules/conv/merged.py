@@ -15,9 +15,9 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
+from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv import lax
 from fnconv.rules.conv.rewrite import Formulation, Rewrite, identity
-from fnconv.spec import ConvSpec
 
 # channels of a block, at least: below, products are too narrow; above, too many zeros are multiplied
 WIDTHS = {"forward": 16, "input_vjp": 16, "weight_vjp": 32}

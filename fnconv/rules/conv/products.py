@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.linear import accumulator, split_groups
-from fnconv.spec import ConvSpec
+from fnconv.base.linear import accumulator, split_groups
+from fnconv.base.spec import ConvSpec
 
 Product = Callable[[ConvSpec, jax.Array, jax.Array], jax.Array]
 

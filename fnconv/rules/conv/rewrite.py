@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import jax
 
-from fnconv.spec import ConvSpec
+from fnconv.base.spec import ConvSpec
 
 Map = Callable[[jax.Array], jax.Array]
 Formulation = Callable[[ConvSpec, jax.Array, jax.Array], jax.Array]

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.geometry import volume, windows
-from fnconv.linear import pad, split_groups, tap, tap_adjoint, window_elements
+from fnconv.base.geometry import volume, windows
+from fnconv.base.linear import pad, split_groups, tap, tap_adjoint, window_elements
+from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv import depthwise
 from fnconv.rules.conv.products import by_cotangent, by_kernel, dot
-from fnconv.spec import ConvSpec
 
 NARROW = 4  # channels of a group, at most, that element-wise products contract faster than matrix products
 

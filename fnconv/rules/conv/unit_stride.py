@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 from jax import lax
 
-from fnconv.geometry import OUTSIDE, Axis, Table, flat_table, volume, windows
-from fnconv.linear import pad, split_groups, tap, tap_adjoint, unpad
+from fnconv.base.geometry import OUTSIDE, Axis, Table, flat_table, volume, windows
+from fnconv.base.linear import pad, split_groups, tap, tap_adjoint, unpad
+from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv.rewrite import Map, Rewrite, identity
-from fnconv.spec import ConvSpec
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ import numpy as np
 import numpy.typing as npt
 from jax import lax
 
-from fnconv.chunks import map_batch, sum_batch
-from fnconv.geometry import Axis, outputs, volume
-from fnconv.linear import interleave, pad, rot180, wide
+from fnconv.base.chunks import map_batch, sum_batch
+from fnconv.base.geometry import Axis, outputs, volume
+from fnconv.base.linear import interleave, pad, rot180, wide
+from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv import unit_stride
 from fnconv.rules.conv.products import Product, by_cotangent, by_kernel, by_kernel_transposed
-from fnconv.spec import ConvSpec
 
 LONGEST = 3
 POINTS = {  # finite ones, by the outputs of a tile; all of them where a window has LONGEST elements

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.geometry import OUTSIDE, Axis, flat_table, outputs, taps, volume, windows
-from fnconv.linear import accumulator, by_runs, computed_once, pad, pad_once, polyphase, tap
+from fnconv.base.geometry import OUTSIDE, Axis, flat_table, outputs, taps, volume, windows
+from fnconv.base.linear import accumulator, by_runs, computed_once, pad, pad_once, polyphase, tap
+from fnconv.base.spec import PoolSpec
 from fnconv.rules.max_pool.segment_sum import offset_dtype
-from fnconv.spec import PoolSpec
 from fnconv.textbook import lowest
 
 FEW_PHASES = 4  # that interleave as fast as one comparison spreads cotangents, however few the channels

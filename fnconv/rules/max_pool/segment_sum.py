@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.geometry import OUTSIDE, AnyAxis, flat_table, taps, volume, windows
-from fnconv.linear import accumulator, im2col
-from fnconv.spec import PoolSpec
+from fnconv.base.geometry import OUTSIDE, AnyAxis, flat_table, taps, volume, windows
+from fnconv.base.linear import accumulator, im2col
+from fnconv.base.spec import PoolSpec
 from fnconv.textbook import first_maximum, lowest
 
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.geometry import volume
-from fnconv.linear import accumulator
+from fnconv.base.geometry import volume
+from fnconv.base.linear import accumulator
+from fnconv.base.spec import PoolSpec
 from fnconv.rules.max_pool import segment_sum
-from fnconv.spec import PoolSpec
 from fnconv.textbook import lowest, refuse_if_large
 
 

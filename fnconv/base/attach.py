@@ -1,0 +1,221 @@
+"""The one place where a hand-derived rule meets JAX.
+
+`attach` is what the public operations use: `jax.custom_vjp`, reverse mode.  A rule must itself be differentiable, in
+either mode, for second derivatives: `jax.grad` of a gradient transposes the rule, `jax.hessian` pushes tangents
+through it.  `LinearMap` serves that: an operation linear in each of its operands that carries its adjoints with it,
+so that whatever is done to a rule built of such maps, the derivative is one of ours again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fnconv.base import chunks
+
+Stack = tuple[tuple[int | None, ...], ...]  # batch axis of each operand, for every enclosing vmap, innermost first
+# the operand and its axis by which the first axis of a result is sharded, and the last; None: by none
+Placement = tuple[tuple[int, int] | None, tuple[int, int] | None]
+AS_INPUT: Placement = ((0, 0), (0, -1))  # (N, *S, C) -> (N, *O, C)
+
+
+def attach(
+    primal: Callable[..., Any],
+    fwd: Callable[..., Any],
+    bwd: Callable[..., Any],
+    *,
+    placement: Placement | None = None,
+) -> Callable[..., Any]:
+    """Make `primal(spec, *operands)` differentiable by its own rule, and jit it with the spec static.
+
+    fwd(spec, *operands) -> (value, residuals) and bwd(spec, residuals, cotangent) -> one cotangent per operand.
+    Integer operands carry no derivative; where there are no others the primal runs alone.
+    placement: how results lie on the explicit axes of a mesh; None leaves that to JAX, which finds it for what is
+    element-wise.
+    """
+    with_rule = jax.custom_vjp(primal, nondiff_argnums=(0,))
+    with_rule.defvjp(fwd, bwd)
+
+    def call(spec: Any, *operands: Any) -> Any:
+        operands = _vary_alike(operands)
+        f = partial(with_rule if any(map(_differentiable, operands)) else primal, spec)
+        return f(*operands) if placement is None else _placed(f, operands, placement)
+
+    call.__name__ = call.__qualname__ = primal.__name__.strip("_")
+    return jax.jit(call, static_argnums=0)
+
+
+class LinearMap:
+    """value = fun(spec, *operands), linear in every operand that has an adjoint.
+
+    adjoints[i](spec, cotangent, *operands) is the cotangent of operand i; it does not read operands[i], for which it
+    is given None.  An operand whose adjoint is None carries no derivative.
+    """
+
+    def __init__(self, name: str, fun: Callable[..., jax.Array], placement: Placement | None = None) -> None:
+        self.name, self.fun, self.placement = name, fun, placement
+        self.adjoints: tuple[Callable[..., jax.Array] | None, ...] = ()
+
+    def __call__(self, spec: Any, *operands: jax.Array) -> jax.Array:
+        value: jax.Array = _linear_p.bind(*_vary_alike(operands), map=self, spec=spec, stack=())
+        return value
+
+    def attached(self) -> Callable[..., jax.Array]:
+        """The map as a public operation: `attach` with the rule that the adjoints make.
+
+        Each operand is kept only if the adjoint of another one reads it: nothing for a map of one operand.
+        """
+
+        def primal(spec: Any, *operands: jax.Array) -> jax.Array:
+            return self(spec, *operands)
+
+        def fwd(spec: Any, *operands: jax.Array) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
+            moving = {i for i, adjoint in enumerate(self.adjoints) if adjoint is not None}
+            return self(spec, *operands), tuple(o if moving - {i} else None for i, o in enumerate(operands))
+
+        def bwd(spec: Any, kept: Sequence[jax.Array | None], dy: jax.Array) -> tuple[jax.Array | None, ...]:
+            return tuple(None if adjoint is None else adjoint(spec, dy, *kept) for adjoint in self.adjoints)
+
+        primal.__name__ = self.name
+        return attach(primal, fwd, bwd, placement=self.placement)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _differentiable(operand: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(operand), jnp.inexact))
+
+
+def _placed(f: Callable[..., Any], operands: Sequence[jax.Array], placement: Placement) -> Any:
+    """f(*operands); on the explicit axes of a mesh as on automatic ones, with the results sharded as `placement` says.
+
+    The cotangents come out sharded as the operands are.
+    """
+    shardings = [jax.typeof(o).sharding for o in operands]
+    mesh = next((s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types), None)
+    if mesh is None:
+        return f(*operands)
+    first, last = (None if at is None else shardings[at[0]].spec[at[1]] for at in placement)
+    last = None if last == first else last
+
+    def sharding(result: Any) -> NamedSharding:
+        middle = (None,) * (result.ndim - 2)
+        return NamedSharding(mesh, P(*(first, *middle, last)[: result.ndim]))
+
+    results = jax.eval_shape(f, *(jax.ShapeDtypeStruct(o.shape, o.dtype) for o in operands))
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(f, out_sharding=jax.tree.map(sharding, results))(*operands)
+
+
+def _vary_alike(operands: Sequence[Any]) -> tuple[Any, ...]:
+    """Inside shard_map: mark every operand as varying over the mesh axes that any of them varies over.
+
+    The cotangent of an operand that was replicated is then summed over those axes, as autodiff's is.
+    """
+    varying = [jax.typeof(o).manual_axis_type.varying for o in operands]
+    axes: frozenset[Any] = frozenset().union(*varying)
+    return tuple(
+        o if v == axes else lax.pcast(o, tuple(sorted(axes - v)), to="varying")
+        for o, v in zip(operands, varying, strict=True)
+    )
+
+
+# ---- the primitive behind LinearMap ---------------------------------------------------------------------------------
+
+_linear_p = Primitive("fnconv_linear")
+
+
+def _evaluate(*operands: jax.Array, map: LinearMap, spec: Any, stack: Stack) -> jax.Array:
+    f = partial(map.fun, spec)
+    for axes in stack:
+        f = jax.vmap(f, in_axes=axes)
+    return f(*operands)
+
+
+@partial(jax.jit, static_argnames=("devices", "map", "spec", "stack"))
+def _evaluate_for(*operands: jax.Array, devices: int, **params: Any) -> jax.Array:
+    """`_evaluate`, which may cut the batch into chunks where the program is for one device."""
+    with chunks.for_devices(devices):
+        return _evaluate(*operands, **params)
+
+
+def _jaxpr(*avals: Any, devices: int = 1, **params: Any) -> Any:
+    """A rule is traced once for its shapes and for its program: jit keeps the trace, for each mesh in use."""
+    with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):  # none set and an empty one are the same
+        return _evaluate_for.trace(*avals, devices=devices, **params).jaxpr
+
+
+def _lower(ctx: Any, *operands: Any, **params: Any) -> Any:
+    axes = ctx.module_context.axis_context
+    mesh = getattr(axes, "mesh", None)
+    manual = mesh is not None and axes.manual_axes == frozenset(mesh.axis_names)  # each device's own program
+    devices: int = axes.num_devices if mesh is None else 1 if manual else mesh.size
+    traced = _jaxpr(*ctx.avals_in, devices=devices, **params)
+    return mlir.core_call_lowering(ctx, *operands, name=str(params["map"]), call_jaxpr=traced)
+
+
+def _abstract(*avals: Any, **params: Any) -> Any:
+    return _jaxpr(*avals, **params).out_avals[0]
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+    """The product rule: one term for every operand that moves."""
+    value = _linear_p.bind(*primals, **params)
+    terms = [
+        _linear_p.bind(*primals[:i], tangent, *primals[i + 1 :], **params)
+        for i, tangent in enumerate(tangents)
+        if type(tangent) is not ad.Zero and params["map"].adjoints[i] is not None
+    ]
+    return value, sum(terms[1:], terms[0]) if terms else ad.Zero(jax.typeof(value).to_tangent_aval())
+
+
+def _transpose(cotangent: Any, *operands: Any, map: LinearMap, spec: Any, stack: Stack) -> list[Any]:
+    """The adjoint of the one unknown operand, under the same vmaps; summed over those that it does not have."""
+    (i,) = (i for i, o in enumerate(operands) if ad.is_undefined_primal(o))
+    result: list[Any] = [None] * len(operands)
+    if type(cotangent) is ad.Zero:
+        result[i] = ad.Zero(operands[i].aval)
+        return result
+    adjoint = map.adjoints[i]
+    known = [o for j, o in enumerate(operands) if j != i]
+
+    def f(cotangent: Any, *known: Any) -> jax.Array:
+        return adjoint(spec, cotangent, *known[:i], None, *known[i:])  # type: ignore[misc]
+
+    for axes in stack:
+        f = jax.vmap(f, in_axes=(0, *axes[:i], *axes[i + 1 :]))
+    result[i] = _unstack(f(cotangent, *known), [axes[i] for axes in stack])
+    return result
+
+
+def _unstack(value: jax.Array, axes: Sequence[int | None]) -> jax.Array:
+    """Leading batch axes, outermost first, to where the operand has them; summed where it has none."""
+    if not axes:
+        return value
+    *inner, axis = axes
+    if axis is None:
+        return _unstack(value.sum(axis=0), inner)
+    return jnp.moveaxis(jax.vmap(lambda v: _unstack(v, inner))(value), 0, axis)
+
+
+def _batch(operands: Sequence[Any], dims: Sequence[Any], *, map: LinearMap, spec: Any, stack: Stack) -> tuple[Any, int]:
+    axes = tuple(dims)  # None where an operand is not batched
+    return _linear_p.bind(*operands, map=map, spec=spec, stack=(*stack, axes)), 0
+
+
+_linear_p.def_impl(_evaluate)
+_linear_p.def_abstract_eval(_abstract)
+mlir.register_lowering(_linear_p, _lower)
+ad.primitive_jvps[_linear_p] = _jvp
+ad.primitive_transposes[_linear_p] = _transpose
+batching.primitive_batchers[_linear_p] = _batch

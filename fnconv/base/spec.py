@@ -1,0 +1,352 @@
+"""Frozen, hashable descriptions of an operation; the only place where user input is checked.
+
+Equal calls make equal specs, so nothing is traced twice.  A spec holds integers, tuples and strings only.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fnconv.base import geometry
+from fnconv.base.errors import Shape, invalid, mistyped
+from fnconv.base.geometry import AnyAxis, Axis
+
+FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+REALS = (jnp.floating, jnp.integer)
+CONV_MAPS = ("forward", "input_vjp", "weight_vjp")
+POOL_MAPS = ("forward", "input_vjp")
+TIES = ("row_major", "column_major")
+DEFAULT_PRECISION = "jax_default_matmul_precision"  # mypy does not see that jax.config has it
+
+NO_SEQUENCE = (Mapping, Set, bytes)  # of no order, or of no integers
+
+IntOrTuple = int | Sequence[int]
+Padding = str | int | Sequence[int | tuple[int, int]]
+Rule = str | Mapping[str, str]
+Precision = Any
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+def as_array(function: str, argument: str, x: Any, *, integers: bool = True) -> jax.Array:
+    """x as an array of a supported dtype: f16, bf16, f32, f64, and integers where the operation has a meaning."""
+    try:
+        array = jnp.asarray(x)
+    except (TypeError, ValueError) as error:  # neither an array nor a list of numbers; a ragged list
+        raise mistyped(function, argument, "must be an array", type(x).__name__) from error
+    if any(array.dtype == f for f in FLOATS) or (integers and jnp.issubdtype(array.dtype, jnp.integer)):
+        return array
+    kinds = "float16, bfloat16, float32, float64" + (" or an integer type" if integers else "")
+    raise mistyped(function, argument, f"must have dtype {kinds}", array.dtype.name, array.shape, argument)
+
+
+def same_dtype(function: str, **arrays: jax.Array | None) -> None:
+    """All operands share one dtype, as in lax: no silent promotion."""
+    present = {name: a.dtype.name for name, a in arrays.items() if a is not None}
+    if len(set(present.values())) > 1:
+        listed = ", ".join(f"{name} {dtype}" for name, dtype in present.items())
+        raise mistyped(function, " and ".join(present), "must have one dtype (cast with .astype)", listed)
+
+
+def _integer(function: str, argument: str, value: Any, shape: Shape, of: str = "x") -> int:
+    if isinstance(value, bool):
+        raise mistyped(function, argument, "must be integers", repr(value), shape, of)
+    try:
+        return operator.index(value)
+    except (TypeError, jax.errors.JAXTypeError) as error:
+        rule = "must be static integers (known at trace time)"
+        raise mistyped(function, argument, rule, repr(value), shape, of) from error
+
+
+def number(function: str, argument: str, value: Any, shape: tuple[int, ...] | None = None) -> float:
+    """A real number: Python's, NumPy's, or that of an array without axes."""
+    if _is_real(value):
+        with suppress(jax.errors.JAXTypeError):  # traced
+            return float(value)
+    raise mistyped(function, argument, "must be a number known at trace time", repr(value), shape)
+
+
+def _is_real(value: Any) -> bool:
+    if isinstance(value, int | float):
+        return not isinstance(value, bool)
+    return hasattr(value, "dtype") and np.ndim(value) == 0 and any(jnp.issubdtype(value.dtype, k) for k in REALS)
+
+
+def is_scalar(value: Any) -> bool:
+    return isinstance(value, str) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0
+
+
+def per_axis(
+    function: str, argument: str, value: Any, axes: int, shape: Shape, *, minimum: int, of: str = "x"
+) -> tuple[int, ...]:
+    """One integer for all axes, or one entry per spatial axis."""
+    if isinstance(value, NO_SEQUENCE):
+        raise mistyped(function, argument, "must be an integer or a sequence of integers", repr(value), shape, of)
+    if is_scalar(value):
+        entries: tuple[int, ...] = (_integer(function, argument, value, shape, of),) * axes
+    else:
+        entries = tuple(_integer(function, argument, v, shape, of) for v in value)
+    if len(entries) != axes:
+        raise invalid(function, argument, "needs one entry per spatial dimension", entries, shape, of)
+    if any(e < minimum for e in entries):
+        raise invalid(function, argument, f"must be at least {minimum}", entries, shape, of)
+    return entries
+
+
+def spatial_shape(
+    function: str, argument: str, value: Any, shape: tuple[int, ...], *, minimum: int, of: str = "x"
+) -> tuple[int, ...]:
+    """A shape with one entry per spatial dimension; an int stands for all axes of an x with exactly one batch axis."""
+    axes = max(1, len(shape) - 2) if is_scalar(value) else len(value)
+    entries = per_axis(function, argument, value, axes, shape, minimum=minimum, of=of)
+    if not 1 <= axes < len(shape):
+        raise invalid(function, argument, "needs one entry per spatial dimension", entries, shape, of)
+    return entries
+
+
+def whole_shape(function: str, argument: str, value: Any) -> tuple[int, ...]:
+    """The shape of an array, batch axes and channels included."""
+    if is_scalar(value):
+        raise mistyped(function, argument, "must be a sequence of integers", repr(value))
+    return per_axis(function, argument, value, len(value), None, minimum=0)
+
+
+def paddings(function: str, padding: Any, axes: Sequence[Axis], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """(low, high) of every axis from a name, an int, one int per axis, or pairs."""
+    if isinstance(padding, str):
+        if padding.upper() not in geometry.PADDING_NAMES:
+            rule = f"must be one of {', '.join(geometry.PADDING_NAMES)}, an int, one int per axis, or (low, high) pairs"
+            raise invalid(function, "padding", rule, repr(padding), shape)
+        return tuple(geometry.named_padding(padding, a.size, a.span, a.stride) for a in axes)
+    if is_scalar(padding):
+        p = _integer(function, "padding", padding, shape)
+        return ((p, p),) * len(axes)
+    if isinstance(padding, NO_SEQUENCE) or any(isinstance(entry, NO_SEQUENCE) for entry in padding):
+        raise mistyped(function, "padding", "must be in a tuple or a list, for their order", repr(padding), shape)
+    entries = tuple(padding)
+    if len(entries) != len(axes):
+        raise invalid(function, "padding", "needs one entry per spatial dimension", padding, shape)
+    pairs = []
+    for entry in entries:
+        pair = (entry, entry) if is_scalar(entry) else tuple(entry)
+        if len(pair) != 2:
+            raise invalid(function, "padding", "needs (low, high) pairs", padding, shape)
+        low, high = (_integer(function, "padding", p, shape) for p in pair)
+        pairs.append((low, high))
+    return tuple(pairs)
+
+
+def window_geometry(
+    function: str,
+    shape: tuple[int, ...],
+    size: Sequence[int],
+    window: Sequence[int],
+    strides: Any,
+    padding: Any,
+    dilation: Any,
+    *,
+    ceil_mode: bool = False,
+) -> tuple[Axis, ...]:
+    """The checked axes of a sliding window over an input of the given spatial size."""
+    n = len(window)
+    s = per_axis(function, "strides", strides, n, shape, minimum=1)
+    d = per_axis(function, "dilation", dilation, n, shape, minimum=1)
+    axes = tuple(Axis(*geometry_) for geometry_ in zip(size, window, s, d, strict=True))
+    axes = tuple(
+        Axis(a.size, a.window, a.stride, a.dilation, low, high)
+        for a, (low, high) in zip(axes, paddings(function, padding, axes, shape), strict=True)
+    )
+    if any(a.padded < 0 for a in axes):
+        pairs = tuple((a.low, a.high) for a in axes)
+        raise invalid(function, "padding", "must not crop more than the input has", pairs, shape)
+    if not ceil_mode:
+        return axes
+    if any(a.high < 0 for a in axes):
+        pairs = tuple((a.low, a.high) for a in axes)
+        raise invalid(function, "padding", "must not crop the high end with ceil_mode", pairs, shape)
+    return tuple(Axis(a.size, a.window, a.stride, a.dilation, a.low, a.high, geometry.ceil_overshoot(a)) for a in axes)
+
+
+def check_flag(function: str, argument: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise mistyped(function, argument, "must be True or False", repr(value))
+    return bool(value)
+
+
+def rule_names(
+    function: str, rule: Any, maps: Sequence[str], available: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """One formulation per map from a name for all maps or a mapping; maps left out are "auto"."""
+    if isinstance(rule, str):
+        chosen = dict.fromkeys(maps, rule)
+    elif isinstance(rule, Mapping):
+        unknown = [m for m in rule if m not in maps]
+        if unknown:
+            raise invalid(function, "rule", f"may name the maps {', '.join(maps)}", unknown)
+        chosen = {m: rule.get(m, "auto") for m in maps}
+    else:
+        raise mistyped(function, "rule", "must be a name or a mapping from map to name", repr(rule))
+    for m, name in chosen.items():
+        if name != "auto" and name not in available[m]:
+            raise invalid(function, "rule", f"for {m} must be one of auto, {', '.join(available[m])}", repr(name))
+    return tuple(chosen[m] for m in maps)
+
+
+def check_precision(function: str, precision: Any) -> Any:
+    """A hashable lax precision, canonicalised so that equal requests make equal specs.
+
+    None is what `jax.default_matmul_precision` says at this moment: a rule is lowered later, outside of its block.
+    """
+    if precision is None:
+        precision = getattr(jax.config, DEFAULT_PRECISION)
+    if precision is None or isinstance(precision, lax.Precision):
+        return precision
+    if isinstance(precision, str):
+        try:
+            return lax.Precision(precision)
+        except ValueError:
+            try:
+                return lax.DotAlgorithmPreset[precision]
+            except KeyError:
+                pass
+    if isinstance(precision, tuple | list) and len(precision) == 2:
+        return tuple(check_precision(function, p) for p in precision)
+    if isinstance(precision, lax.DotAlgorithmPreset):
+        return precision
+    raise invalid(function, "precision", "must be None, a lax.Precision or its name, or a pair", repr(precision))
+
+
+# ---- convolution ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """A convolution on canonical arrays: x (N, *S, in), w (*window, in / groups, out), y (N, *O, out).
+
+    All three maps, the forward one and its two adjoints, take this one spec of the forward.
+    """
+
+    axes: tuple[Axis, ...]
+    in_channels: int
+    out_channels: int
+    groups: int = 1
+    rules: tuple[str, str, str] = ("auto", "auto", "auto")
+    precision: Any = None
+
+    def x_shape(self, batch: int) -> tuple[int, ...]:
+        return (batch, *geometry.sizes(self.axes), self.in_channels)
+
+    def y_shape(self, batch: int) -> tuple[int, ...]:
+        return (batch, *geometry.outputs(self.axes), self.out_channels)
+
+    @property
+    def w_shape(self) -> tuple[int, ...]:
+        return (*geometry.windows(self.axes), self.in_channels // self.groups, self.out_channels)
+
+    def rule(self, map_: str) -> str:
+        return self.rules[CONV_MAPS.index(map_)]
+
+    @classmethod
+    def from_args(
+        cls,
+        function: str,
+        shape: tuple[int, ...],
+        size: Sequence[int],
+        window: Sequence[int],
+        in_channels: int,
+        out_channels: int,
+        *,
+        strides: Any,
+        padding: Any,
+        dilation: Any,
+        groups: Any,
+        rule: Any,
+        precision: Any,
+        available: Mapping[str, Sequence[str]],
+    ) -> ConvSpec:
+        """Check everything but the arrays; `shape` is the user's x or dy and serves the messages."""
+        if any(k < 1 for k in window):
+            raise invalid(function, "the kernel's window", "must be at least 1 on every axis", tuple(window), shape)
+        axes = window_geometry(function, shape, size, window, strides, padding, dilation)
+        groups = check_groups(function, groups, in_channels, out_channels, shape)
+        names = rule_names(function, rule, CONV_MAPS, available)
+        precision = check_precision(function, precision)
+        return cls(axes, in_channels, out_channels, groups, (names[0], names[1], names[2]), precision)
+
+
+def check_groups(function: str, groups: Any, in_channels: int, out_channels: int, shape: tuple[int, ...]) -> int:
+    groups = _integer(function, "groups", groups, shape)
+    if groups < 1:
+        raise invalid(function, "groups", "must be at least 1", groups, shape)
+    for name, channels in (("input", in_channels), ("output", out_channels)):
+        if channels % groups:
+            raise invalid(function, "groups", f"must divide the {channels} {name} channels", groups, shape)
+    return groups
+
+
+# ---- pooling --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """A pooling on canonical arrays: x (N, *S, C), y (N, *O, C).
+
+    `ties` is read by max pooling, `include_pad` by average pooling, `p` by power-average pooling.
+    """
+
+    axes: tuple[AnyAxis, ...]
+    ties: str = "row_major"
+    include_pad: bool = True
+    p: float = 2.0
+    rules: tuple[str, str] = ("auto", "auto")
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return geometry.sizes(self.axes)
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        return geometry.outputs(self.axes)
+
+    def rule(self, map_: str) -> str:
+        return self.rules[POOL_MAPS.index(map_)]
+
+    @classmethod
+    def from_args(
+        cls,
+        function: str,
+        shape: tuple[int, ...],
+        size: Sequence[int],
+        window: Sequence[int],
+        *,
+        strides: Any,
+        padding: Any,
+        dilation: Any,
+        ceil_mode: Any,
+        rule: Any,
+        available: Mapping[str, Sequence[str]],
+        ties: Any = "row_major",
+        include_pad: Any = True,
+        p: Any = 2.0,
+    ) -> PoolSpec:
+        ceil_mode = check_flag(function, "ceil_mode", ceil_mode)
+        include_pad = check_flag(function, "count_include_pad", include_pad)
+        if ties not in TIES:
+            raise invalid(function, "ties", f"must be one of {', '.join(TIES)}", repr(ties), shape)
+        p = number(function, "p", p, shape)
+        if not 1 <= p < float("inf"):
+            raise invalid(function, "p", "must be finite and at least 1 (max_pool is the limit)", p, shape)
+        strides = window if strides is None else strides
+        axes = window_geometry(function, shape, size, window, strides, padding, dilation, ceil_mode=ceil_mode)
+        names = rule_names(function, rule, POOL_MAPS, available)
+        return cls(axes, ties, include_pad, p, (names[0], names[1]))

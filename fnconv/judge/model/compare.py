@@ -1,0 +1,134 @@
+"""`compare`: manual against automatic gradient of a user's function, leaf by leaf."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+
+from fnconv.base.errors import invalid, mistyped
+from fnconv.judge.model.exact import central_difference, in_float64
+from fnconv.judge.model.gradient import Problem, pose
+from fnconv.judge.model.judge import judge
+from fnconv.judge.model.measure import Cost, medians, residual_bytes
+from fnconv.judge.model.report import Comparison
+from fnconv.judge.model.rounding import quantile
+from fnconv.transform.manual_rules import with_manual_rules
+from fnconv.transform.report import LATE, Report
+from fnconv.transform.staged import of_arguments_alone
+
+
+def compare(
+    fn: Callable[..., Any],
+    *args: Any,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    cotangent: Any = None,
+    only: Iterable[str] | None = None,
+    fuse: bool = False,
+    samples: int = 16,
+    rounds: int = 11,
+    seed: int = 0,
+    **kwargs: Any,
+) -> Comparison:
+    """Compare the gradient by fnconv's rules with JAX's automatic one, and both with float64.
+
+    The manual gradient is that of `with_manual_rules(fn)`; both are jitted.  The third is autodiff's program once
+    more with every operation in float64.  An error is measured by what rounding
+    explains: the float64 program runs `samples` times with a rounding error of random sign at every operation, as
+    large as the type of the operation allows, and the bound on an entry is so many of its standard deviations that
+    rounding takes any entry of the report beyond its bound once in a million reports; see `comparison/rounding.py`.
+    No tolerance is set by hand.  Where autodiff's gradient is the one beyond its bound, the report says so.
+
+    Args:
+      fn: a function of any trees; a model of Flax, Equinox, Haiku, a loss.  It must not change anything outside.
+      args, kwargs: its arguments.  Arrays are traced, all else is as it is.
+      argnums: which of args to differentiate; of these, every leaf of a floating type.
+      has_aux: fn returns (value, auxiliary).
+      cotangent: of the value, a tree like it; where fn returns more than one number, normally distributed by default.
+      only, fuse: which operations to replace, and whether to fuse chains of them, as in `with_manual_rules`.
+      samples: at least 2; with more of them the bounds are sharper.
+      rounds: how often each gradient is timed; 0 for not at all.
+      seed: of cotangent and rounding errors.
+
+    Returns:
+      A `Comparison`: `.ok`, `.worst`, `.leaves`, `.replaced`, `.to_json()`; `print` shows a table, so do notebooks.
+
+    Raises:
+      TypeError, ValueError: naming the argument that is wrong; fn, where neither JAX nor fnconv has a gradient of it.
+
+    >>> import jax, jax.numpy as jnp
+    >>> def loss(params, x):
+    ...     y = jax.nn.relu(jax.lax.conv(x, params["w"], (1, 1), "SAME") + params["b"])
+    ...     return jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID").sum()
+    >>> params = {"w": jnp.arange(-4.0, 5.0).reshape(1, 1, 3, 3), "b": jnp.ones(())}
+    >>> report = compare(loss, params, jnp.arange(16.0).reshape(1, 1, 4, 4), rounds=0)
+    >>> report.ok, [(leaf.path, leaf.verdict) for leaf in report.leaves]
+    (True, [("params['b']", 'equal'), ("params['w']", 'equal')])
+    >>> dict(report.replaced.counts)
+    {'conv': 1, 'relu': 1, 'max_pool': 1}
+    """
+    _check("samples", samples, 2)
+    _check("rounds", rounds, 0)
+    with of_arguments_alone("compare"):
+        problem = pose(fn, args, kwargs, argnums, has_aux, cotangent, seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="with_manual_rules: ")  # the report has it
+        manual = with_manual_rules(fn, only=only, fuse=fuse)
+        return _compare(problem, manual, manual.replaced(*args, **kwargs), samples, rounds, seed)
+
+
+def _compare(problem: Problem, manual: Any, replaced: Any, samples: int, rounds: int, seed: int) -> Comparison:
+    operands = moving, given, _ = problem.operands
+    notes = [f"{entry} carries no derivative" for entry in problem.undifferentiated]
+    notes += [f"{problem.name} {LATE}"] * replaced.late
+    functions = [manual, problem.fn]
+    try:
+        jaxpr = jax.make_jaxpr(problem.gradient(problem.fn))(*operands)
+    except (NotImplementedError, ValueError) as error:
+        missing = str(error) or type(error).__name__
+        notes.append(f"autodiff has no gradient: {missing}")
+        functions = [manual]
+        try:
+            jaxpr = jax.make_jaxpr(problem.gradient(manual))(*operands)
+        except (NotImplementedError, ValueError):
+            raise invalid("compare", "fn", _no_gradient(replaced), missing) from error
+    programs = [jax.jit(problem.gradient(f)).lower(*operands).compile() for f in functions]
+    mine, *others = [jax.tree.leaves(program(*operands)) for program in programs]
+    exact, deviations = in_float64(jaxpr, operands, samples, seed)
+    if len(functions) == 1:
+        notes.append(central_difference(problem, manual, exact[len(problem.value_paths) :], seed))
+    scale = quantile(sum(e.size for e in exact), samples)
+    columns = zip(problem.paths, mine, *(others or [[None] * len(mine)]), exact, deviations, strict=True)
+    leaves = [judge(path, m, a, e, scale * deviation) for path, m, a, e, deviation in columns]
+    times = medians(programs, operands, rounds)
+    kept = [residual_bytes(problem.value(f), moving, given) for f in functions]
+    costs = [Cost(*cost) for cost in zip(times, kept, strict=True)]
+    split = len(problem.value_paths)
+    return Comparison(
+        problem.name,
+        tuple(leaves[:split]),
+        tuple(leaves[split:]),
+        replaced,
+        costs[0],
+        costs[1] if len(costs) > 1 else None,
+        tuple(notes),
+        jax.default_backend(),
+    )
+
+
+def _no_gradient(replaced: Report) -> str:
+    """Who lacks it."""
+    left = "; ".join(f"{s.operation} at {s.source}: {s.reason}" for s in replaced.left)
+    return "must be differentiable in reverse mode: JAX itself has no gradient of it, nor has fnconv" + (
+        f" (left to JAX: {left})" if left else ""
+    )
+
+
+def _check(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise mistyped("compare", name, "must be an integer", repr(value))
+    if value < least:
+        raise invalid("compare", name, f"must be at least {least}", value)

@@ -1,0 +1,157 @@
+"""One leaf of a gradient: manual, automatic and in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fnconv.judge.own.bounds import ulps
+
+EQUAL, AGREES, AUTODIFF_WRONG, MANUAL_WRONG, BOTH_WRONG, ALONE = (
+    "equal",
+    "agrees",
+    "AUTODIFF IS WRONG",
+    "MANUAL IS WRONG",
+    "BOTH ARE WRONG",
+    "no autodiff",
+)
+MANUAL, AUTODIFF, NEITHER = "manual", "autodiff", "neither"
+
+Float64s = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Element:
+    """The worst entry of a leaf: that of the largest manual error over its bound.
+
+    nearer: which of the two is nearer to float64's.
+    """
+
+    index: tuple[int, ...]
+    manual: float
+    autodiff: float | None
+    float64: float
+    bound: float
+    nearer: str
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What was found on one array of the gradient, or of the value.
+
+    Attributes:
+      path: of the argument, as one would write it in Python.
+      shape, dtype: its own.
+      equal: whether manual and automatic are the same to the last bit.
+      ulps: largest number of floating-point numbers between the two.
+      relative: max |manual - autodiff| / max |autodiff|.
+      error: max |manual - float64| / max |float64|; error_autodiff the same of the other.
+      ratio: largest |manual - float64| over its bound, at most 1 if rounding explains it; ratio_autodiff likewise.
+      nearer: which is nearer to float64 in the root mean square.
+      worst: one entry, with its values; None of an empty array.
+      verdict: one of the words in this module.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    equal: bool
+    ulps: float
+    relative: float
+    error: float
+    error_autodiff: float
+    ratio: float
+    ratio_autodiff: float
+    nearer: str
+    worst: Element | None
+    verdict: str
+
+    @property
+    def ok(self) -> bool:
+        """The manual gradient is autodiff's, or as near to float64's as rounding leaves it."""
+        return self.verdict in (EQUAL, AGREES, AUTODIFF_WRONG, ALONE)
+
+
+def judge(path: str, manual: Any, autodiff: Any | None, exact: Float64s, bound: Float64s) -> Leaf:
+    """The leaf of these arrays; `bound` is the error that rounding explains, entry by entry."""
+    mine = np.asarray(manual)
+    theirs = None if autodiff is None else np.asarray(autodiff)
+    off = _distance(mine, exact)
+    ratio = _over(off, bound)
+    off_autodiff = off if theirs is None else _distance(theirs, exact)
+    ratio_autodiff = ratio if theirs is None else _over(off_autodiff, bound)
+    equal = theirs is not None and np.array_equal(mine, theirs, equal_nan=True)
+    within, within_autodiff = ratio.max(initial=0) <= 1, ratio_autodiff.max(initial=0) <= 1
+    if equal:
+        verdict = EQUAL
+    elif theirs is None:
+        verdict = ALONE if within else MANUAL_WRONG
+    elif within:
+        verdict = AGREES if within_autodiff else AUTODIFF_WRONG
+    else:
+        verdict = MANUAL_WRONG if within_autodiff else BOTH_WRONG
+    apart = np.zeros(mine.shape) if theirs is None else _distance(mine, theirs.astype(np.float64))
+    scale = exact if theirs is None else theirs.astype(np.float64)
+    place = _worst(ratio, off, apart)
+    element = None
+    if place is not None:
+        there = None if theirs is None else float(theirs[place])
+        nearer = _nearer(float(off[place]), float(off_autodiff[place]), theirs is None)
+        element = Element(place, float(mine[place]), there, float(exact[place]), float(bound[place]), nearer)
+    return Leaf(
+        path,
+        mine.shape,
+        mine.dtype.name,
+        equal,
+        0.0 if theirs is None else ulps(mine, theirs),
+        _relative(apart, scale),
+        _relative(off, exact),
+        _relative(off_autodiff, exact),
+        float(ratio.max(initial=0)),
+        float(ratio_autodiff.max(initial=0)),
+        _nearer(_rms(off), _rms(off_autodiff), theirs is None),
+        element,
+        verdict,
+    )
+
+
+def _distance(got: npt.NDArray[Any], want: Float64s) -> Float64s:
+    """|got - want|; 0 where both are the same infinity or no number, infinity where only one is a number."""
+    wide = got.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        off = abs(wide - want)
+    same = (wide == want) | (np.isnan(wide) & np.isnan(want))
+    return np.where(same, 0.0, np.where(np.isnan(off), np.inf, off))
+
+
+def _over(off: Float64s, bound: Float64s) -> Float64s:
+    """off / bound; 0 / 0 is 0."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(off == 0, 0.0, np.where(np.isfinite(bound), off / bound, np.where(np.isinf(off), np.inf, 0.0)))
+
+
+def _relative(off: Float64s, of: Float64s) -> float:
+    finite = abs(of[np.isfinite(of)])
+    return float(_over(off.max(initial=0)[None], finite.max(initial=0)[None])[0])
+
+
+def _rms(off: Float64s) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.sqrt(np.mean(off**2))) if off.size else 0.0
+
+
+def _worst(ratio: Float64s, off: Float64s, apart: Float64s) -> tuple[int, ...] | None:
+    """Where the ratio is largest; among equals where the error is, then where the two are furthest apart."""
+    if not ratio.size:
+        return None
+    order = np.lexsort((apart.ravel(), off.ravel(), ratio.ravel()))
+    return tuple(int(i) for i in np.unravel_index(order[-1], ratio.shape))
+
+
+def _nearer(manual: float, autodiff: float, alone: bool) -> str:
+    if alone:
+        return MANUAL
+    return NEITHER if manual == autodiff else MANUAL if manual < autodiff else AUTODIFF

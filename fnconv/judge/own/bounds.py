@@ -1,0 +1,170 @@
+"""How far a result may be from the exact one: a-priori bounds, never tolerances.
+
+For a sum of `count` products, accumulated in any order with unit roundoff u and stored with unit roundoff v,
+
+    |computed - exact| <= gamma_u(count + 2) magnitude + v (|exact| + gamma_u(count + 2) magnitude) + underflow
+
+gamma_n = n u / (1 - n u), magnitude the same sum of absolute values (Higham, Accuracy and Stability of Numerical
+Algorithms, 3.1); v is counted only where it differs from u.  Count and magnitude come from the reference itself,
+applied to ones and to absolute values.  What is not linear is followed step by step, see `running_error`.
+Each bound takes the float64 reference's own error in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from fnconv.base.linear import accumulator
+from fnconv.judge.engine.running_error import Approx, Arithmetic, Values
+
+Results = dict[str, Values]
+Run = Callable[[tuple[Values, ...], Values], Results]  # the float64 reference: operands, cotangent -> results
+Formula = Callable[[Arithmetic, Arithmetic, tuple[Approx, ...], Approx], Mapping[str, Approx]]
+
+F64 = Arithmetic.of(jnp.float64)
+
+
+class Bound(Protocol):
+    """What a case knows about the size and the rounding errors of its results."""
+
+    def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+        """No partial sum is larger: the test that integers stay exact."""
+
+    def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
+        """The largest |computed - float64 reference| that rounding explains, for every result."""
+
+
+@dataclass(frozen=True)
+class Multilinear:
+    """Results that are sums of products of the operands and the cotangent.
+
+    scale: the reference applied to ones, times this, counts the terms (averages: the cells of a window).
+    rounded: how often a result is stored before it is complete (a bias added to a stored result: once).
+    """
+
+    scale: int = 1
+    rounded: Mapping[str, int] = field(default_factory=dict)
+
+    def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+        sums = run(tuple(map(abs, operands)), abs(cotangent))
+        return {name: abs(value) * self.scale for name, value in sums.items()}
+
+    def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
+        ones = run(tuple(map(np.ones_like, operands)), np.ones_like(cotangent))
+        sums, exact = run(tuple(map(abs, operands)), abs(cotangent)), run(operands, cotangent)
+        return {
+            name: sum_error(
+                abs(ones[name]) * self.scale, abs(sums[name]), exact[name], dtype, self.rounded.get(name, 0)
+            )
+            for name in exact
+        }
+
+    def grown(
+        self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any, growth: float, steps: int
+    ) -> Results:
+        """`errors` of a formulation that adds numbers `growth` times as large as the products, after `steps` roundings.
+
+        What is added need not be products of this very result, so all entries count as the largest.
+        """
+        largest = tuple(np.full_like(o, abs(o).max(initial=0)) for o in operands)
+        ones = run(tuple(map(np.ones_like, operands)), np.ones_like(cotangent))
+        sums = run(largest, np.full_like(cotangent, abs(cotangent).max(initial=0)))
+        exact = run(operands, cotangent)
+        return {
+            name: sum_error(
+                np.full_like(exact[name], abs(ones[name]).max(initial=0) * self.scale + steps),
+                np.full_like(exact[name], growth * abs(sums[name]).max(initial=0)),
+                exact[name],
+                dtype,
+                self.rounded.get(name, 0),
+            )
+            for name in exact
+        }
+
+
+@dataclass(frozen=True)
+class Selecting:
+    """Values that are picked, not computed, and gradients linear in the cotangent alone."""
+
+    value: str = "y"
+    rounded: int = 0  # how often a gradient is stored before it is complete
+
+    def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+        return {name: abs(value) for name, value in run(operands, abs(cotangent)).items()}
+
+    def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
+        ones, sums = run(operands, np.ones_like(cotangent)), run(operands, abs(cotangent))
+        exact = run(operands, cotangent)
+        gradients = [name for name in exact if name != self.value]
+        errors = {n: sum_error(ones[n], sums[n], exact[n], dtype, self.rounded) for n in gradients}
+        return {self.value: np.zeros_like(cotangent), **errors}
+
+
+@dataclass(frozen=True)
+class Formulas:
+    """Results followed step by step, in the order in which the rule and the reference compute them.
+
+    A formula takes the arithmetic of the computation, that of the storage, the operands and the cotangent.
+    accumulates: half precisions compute in float32 rather than in the storage type.
+    """
+
+    manual: Formula
+    reference: Formula
+    accumulates: bool = True
+
+    def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+        return {name: abs(value) for name, value in run(operands, cotangent).items()}
+
+    def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
+        wide = accumulator(jnp.dtype(dtype)) if self.accumulates else dtype
+        manual = _follow(self.manual, Arithmetic.of(wide), Arithmetic.of(dtype), operands, cotangent)
+        reference = _follow(self.reference, F64, F64, operands, cotangent)
+        return {name: manual[name].error + reference[name].error for name in manual}
+
+
+def sum_error(count: Values, magnitude: Values, exact: Values, dtype: Any, rounded: int = 0) -> Values:
+    """The bound at the top of this module, with the reference's own error."""
+    storage, wide = Arithmetic.of(dtype), Arithmetic.of(accumulator(jnp.dtype(dtype)))
+    error = _sum(wide, count, magnitude)
+    if storage != wide or rounded:
+        error = error + storage.u * (abs(exact) + error) + storage.gamma(rounded) * magnitude
+    underflow = (count + 2) * wide.tiny + storage.tiny
+    return np.where(magnitude > 0, error + underflow + _sum(F64, count, magnitude), 0.0)
+
+
+def _sum(arithmetic: Arithmetic, count: Values, magnitude: Values) -> Values:
+    return np.asarray(arithmetic.gamma(count + 2) * magnitude)
+
+
+def _follow(
+    formula: Formula, wide: Arithmetic, storage: Arithmetic, operands: tuple[Values, ...], cotangent: Values
+) -> Mapping[str, Approx]:
+    with np.errstate(over="ignore", under="ignore"):
+        return formula(wide, storage, tuple(map(wide.exact, operands)), wide.exact(cotangent))
+
+
+# ---- distances ------------------------------------------------------------------------------------------------------
+
+
+def ulps(got: np.ndarray, want: np.ndarray) -> float:
+    """How many numbers of got's type lie between got and want at most; inf where only one of the two is a number."""
+    want = want.astype(got.dtype)
+    same = (got == want) | (np.isnan(got) & np.isnan(want))
+    lost = ~same & ~(np.isfinite(got) & np.isfinite(want))
+    a, b = _place(got), _place(want)
+    distance = (np.maximum(a, b) - np.minimum(a, b)).astype(np.float64)
+    return float(np.where(lost, np.inf, np.where(same, 0, distance)).max(initial=0))
+
+
+def _place(x: np.ndarray) -> npt.NDArray[np.uint64]:
+    """The place of each number among those of its type; that of both zeros is 2^63."""
+    bits = x.view(np.dtype(f"i{x.dtype.itemsize}")).astype(np.int64)
+    size = (bits & np.int64(2 ** (8 * x.dtype.itemsize - 1) - 1)).astype(np.uint64)
+    zero = np.uint64(2**63)
+    return np.where(bits < 0, zero - size, zero + size)

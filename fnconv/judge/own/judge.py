@@ -1,0 +1,166 @@
+"""The three judgements on one rule's results, and the report of the worst mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fnconv.judge.engine.diagnose import diagnose
+from fnconv.judge.engine.running_error import Values
+from fnconv.judge.own.bounds import Results, ulps
+from fnconv.judge.own.case import Arrays, Case, Sample
+from fnconv.judge.own.programs import compile_reference
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A result that is wrong: which, where, and by how much."""
+
+    operation: str
+    rule: str
+    map: str
+    argument: str
+    geometry: str
+    dtype: str
+    device: str
+    data: str
+    index: tuple[int, ...] | None = None
+    got: float | None = None
+    want: float | None = None
+    bound: float | None = None  # None: every bit was due
+    wrong: int = 0
+    of: int = 0
+    guess: str = ""
+
+
+@dataclass
+class Judgement:
+    """What the samples of one case say about one rule."""
+
+    exact: bool | None = None  # None: no integers were tried
+    ratio: float = 0.0
+    ulps_automatic: float = 0.0
+    ulps_float64: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sample with what is right for it."""
+
+    sample: Sample
+    operands: Arrays
+    cotangent: Values
+    right: Results  # the float64 reference
+    errors: Results  # the bound on the distance from it
+    grown: Mapping[str, Results] = field(default_factory=dict)  # the same, for rules that have another one
+    rounding: frozenset[str] = frozenset()  # rules that divide, so that integers do not stay exact
+
+
+def judge(
+    case: Case,
+    rule: str,
+    drawn: Drawn,
+    got: Mapping[str, np.ndarray],
+    automatic: Mapping[str, np.ndarray],
+    where: tuple[str, str],
+    found: Judgement,
+) -> None:
+    """Compare one rule's results on one sample with autodiff's and with float64's; note it in `found`.
+
+    where: dtype and device.
+    """
+    exact = drawn.sample.exact and rule not in drawn.rounding
+    bounds = drawn.grown.get(rule, drawn.errors)
+    for name, right in drawn.right.items():
+        result, bits_due = got[name], exact or name == case.auxiliary
+        if result.shape != right.shape:
+            found.failures.append(_failure(case, rule, name, drawn, result, None, where))
+            found.exact = False if exact else found.exact
+            continue
+        wide = result.astype(np.float64)
+        same = (wide == right) | (np.isnan(wide) & np.isnan(right))
+        if bits_due:
+            agrees = same & (wide == automatic[name].astype(np.float64))
+            if exact:
+                found.exact = bool(agrees.all()) and found.exact is not False
+        else:
+            error = np.where(same, 0.0, abs(np.where(same, 0, wide) - np.where(same, 0, right)))
+            bound = bounds[name]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = np.where(error > 0, error / bound, 0.0)
+            ratio = np.where(np.isnan(ratio), np.inf, ratio)
+            agrees = ratio <= 1
+            found.ratio = max(found.ratio, float(ratio.max(initial=0)))
+            found.ulps_automatic = max(found.ulps_automatic, ulps(result, automatic[name]))
+            if result.dtype != right.dtype:  # else float64 is no better
+                found.ulps_float64 = max(found.ulps_float64, ulps(result, right))
+        if not agrees.all():
+            found.failures.append(_failure(case, rule, name, drawn, result, agrees, where))
+
+
+def _failure(
+    case: Case,
+    rule: str,
+    name: str,
+    drawn: Drawn,
+    result: np.ndarray,
+    agrees: np.ndarray | None,
+    where: tuple[str, str],
+) -> Failure:
+    """The entry that is worst; the guess is made later, for the failures that are shown."""
+    right = drawn.right[name]
+    facts: dict[str, Any] = {"of": int(right.size), "wrong": int(right.size)}
+    if agrees is not None:
+        difference = abs(np.nan_to_num(result.astype(np.float64)) - np.nan_to_num(right))
+        index = np.unravel_index(int(np.where(agrees, -1.0, difference).argmax()), right.shape)
+        exact = (drawn.sample.exact and rule not in drawn.rounding) or name == case.auxiliary
+        facts |= {
+            "wrong": int((~agrees).sum()),
+            "index": tuple(int(i) for i in index),
+            "got": float(result[index]),
+            "want": float(right[index]),
+            "bound": None if exact else float(drawn.grown.get(rule, drawn.errors)[name][index]),
+        }
+    map_ = case.maps.get(name, "forward" if name == case.value else "backward")
+    dtype, device = where
+    return Failure(case.operation, rule, map_, name, case.geometry, dtype, device, drawn.sample.name, **facts)
+
+
+def explain(case: Case, failure: Failure, drawn: Drawn, result: np.ndarray, run: Any, device: Any) -> str:
+    """A guess at the cause of a failure: from the pattern, and from what this operation's usual mistakes give."""
+    name = failure.argument
+
+    def mistaken(text: str) -> np.ndarray:
+        program = compile_reference(case, case.alternatives[text], device)
+        return np.asarray(program(drawn.operands, drawn.cotangent)[name])
+
+    def part(operands: Arrays) -> np.ndarray:
+        return np.asarray(run(operands, drawn.cotangent)[name])
+
+    parts = case.components(drawn.operands) if case.components and name not in _UNAFFECTED else {}
+    batch = drawn.right[case.value].shape[0] if case.batched else 1
+    positions = int(np.prod(drawn.right[case.value].shape[:-1]))
+    return diagnose(
+        result,
+        drawn.right[name],
+        alternatives={text: partial(mistaken, text) for text in case.alternatives},
+        components={text: partial(part, operands) for text, operands in parts.items()},
+        counts={"batch and positions": positions, "batch": batch, "positions": positions // max(batch, 1)},
+        batch_axis=0 if name in case.batched else None,
+        axis_names=_axis_names(case, name, drawn.right[name].ndim),
+        tolerance=0.0 if failure.bound is None else None,
+    )
+
+
+_UNAFFECTED = ("dw", "db", "indices")  # gradients that the kernel does not enter
+
+
+def _axis_names(case: Case, name: str, ndim: int) -> list[str]:
+    if name in case.batched:
+        return ["batch", *(f"axis {i}" for i in range(1, ndim))]
+    return [f"axis {i}" for i in range(ndim)]

@@ -1,0 +1,126 @@
+"""The outcomes, added up by operation and rule; as rows, as JSON, and each failure in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fnconv.judge.engine.jsonable import jsonable
+
+if TYPE_CHECKING:
+    from fnconv.judge.own.judge import Failure
+    from fnconv.judge.own.run import Outcome
+
+ONLY = "-"  # the rule of an operation that has one only
+AGREES, FAILS, INAPPLICABLE = "agrees", "FAILS", "n/a"
+PREFERRED = ("f64", "f32", "f16", "bf16")  # in which dtype a failure tells most
+
+
+@dataclass
+class Row:
+    """One operation under one rule.
+
+    cases: geometries x dtypes x devices that ran; refused: those that the rule does not take.
+    exact: bit for bit on integers, None where no integers leave the operation without rounding.
+    ratio: worst float error over its bound.
+    """
+
+    operation: str
+    rule: str
+    cases: int = 0
+    refused: int = 0
+    exact: bool | None = None
+    ratio: float = 0.0
+    ulps_automatic: float = 0.0
+    ulps_float64: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+    refusal: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.failures:
+            return FAILS
+        return AGREES if self.cases else INAPPLICABLE
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was found."""
+
+    rows: tuple[Row, ...]
+    dtypes: tuple[str, ...]
+    devices: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed."""
+        return not any(row.failures for row in self.rows)
+
+    def summary(self) -> str:
+        """One line; a rule is counted once for each operation."""
+        operations = len({row.operation for row in self.rows})
+        rules = len({(row.operation, row.rule) for row in self.rows})
+        cases, refused = sum(row.cases for row in self.rows), sum(row.refused for row in self.rows)
+        failed = [row for row in self.rows if row.failures]
+        verdict = f"{len(failed)} of {rules} rules FAIL" if failed else "all agree"
+        aside = f" ({refused} more not applicable: the rule refuses the geometry)" if refused else ""
+        return f"{operations} operations, {rules} rules, {cases} cases{aside}: {verdict}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts; infinities and NaN as strings."""
+        rows = [asdict(row) | {"verdict": row.verdict} for row in self.rows]
+        head = {"ok": self.ok, "summary": self.summary(), "dtypes": self.dtypes, "devices": self.devices}
+        plain: dict[str, Any] = jsonable(head | {"rows": rows})
+        return plain
+
+
+def summarise(outcomes: Sequence[Outcome], order: Sequence[str]) -> Report:
+    """Add up the outcomes of equal operation and rule; operations in the given order."""
+    rows: dict[tuple[str, str], Row] = {}
+    place = {name: i for i, name in enumerate(dict.fromkeys(order))}
+    for outcome in sorted(outcomes, key=lambda o: place[o.operation]):
+        row = rows.setdefault((outcome.operation, outcome.rule), Row(outcome.operation, outcome.rule))
+        found = outcome.judgement
+        if found is None:
+            row.refused += 1
+            row.refusal = outcome.refusal
+            continue
+        row.cases += 1
+        if found.exact is not None:
+            row.exact = found.exact and row.exact is not False
+        row.ratio = max(row.ratio, found.ratio)
+        row.ulps_automatic = max(row.ulps_automatic, found.ulps_automatic)
+        row.ulps_float64 = max(row.ulps_float64, found.ulps_float64)
+        row.failures += found.failures
+    dtypes, devices = {o.dtype for o in outcomes}, {o.device for o in outcomes}
+    return Report(tuple(rows.values()), tuple(sorted(dtypes)), tuple(sorted(devices)))
+
+
+def describe(row: Row) -> str:
+    """The failures of one row in words: for each argument the most telling one, and how many more there are."""
+    lines = [f"{row.operation}, rule {row.rule}: {len(row.failures)} failures in {row.cases} cases"]
+    for argument in dict.fromkeys(f.argument for f in row.failures):
+        failures = sorted((f for f in row.failures if f.argument == argument), key=_telling)
+        lines += _describe_one(failures[0], len(failures))
+    return "\n".join(lines)
+
+
+def _describe_one(failure: Failure, count: int) -> list[str]:
+    head = f"  {failure.argument} (map {failure.map}), {failure.dtype} on {failure.device}, {failure.data}"
+    if count > 1:
+        head += f"; {count - 1} more like it"
+    lines = [head, f"    geometry  {failure.geometry}"]
+    if failure.index is not None:
+        due = "every bit was due" if failure.bound is None else f"the bound is {failure.bound:.3g}"
+        lines.append(
+            f"    element   {failure.argument}{list(failure.index)}: got {failure.got:.9g}, want {failure.want:.9g}; "
+            f"{due}; {failure.wrong} of {failure.of} entries are wrong"
+        )
+    return [*lines, f"    guess     {failure.guess}"]
+
+
+def _telling(failure: Failure) -> tuple[bool, bool, int, int]:
+    """Patterns recognised before those that are not, integers before floats, wide types, small arrays."""
+    vague = failure.guess.startswith(("no known pattern", "rounding only"))
+    return vague, failure.bound is not None, PREFERRED.index(failure.dtype), failure.of

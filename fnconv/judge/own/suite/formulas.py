@@ -1,0 +1,202 @@
+"""How the functions that are not linear are computed, step by step, for the bounds on their rounding errors.
+
+Each formula is written twice where the rule and automatic differentiation take different ways: tanh' = 4 s(2x) s(-2x)
+here, 1 - tanh^2 there, which cancels.  `a` computes, `s` stores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fnconv.judge.engine.running_error import Approx, Arithmetic, Values
+from fnconv.judge.own import references
+from fnconv.judge.own.bounds import Formulas
+from fnconv.judge.own.references import Window
+
+Operands = tuple[Approx, ...]
+Results = Mapping[str, Approx]
+
+
+# ---- element by element ---------------------------------------------------------------------------------------------
+
+
+def leaky_relu(slope: float) -> Formulas:
+    """The slope itself is rounded."""
+
+    def both(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+        (x,) = operands
+        rounded = Approx(np.full_like(x.value, slope), np.full_like(x.value, a.u * slope), a)
+        return {"y": (x * rounded).where(x.value <= 0, x.value), "dx": (dy * rounded).where(x.value <= 0, dy.value)}
+
+    return Formulas(both, both, accumulates=False)
+
+
+def _logistic(x: Approx) -> Approx:
+    """1 / (1 + e^-x); where e^-x overflows the value is below the smallest normal number."""
+    far = x.value < -700.0
+    near = x.where(~far)
+    s = x.arithmetic.exact(1) / ((-near).exp() + 1)
+    return Approx(np.where(far, 0.0, s.value), np.where(far, x.arithmetic.tiny, s.error), x.arithmetic)
+
+
+def _sigmoid(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    (x,) = operands
+    return {"y": _logistic(x), "dx": dy * _logistic(x) * _logistic(-x)}
+
+
+def _sigmoid_autodiff(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    (x,) = operands
+    y = _logistic(x)
+    return {"y": y, "dx": dy * (y * (a.exact(1) - y))}
+
+
+def _tanh(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    (x,) = operands
+    double = x.scaled(2)
+    return {"y": x.tanh(), "dx": dy.scaled(4) * _logistic(double) * _logistic(-double)}
+
+
+def _tanh_autodiff(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    """dy (1 - y^2), or dy + dy y (-y): the same but for one rounding."""
+    (x,) = operands
+    y = x.tanh()
+    return {"y": y, "dx": dy - dy * y * y}
+
+
+def _squared_error(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    prediction, target = operands
+    error = prediction - target
+    slope = error.scaled(2) * dy
+    return {"y": error * error, "dprediction": slope, "dtarget": -slope}
+
+
+SIGMOID = Formulas(_sigmoid, _sigmoid_autodiff, accumulates=False)
+TANH = Formulas(_tanh, _tanh_autodiff, accumulates=False)
+SQUARED_ERROR = Formulas(_squared_error, _squared_error, accumulates=False)
+
+
+# ---- softmax --------------------------------------------------------------------------------------------------------
+
+
+def _centred(x: Approx, axis: int) -> Approx:
+    return x - x.value.max(axis=axis, keepdims=True)
+
+
+def _softmax(x: Approx, axis: int) -> Approx:
+    e = _centred(x, axis).exp()
+    return e / e.sum(axis, keepdims=True)
+
+
+def _log_softmax(x: Approx, axis: int) -> Approx:
+    centred = _centred(x, axis)
+    return centred - centred.exp().sum(axis, keepdims=True).log()
+
+
+def softmax(axis: int) -> Formulas:
+    def both(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+        """dx = y (dy - sum(dy y)); y is stored in between."""
+        y = _softmax(operands[0], axis).stored(s)
+        return {"y": y, "dx": (y * (dy - (dy * y).sum(axis, keepdims=True))).stored(s)}
+
+    return Formulas(both, both)
+
+
+def log_softmax(axis: int) -> Formulas:
+    def both(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+        """dx = dy - p sum(dy); p is stored in between."""
+        p = _softmax(operands[0], axis).stored(s)
+        y = _log_softmax(operands[0], axis).stored(s)
+        return {"y": y, "dx": (dy - p * dy.sum(axis, keepdims=True)).stored(s)}
+
+    return Formulas(both, both)
+
+
+def cross_entropy(hot: Values | None) -> Formulas:
+    """hot: the weights of integer labels; None where weights are the second operand."""
+
+    def split(a: Arithmetic, operands: Operands) -> tuple[Approx, Approx]:
+        return (operands[0], operands[1]) if hot is None else (operands[0], a.exact(hot))
+
+    def manual(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+        """d logits = (p sum(labels) - labels) dy with p = exp(log p)."""
+        logits, weights = split(a, operands)
+        log_p, dy = _log_softmax(logits, -1), dy.column()
+        d_logits = (log_p.exp() * weights.sum(-1, keepdims=True) - weights) * dy
+        return _losses(s, weights, log_p, d_logits, dy)
+
+    def automatic(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+        """The cotangent of log p is c = -labels dy; that of the logits c - p sum(c)."""
+        logits, weights = split(a, operands)
+        log_p, p, dy = _log_softmax(logits, -1), _softmax(logits, -1), dy.column()
+        c = -(weights * dy)
+        return _losses(s, weights, log_p, c - p * c.sum(-1, keepdims=True), dy)
+
+    def _losses(s: Arithmetic, weights: Approx, log_p: Approx, d_logits: Approx, dy: Approx) -> Results:
+        y = -(weights * log_p).sum(-1)
+        results = {"y": y.stored(s), "dlogits": d_logits.stored(s)}
+        return results if hot is not None else results | {"dlabels": (-(log_p * dy)).stored(s)}
+
+    return Formulas(manual, automatic)
+
+
+# ---- power-average pooling ------------------------------------------------------------------------------------------
+
+
+def lp_pool(g: Window, p: float) -> Formulas:
+    """(sum |x|^p)^(1/p) for p > 1."""
+
+    def gather(x: Approx) -> Approx:
+        return Approx(references.windows(g, x.value), references.windows(g, x.error), x.arithmetic)
+
+    def scatter(shares: Approx, shape: tuple[int, ...]) -> Approx:
+        """Equal cells added."""
+        n, *_, c = shape
+        cells = math.prod(g.size)
+        numbers = np.arange(1, cells + 1, dtype=np.int64).reshape(1, *g.size, 1)
+        table = references.windows(g, numbers)[0, ..., 0, :].reshape(-1)  # 0 in the padding
+
+        def add(values: Values) -> Values:
+            total = np.zeros((cells + 1, n, c))
+            rows = np.moveaxis(values, -2, -1).reshape(n, -1, c)
+            np.add.at(total, table, np.moveaxis(rows, 1, 0))
+            return np.moveaxis(total[1:], 0, 1).reshape(shape)
+
+        return shares.linear(add, int(np.bincount(table, minlength=2)[1:].max()))
+
+    def norm(cells: Approx) -> tuple[Approx, Any]:
+        """The norm, 1 where the window is all zero, and where it is not."""
+        total = (cells * cells if p == 2 else cells.abs().power(p)).sum(-1)
+        alive = total.value > 0
+        safe = total.where(alive, 1.0)
+        return safe.sqrt() if p == 2 else safe.power(1 / p), alive
+
+    def manual(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+        """Slopes (|x| / y)^(p - 1) with the stored y; powers of x over a power of two near the largest."""
+        cells = gather(operands[0])
+        largest = abs(cells.value).max(axis=-1, keepdims=True)
+        scale = 2.0 ** np.floor(np.log2(np.where(largest > 0, largest, 1.0)))
+        y, alive = norm(cells.scaled(1 / scale))
+        y = y.scaled(scale[..., 0]).stored(s)
+        ratio = (cells.abs() / y.column()).where(alive[..., None])
+        slopes = (ratio if p == 2 else ratio.power(p - 1)).scaled(np.sign(cells.value))
+        return _results(s, y, alive, slopes * dy.column(), operands[0].value.shape)
+
+    def automatic(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+        """The chain rule through the root, the sum and the power."""
+        cells = gather(operands[0])
+        y, alive = norm(cells)
+        outer = dy / y.scaled(2) if p == 2 else dy * (norm_total(cells, alive).power(1 / p - 1) * (1 / p))
+        inner = cells.scaled(2) if p == 2 else (cells.abs().power(p - 1) * p).scaled(np.sign(cells.value))
+        return _results(s, y, alive, (outer.column() * inner).where(alive[..., None]), operands[0].value.shape)
+
+    def norm_total(cells: Approx, alive: Any) -> Approx:
+        return cells.abs().power(p).sum(-1).where(alive, 1.0)
+
+    def _results(s: Arithmetic, y: Approx, alive: Any, shares: Approx, shape: tuple[int, ...]) -> Results:
+        return {"y": y.where(alive), "dx": scatter(shares, shape).stored(s)}
+
+    return Formulas(manual, automatic)

@@ -1,0 +1,301 @@
+"""Max, average and power-average pooling, sliding and adaptive, and unpooling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.judge.own import references
+from fnconv.judge.own.bounds import Multilinear, Selecting
+from fnconv.judge.own.case import DISTINCT, INTEGERS, NORMAL, TIES, Arrays, Case, Function, Sample
+from fnconv.judge.own.references import Window
+from fnconv.judge.own.suite import formulas
+from fnconv.ops import functional as ops
+
+BATCH, CHANNELS = 2, 2
+
+# geometry, tie order
+MAX_POOLS = (
+    (Window((4, 6), (2, 2), 2), "row_major", True),  # tiles the input
+    (Window((5, 4), (2, 3), 1, ((1, 0), (0, 2))), "column_major", True),  # overlap, asymmetric padding
+    (Window((7,), (3,), 2, "SAME", dilation=2), "row_major", True),
+    (Window((7, 5), (2, 2), 3), "column_major", False),  # leftovers
+    (Window((6, 5), (3, 2), 2, (1, 0), ceil_mode=True), "row_major", False),
+    (Window((3, 4, 3), (2, 2, 2), (1, 2, 1), "SAME_LOWER"), "column_major", False),
+    (Window((4,), (3,), 2, "INPUT_SIZE"), "row_major", False),
+    (Window((6, 4), (2, 2), (1, 2), ((-1, 2), (0, -1))), "row_major", False),  # cropped; windows wholly in padding
+)
+WITH_INDICES = (MAX_POOLS[1], MAX_POOLS[3], MAX_POOLS[2])
+UNPOOLS = (((3, 2), (5, 4)), ((4,), (6,)), ((2, 1, 2), (2, 3, 2)))
+
+# geometry, count_include_pad
+AVG_POOLS = (
+    (Window((4, 8), (2, 4), (2, 4)), True, True),
+    (Window((5, 4), (2, 2), 1, ((1, 0), (0, 1))), False, True),
+    (Window((6,), (4,), 3, (1,), ceil_mode=True), True, True),  # the last window has three cells
+    (Window((7, 5), (2, 1), 3, "SAME_LOWER"), False, False),
+    (Window((3, 4, 3), (1, 2, 2), (1, 2, 1), (0, 1, 1), ceil_mode=True), False, False),
+    (Window((6,), (2,), 1, ((2, -1),), dilation=2), True, False),
+)
+
+LP_POOLS = (
+    (Window((4, 6), (2, 2), 2), 2, True),
+    (Window((6,), (3,), 2, ((1, 0),)), 3.5, False),
+    (Window((5, 4), (2, 2), (1, 2), "SAME", ceil_mode=True), 1, True),
+    (Window((5, 4), (2, 3), 1, "FULL", dilation=(2, 1)), 2, False),
+    (Window((2, 4, 3), (1, 2, 2), (1, 1, 2)), 3.5, False),
+)
+
+ADAPTIVE = (((7,), (6,)), ((5, 6), (4, 3)), ((4, 5, 3), (4, 2, 1)))  # windows of 2; of 2x2; of 1x3x3
+LEVELS = (((4, 4), ((1, 1), (3, 2))), ((7,), ((3,), (2,))))
+
+
+def cases() -> Iterator[Case]:
+    """All cases of this module."""
+    for g, order, quick in MAX_POOLS:
+        yield max_pool(g, order, quick=quick)
+    for g, order, quick in WITH_INDICES:
+        yield max_pool_with_indices(g, order, quick=quick and g is WITH_INDICES[0][0])
+    for i, (shape, output) in enumerate(UNPOOLS):
+        yield max_unpool(shape, output, quick=i == 0)
+    for g, include_pad, quick in AVG_POOLS:
+        yield avg_pool(g, include_pad, quick=quick)
+    for g, p, quick in LP_POOLS:
+        yield lp_pool(g, p, quick=quick)
+    for pool in ("max", "avg"):
+        for i, (size, output) in enumerate(ADAPTIVE):
+            yield adaptive(size, output, pool, quick=i == 0)
+    for (size, levels), pool in product(LEVELS, ("max", "avg")):
+        yield pyramid(size, levels, pool, quick=size == LEVELS[0][0] and pool == "max")
+
+
+# ---- max pooling ----------------------------------------------------------------------------------------------------
+
+
+def max_pool(g: Window, order: str, *, quick: bool) -> Case:
+    """Against lax.reduce_window, where that has the tie order and a gradient; else against stacked slices."""
+
+    def manual(rule: Any) -> Function:
+        return lambda x: ops.max_pool(x, g.window, ceil_mode=g.ceil_mode, ties=order, rule=rule, **g.options())
+
+    native = order == "row_major" and set(g.gaps) == {1}
+    reference = partial(references.reduce_window_max, g) if native else partial(_first_maximum, g, order)
+    return Case(
+        "max_pool",
+        f"{g}, ties {order}",
+        manual,
+        reference,
+        {"x": (BATCH, *g.size, CHANNELS)},
+        Selecting(),
+        (DISTINCT, TIES, NORMAL),
+        rules="max_pool",
+        maps={"y": "forward", "dx": "input_vjp"},
+        alternatives=_max_mistakes(g, order),
+        batched=frozenset({"y", "dx"}),
+        quick=quick,
+    )
+
+
+def max_pool_with_indices(g: Window, order: str, *, quick: bool) -> Case:
+    def manual(rule: Any) -> Function:
+        options = {"ceil_mode": g.ceil_mode, "ties": order, "rule": rule, **g.options()}
+        return lambda x: ops.max_pool_with_indices(x, g.window, **options)
+
+    return Case(
+        "max_pool_with_indices",
+        f"{g}, ties {order}",
+        manual,
+        partial(references.max_pool, g, ties=order),
+        {"x": (BATCH, *g.size, CHANNELS)},
+        Selecting(),
+        (DISTINCT, TIES, NORMAL),
+        auxiliary="indices",
+        rules="max_pool",
+        maps={"y": "forward", "indices": "forward", "dx": "input_vjp"},
+        batched=frozenset({"y", "indices", "dx"}),
+        quick=quick,
+    )
+
+
+def _first_maximum(g: Window, order: str, x: Any) -> jax.Array:
+    return references.max_pool(g, x, ties=order)[0]
+
+
+def _max_mistakes(g: Window, order: str) -> dict[str, Function]:
+    other = "row_major" if order == "column_major" else "column_major"
+    mistakes: dict[str, Function] = {
+        f"ties are broken in {other} order instead of {order}": partial(_first_maximum, g, other),
+        "the padding counts as 0 instead of -inf": lambda x: references.max_pool(g, x, ties=order, fill=0)[0],
+    }
+    return mistakes | {text: partial(_first_maximum, s, order) for text, s in _swapped(g).items()}
+
+
+def _swapped(g: Window) -> dict[str, Window]:
+    pads = enumerate(g.pads)
+    return {
+        f"low and high padding of spatial axis {axis} are exchanged": g.swapped(axis)
+        for axis, (low, high) in pads
+        if low != high
+    }
+
+
+def max_unpool(shape: tuple[int, ...], output: tuple[int, ...], *, quick: bool) -> Case:
+    """Some indices are shared, and some are outside the map."""
+    indices = np.random.default_rng(0).integers(-1, math.prod(output) + 1, (BATCH, *shape, CHANNELS), np.int32)
+    return Case(
+        "max_unpool",
+        f"{shape} to {output}",
+        lambda rule: lambda y: ops.max_unpool(y, jnp.asarray(indices), output),
+        lambda y: references.max_unpool(y, indices, output),
+        {"y": indices.shape},
+        Multilinear(),
+        (INTEGERS, NORMAL),
+        value="x",
+        batched=frozenset({"x", "dy"}),
+        quick=quick,
+    )
+
+
+# ---- average pooling ------------------------------------------------------------------------------------------------
+
+
+def avg_pool(g: Window, include_pad: bool, *, quick: bool) -> Case:
+    options = {"ceil_mode": g.ceil_mode, "count_include_pad": include_pad, **g.options()}
+
+    def manual(rule: Any) -> Function:
+        return lambda x: ops.avg_pool(x, g.window, rule=rule, **options)
+
+    alternatives: dict[str, Function] = {
+        "the padding is counted" if not include_pad else "the padding is not counted": partial(
+            references.avg_pool, g, include_pad=not include_pad
+        ),
+        "ceil_mode's cells past the padding are counted": lambda x: references.windows(g, x).mean(axis=-1),
+    }
+    for text, swapped in _swapped(g).items():
+        alternatives[text] = partial(references.avg_pool, swapped, include_pad=include_pad)
+    return Case(
+        "avg_pool",
+        f"{g}, count_include_pad {include_pad}",
+        manual,
+        partial(references.avg_pool, g, include_pad=include_pad),
+        {"x": (BATCH, *g.size, CHANNELS)},
+        Multilinear(scale=math.prod(g.window)),
+        _means(references.counted(g, include_pad=include_pad)),
+        rules="avg_pool",
+        maps={"y": "forward", "dx": "input_vjp"},
+        alternatives=alternatives,
+        batched=frozenset({"y", "dx"}),
+        quick=quick,
+    )
+
+
+def _means(counts: set[int]) -> tuple[Sample, ...]:
+    """Floats, and integers that every mean divides without rest, where the counts are powers of two.
+
+    Other counts are left to the floats: XLA may multiply by their rounded reciprocals.
+    """
+    unit = max(counts)
+    if any(n & (n - 1) for n in counts):
+        return (NORMAL,)
+
+    def multiples(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach: int) -> Arrays:
+        return tuple(unit * rng.integers(-reach, reach + 1, shape).astype(np.float64) for shape in shapes)
+
+    return Sample(f"multiples of {unit}" if unit > 1 else "integers", multiples, exact=True, unit=unit), NORMAL
+
+
+# ---- power-average pooling ------------------------------------------------------------------------------------------
+
+
+def lp_pool(g: Window, p: float, *, quick: bool) -> Case:
+    def manual(rule: Any) -> Function:
+        return lambda x: ops.lp_pool(x, g.window, p=p, ceil_mode=g.ceil_mode, rule=rule, **g.options())
+
+    whole = math.prod(g.window) == 4 and g.strides == g.window[0] and g.padding == "VALID"
+    samples = [NORMAL, Sample("floats with zero windows", _sparse)]
+    if p == 1:
+        samples.append(INTEGERS)
+    if p == 2 and whole:
+        samples.append(Sample("integers of one size", _one_size, exact=True))
+    bound = Multilinear() if p == 1 else formulas.lp_pool(g, p)
+    return Case(
+        "lp_pool",
+        f"{g}, p {p:g}",
+        manual,
+        partial(references.lp_pool, g, p=p),
+        {"x": (BATCH, *g.size, CHANNELS)},
+        bound,
+        samples,
+        rules="lp_pool",
+        maps={"y": "forward", "dx": "input_vjp"},
+        alternatives={text: partial(references.lp_pool, s, p=p) for text, s in _swapped(g).items()},
+        batched=frozenset({"y", "dx"}),
+        quick=quick,
+    )
+
+
+def _sparse(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach: int) -> Arrays:
+    x, *rest = shapes
+    return (rng.standard_normal(x) * (rng.random(x) < 0.3), *(rng.standard_normal(s) for s in rest))
+
+
+def _one_size(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach: int) -> Arrays:
+    """+-a, a a power of two: windows of four have the norm 2a and the slopes +-1/2."""
+    x, *rest = shapes
+    signs = rng.choice([-1.0, 1.0], x)
+    return (4 * signs, *(rng.integers(-reach, reach + 1, s).astype(np.float64) for s in rest))
+
+
+# ---- adaptive pooling -----------------------------------------------------------------------------------------------
+
+
+def adaptive(size: tuple[int, ...], output: tuple[int, ...], pool: str, *, quick: bool) -> Case:
+    function = {"max": ops.adaptive_max_pool, "avg": ops.adaptive_avg_pool}[pool]
+    return Case(
+        function.__name__,
+        f"{size} to {output}",
+        lambda rule: lambda x: function(x, output),
+        lambda x: references.adaptive_pool(x, output, pool),
+        {"x": (BATCH, *size, CHANNELS)},
+        *_adaptive_bound(size, [output], pool),
+        batched=frozenset({"y", "dx"}),
+        quick=quick,
+    )
+
+
+def pyramid(size: tuple[int, ...], levels: tuple[tuple[int, ...], ...], pool: str, *, quick: bool) -> Case:
+    bound, samples = _adaptive_bound(size, levels, pool)
+    if isinstance(bound, Multilinear):
+        bound = replace(bound, rounded={"dx": len(levels)})
+    return Case(
+        "spatial_pyramid_pool",
+        f"{size}, levels {levels}, {pool}",
+        lambda rule: lambda x: ops.spatial_pyramid_pool(x, levels, pool=pool),
+        lambda x: references.pyramid(x, levels, pool),
+        {"x": (BATCH, *size, CHANNELS)},
+        bound,
+        samples,
+        batched=frozenset({"y", "dx"}),
+        quick=quick,
+    )
+
+
+def _adaptive_bound(
+    size: tuple[int, ...], outputs: Any, pool: str
+) -> tuple[Multilinear | Selecting, tuple[Sample, ...]]:
+    if pool == "max":
+        return Selecting(rounded=len(outputs) - 1), (DISTINCT, TIES, NORMAL)
+    cells = {
+        math.prod(-(-(i + 1) * n // m) - i * n // m for i, n, m in zip(o, size, output, strict=True))
+        for output in outputs
+        for o in product(*map(range, output))
+    }
+    return Multilinear(scale=max(cells)), _means(cells)

@@ -1,0 +1,165 @@
+"""The arguments and results of a function under test: which leaves move, which stay, and what each is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.base.errors import mistyped
+
+Function = Callable[..., Any]
+ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of the arguments that carries a derivative."""
+
+    name: str  # "x", "params['w']"
+    shape: tuple[int, ...]
+    dtype: Any
+    weak: bool
+    value: np.ndarray | None  # float64; None where only shape and dtype were given
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A call fn(*args, **kwargs) as a function of its floating leaves alone.
+
+    held: names of Python floats that fn needs to know at trace time, and of which it was not differentiated.
+    """
+
+    fn: Function
+    tree: Any
+    leaves: tuple[Any, ...]  # all of them, in order
+    moving: tuple[Leaf, ...]
+    places: tuple[int, ...]  # where the moving ones stand in `leaves`
+    leaf_names: tuple[str, ...]  # of all of them
+    held: tuple[str, ...] = ()
+
+    def merge(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with `values` in the places of the moving leaves."""
+        leaves = list(self.leaves)
+        for place, value in zip(self.places, values, strict=True):
+            leaves[place] = value
+        args, kwargs = jax.tree.unflatten(self.tree, leaves)
+        return args, kwargs
+
+    def flat(self, fn: Function) -> Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """fn of the moving leaves: (its floating results, the others)."""
+
+        def call(*values: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            args, kwargs = self.merge(values)
+            results = [r for r in jax.tree.leaves(fn(*args, **kwargs)) if r is not None]
+            floating = tuple(r for r in results if is_floating(r))
+            return floating, tuple(r for r in results if not is_floating(r))
+
+        return call
+
+    def cast(self, dtype: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes of the moving leaves in `dtype`; None for their own."""
+        return tuple(_shape(leaf.shape, dtype or leaf.dtype, leaf.weak and dtype is None) for leaf in self.moving)
+
+    @property
+    def dtype(self) -> Any:
+        """The narrowest of the moving leaves' dtypes."""
+        return max((leaf.dtype for leaf in self.moving), key=lambda d: float(jnp.finfo(d).eps))  # type: ignore[no-untyped-call]
+
+    def holding(self, names: Sequence[str]) -> Signature:
+        """The same with some leaves, Python floats, held as they were given."""
+        kept = [(leaf, place) for leaf, place in zip(self.moving, self.places, strict=True) if leaf.name not in names]
+        moving, places = tuple(k[0] for k in kept), tuple(k[1] for k in kept)
+        return replace(self, moving=moving, places=places, held=tuple(names))
+
+
+def signature(fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature:
+    """Take a call apart.  Arrays and Python floats of floating dtype move; everything else stays as it is.
+
+    Raises:
+      TypeError: fn is not callable, an array is complex, or nothing could be differentiated.
+    """
+    if not callable(fn):
+        raise mistyped("check_vjp", "fn", "must be a function", type(fn).__name__)
+    static = set(getattr(fn, "nondiff_argnums", ()))
+    paths, tree = jax.tree.flatten_with_path((tuple(args), dict(kwargs)))
+    names = _parameter_names(fn, len(args))
+    moving: list[Leaf] = []
+    places: list[int] = []
+    leaf_names: list[str] = []
+    for i, (path, value) in enumerate(paths):
+        by_position = path[0].idx == 0
+        name = (names[path[1].idx] if by_position else path[1].key) + jax.tree_util.keystr(path[2:])
+        leaf_names.append(name)
+        if by_position and path[1].idx in static:
+            continue
+        if _is_complex(value):
+            raise mistyped("check_vjp", name, "must be real; complex derivatives are not checked", value.dtype)
+        if is_floating(value):
+            moving.append(_leaf(name, value))
+            places.append(i)
+    if not moving:
+        raise mistyped("check_vjp", "args", "must hold a floating-point array to differentiate by", _kinds(paths))
+    leaves = tuple(value for _, value in paths)
+    return Signature(fn, tree, leaves, tuple(moving), tuple(places), tuple(leaf_names))
+
+
+def is_floating(value: Any) -> bool:
+    """Arrays, shapes and Python floats of floating dtype."""
+    if isinstance(value, ARRAYS) or hasattr(value, "aval"):
+        return bool(jnp.issubdtype(value.dtype, jnp.floating))
+    return isinstance(value, float)
+
+
+def python_floats(call: Signature) -> list[str]:
+    """The moving leaves that were given as Python floats."""
+    return [
+        leaf.name for leaf, i in zip(call.moving, call.places, strict=True) if not isinstance(call.leaves[i], ARRAYS)
+    ]
+
+
+def _leaf(name: str, value: Any) -> Leaf:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return Leaf(name, value.shape, jnp.dtype(value.dtype), bool(getattr(value, "weak_type", False)), None)
+    if isinstance(value, jax.core.Tracer):
+        raise mistyped(
+            "check_vjp", name, "must be an array; call it outside of jit and other transformations", "tracer"
+        )
+    weak = not isinstance(value, ARRAYS) or bool(getattr(value, "weak_type", False))
+    array = np.asarray(value)
+    dtype = jnp.result_type(value) if weak else jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=False)
+    return Leaf(name, array.shape, jnp.dtype(dtype), weak, array.astype(dtype).astype(np.float64))
+
+
+def _shape(shape: tuple[int, ...], dtype: Any, weak: bool) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)  # type: ignore[no-untyped-call]
+
+
+def _is_complex(value: Any) -> bool:
+    return isinstance(value, complex) or (
+        isinstance(value, ARRAYS) and bool(jnp.issubdtype(value.dtype, jnp.complexfloating))
+    )
+
+
+def _kinds(paths: Sequence[tuple[Any, Any]]) -> str:
+    return ", ".join(str(getattr(v, "dtype", type(v).__name__)) for _, v in paths) or "no arguments"
+
+
+def _parameter_names(fn: Function, count: int) -> list[str]:
+    """Names of the first positional parameters, as far as the function tells them."""
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    names: list[str] = []
+    for p in parameters:
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+            names.append(p.name)
+        elif p.kind is p.VAR_POSITIONAL:
+            names += [f"{p.name}[{i}]" for i in range(count - len(names))]
+    return names[:count] + [f"args[{i}]" for i in range(len(names), count)]

@@ -1,0 +1,89 @@
+"""What a rule costs beside automatic differentiation of its reference: never a failure, always worth knowing."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fnconv.judge.own.programs import arithmetic
+from fnconv.judge.own.references import abstract
+from fnconv.judge.rule.programs import Flat, value_and_cotangents
+from fnconv.judge.rule.trial import Trial
+
+COST = "cost"
+COLLECTIVE = re.compile(r"= \S+ (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+
+
+def measure(trial: Trial) -> None:
+    """Residual bytes and operations; with level "full" temporaries, and collectives where there are several devices."""
+    row = trial.report.row(COST)
+    cost: dict[str, Any] = {}
+    for name, flat in (("rule", trial.rule_flat), ("autodiff", trial.reference_flat)):
+        try:
+            with arithmetic(trial.dtype):
+                cost[name] = _of(trial, flat)
+        except Exception:  # there may be no derivative of the reference
+            cost[name] = {}
+    trial.report.cost = cost
+    texts = []
+    for key, text in (
+        ("residual_bytes", "residuals {} bytes"),
+        ("flops", "{} flops"),
+        ("temporary_bytes", "{} temporary bytes"),
+    ):
+        if key in cost["rule"]:
+            other = cost["autodiff"].get(key)
+            texts.append(
+                text.format(f"{cost['rule'][key]:,}") + (f" (autodiff {other:,})" if other is not None else "")
+            )
+    if "collectives" in cost["rule"]:
+        texts.append(f"collectives {cost['rule']['collectives']} (autodiff {cost['autodiff'].get('collectives')})")
+    row.detail = ", ".join(texts)
+
+
+def _of(trial: Trial, flat: Flat) -> dict[str, Any]:
+    def pullback(*values: Any) -> Any:
+        return jax.vjp(flat, *values, has_aux=True)[1]
+
+    residuals = jax.tree.leaves(jax.eval_shape(pullback, *trial.kinds))
+    found: dict[str, Any] = {
+        "residual_bytes": int(sum(np.prod(r.shape) * r.dtype.itemsize for r in residuals if hasattr(r, "shape")))
+    }
+    cotangents = tuple(abstract(r.shape, r.dtype) for r in trial.results)
+    lowered = jax.jit(value_and_cotangents(flat)).lower(trial.kinds, cotangents)
+    analysis = lowered.cost_analysis() or {}
+    if "flops" in analysis:
+        found["flops"] = int(analysis["flops"])
+    if trial.level == "full":
+        memory = lowered.compile().memory_analysis()
+        if memory is not None:
+            found["temporary_bytes"] = int(memory.temp_size_in_bytes)
+        sharded = _collectives(trial, flat, cotangents)
+        if sharded is not None:
+            found["collectives"] = sharded
+    return found
+
+
+def _collectives(trial: Trial, flat: Flat, cotangents: Any) -> dict[str, int] | None:
+    """Collectives of the program whose leading axis, the batch, is split over all devices; None on one device."""
+    devices = jax.devices()
+    batch = trial.results[0].shape[:1] if trial.results else ()
+    if len(devices) < 2 or not batch or batch[0] % len(devices):
+        return None
+    mesh = jax.make_mesh((len(devices),), ("batch",))
+
+    def place(aval: Any) -> Any:
+        split = aval.shape[:1] == batch
+        spec = PartitionSpec(*("batch",) * split)  # type: ignore[no-untyped-call]
+        return abstract(aval.shape, aval.dtype, NamedSharding(mesh, spec))
+
+    program = jax.jit(value_and_cotangents(flat))
+    text = program.lower(jax.tree.map(place, trial.kinds), jax.tree.map(place, cotangents)).compile().as_text() or ""
+    found: dict[str, int] = {}
+    for name in COLLECTIVE.findall(text):
+        found[name] = found.get(name, 0) + 1
+    return found

@@ -1,0 +1,154 @@
+"""A guess at the cause of a wrong value or cotangent: `diagnose`, and what usual mistakes would have given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fnconv.judge.engine.diagnose import UNKNOWN, diagnose
+from fnconv.judge.engine.running_error import Values
+from fnconv.judge.rule.data import Point
+from fnconv.judge.rule.routes import lost
+
+if TYPE_CHECKING:
+    from fnconv.judge.rule.trial import Trial
+
+Both = tuple[Sequence[Values], Sequence[Values]]
+
+TAKEN = "the derivative is taken at"
+VAGUE = (UNKNOWN, TAKEN, "wrong ", "zero where", "every wrong entry")  # guesses that may be improved on
+
+
+def explain(
+    trial: Trial, point: Point, i: int, part: int, got: Both, want: Both, wrong: np.ndarray, bound: Values
+) -> str:
+    """One line on why result or cotangent i is not what it should be."""
+    g, w = got[part][i], want[part][i]
+    finite = bound[np.isfinite(bound)]
+    tolerance = max(float(finite.max(initial=0)), 1e-12 * float(abs(np.nan_to_num(w)).max(initial=0)))
+    alternatives = dict(_usual_mistakes(trial, point, i, want)) if part == 1 else {}
+    batch = 0 if _leads(trial, i) and w.ndim else None
+    mixed = np.where(wrong, g, w)
+    guess = diagnose(
+        mixed, w, alternatives=alternatives, counts=_counts(trial, i), batch_axis=batch, tolerance=tolerance
+    )
+    if part == 1 and guess.startswith(VAGUE):
+        way = lost(trial, point, i, mixed, w, tolerance)
+        if way:
+            return way if guess.startswith((UNKNOWN, TAKEN)) else f"{way}; {guess}"
+    return guess
+
+
+def _leads(trial: Trial, i: int) -> bool:
+    """Whether the first axis of leaf i looks like that of the results: a batch."""
+    shape, results = trial.call.moving[i].shape if i < len(trial.call.moving) else (), trial.results
+    return bool(shape) and len(shape) > 1 and any(r.shape[:1] == shape[:1] for r in results)
+
+
+def _counts(trial: Trial, i: int) -> dict[str, int]:
+    """Numbers of which a sum may be a mean."""
+    counts: dict[str, int] = {}
+    shapes = [("the value", r.shape) for r in trial.results] + [(leaf.name, leaf.shape) for leaf in trial.call.moving]
+    for name, shape in shapes:
+        counts.setdefault(f"all entries of {name}", int(np.prod(shape)))
+        for axis, n in enumerate(shape):
+            counts.setdefault(f"axis {axis} of {name}", n)
+    for name, shape in shapes:
+        for axis in range(1, len(shape)):
+            counts.setdefault(f"axes 0 to {axis - 1} of {name}", int(np.prod(shape[:axis])))
+    return counts
+
+
+def _usual_mistakes(trial: Trial, point: Point, i: int, want: Both) -> list[tuple[str, Callable[[], Any]]]:
+    """What would have come out, by the name of the mistake."""
+    if trial.right is None:
+        return []
+    clean = trial.right.clean
+
+    def pulled(cotangents: Sequence[Values]) -> Values:
+        return np.asarray(clean(point.values, tuple(cotangents))[1][i])
+
+    def at(values: Sequence[Values]) -> Values:
+        return np.asarray(clean(tuple(values), point.cotangents)[1][i])
+
+    found: list[tuple[str, Callable[[], Any]]] = []
+    for j, other in enumerate(want[1]):
+        if j != i and other.shape == want[1][i].shape:
+            text = f"it is the cotangent of {trial.names[j]}: the two are exchanged?"
+            found.append((text, partial(_same, other)))
+            found.append((f"the cotangent of {trial.names[j]} is added to it", partial(np.add, other, want[1][i])))
+    for k, u in enumerate(point.cotangents):
+        if len(point.cotangents) > 1:
+            rest = [np.zeros_like(c) if j == k else c for j, c in enumerate(point.cotangents)]
+            found.append((f"the cotangent of {trial.result_names[k]} is ignored", partial(pulled, rest)))
+        for axis, n in enumerate(u.shape):
+            if n < 2:
+                continue
+            for text, taken in (
+                (f"only the first entry along axis {axis} of the incoming cotangent counts", _only(u, axis, 0)),
+                (f"only the last entry along axis {axis} of the incoming cotangent counts", _only(u, axis, n - 1)),
+                (f"the last entry along axis {axis} of the incoming cotangent is left out", u - _only(u, axis, n - 1)),
+                (f"the first entry along axis {axis} of the incoming cotangent is left out", u - _only(u, axis, 0)),
+                (f"the incoming cotangent is flipped along axis {axis}", np.flip(u, axis)),
+                (f"the incoming cotangent is shifted by one along axis {axis}", np.roll(u, 1, axis)),
+            ):
+                changed = [taken if j == k else c for j, c in enumerate(point.cotangents)]
+                found.append((text, partial(pulled, changed)))
+        for a, b in combinations(range(u.ndim), 2):
+            if u.shape[a] == u.shape[b] > 1:
+                text = f"axes {a} and {b} of the incoming cotangent are exchanged: summed over the wrong one?"
+                changed = [np.swapaxes(c, a, b) if j == k else c for j, c in enumerate(point.cotangents)]
+                found.append((text, partial(pulled, changed)))
+        if u.shape == want[1][i].shape:
+            if not want[1][i].any():
+                found.append(("the incoming cotangent is passed straight through a flat function", partial(_same, u)))
+            text = "the function itself is applied to the incoming cotangent, instead of its transpose"
+            found.append((text, partial(_applied, clean, point, i, k)))
+        ones = [np.ones_like(c) if j == k else c for j, c in enumerate(point.cotangents)]
+        found.append(("the incoming cotangent is taken to be 1", partial(pulled, ones)))
+        size = [abs(c) if j == k else c for j, c in enumerate(point.cotangents)]
+        found.append(("the sign of the incoming cotangent is lost", partial(pulled, size)))
+    for j, v in enumerate(point.values):
+        name = trial.names[j]
+        found.append((f"{TAKEN} -{name}", partial(at, _with(point.values, j, -v))))
+        found.append((f"{TAKEN} |{name}|", partial(at, _with(point.values, j, abs(v)))))
+        found.append((f"{TAKEN} {name} = 0", partial(at, _with(point.values, j, np.zeros_like(v)))))
+        for axes in (*((axis,) for axis in range(v.ndim)), (0, 1)):
+            if max(axes) < v.ndim and min(v.shape[axis] for axis in axes) > 1:
+                text = f"{TAKEN} {name} reversed along {_axes(axes)}: rotated once too often?"
+                found.append((text, partial(at, _with(point.values, j, np.flip(v, axes)))))
+    for k, value in enumerate(want[0]):
+        for j, v in enumerate(point.values):
+            if v.shape == value.shape:
+                text = f"{TAKEN} the value instead of {trial.names[j]}"
+                found.append((text, partial(at, _with(point.values, j, value))))
+        if value.shape == want[1][i].shape:
+            found.append(("it is multiplied by the value once more", partial(np.multiply, want[1][i], want[0][k])))
+    return found
+
+
+def _applied(clean: Callable[..., Any], point: Point, i: int, k: int) -> Values:
+    """Result k where leaf i is its own cotangent."""
+    return np.asarray(clean(tuple(_with(point.values, i, point.cotangents[k])), point.cotangents)[0][k])
+
+
+def _axes(axes: Sequence[int]) -> str:
+    return f"axis {axes[0]}" if len(axes) == 1 else f"axes {' and '.join(map(str, axes))}"
+
+
+def _same(value: Values) -> Values:
+    return value
+
+
+def _with(values: Sequence[Values], j: int, value: Values) -> list[Values]:
+    return [value if k == j else v for k, v in enumerate(values)]
+
+
+def _only(u: Values, axis: int, index: int) -> Values:
+    mask = np.zeros(u.shape[axis])
+    mask[index] = 1
+    return np.asarray(u * mask.reshape([-1 if a == axis else 1 for a in range(u.ndim)]))

@@ -1,0 +1,87 @@
+"""One run of `check_vjp`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from fnconv.judge.rule import agreement, cost, differences, linearity, second, structure
+from fnconv.judge.rule.arguments import Function, Signature, python_floats, signature
+from fnconv.judge.rule.report import Failure, Report
+from fnconv.judge.rule.transformations import check_transformations
+from fnconv.judge.rule.trial import Trial, first_line
+
+RUNS = "runs"
+
+
+def prepare(
+    fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any], reference: Function | None, level: str, seed: int
+) -> Trial:
+    """The rule on trial; Python floats that fn must know at trace time are held."""
+    call = signature(fn, args, kwargs)
+    report = Report(_name(fn), level)
+    try:
+        return Trial(call, reference, level, seed, report)
+    except Exception:
+        floats = python_floats(call)
+        if not floats or len(floats) == len(call.moving):
+            raise
+        held: Signature = call.holding(floats)
+        return Trial(held, reference, level, seed, report)
+
+
+def run(
+    fn: Function,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    reference: Function | None,
+    level: str,
+    order: int,
+    seed: int,
+) -> Report:
+    """All checks; those that need others to have passed are left out where these failed."""
+    trial = prepare(fn, args, kwargs, reference, level, seed)
+    return judge(trial, order)
+
+
+def judge(trial: Trial, order: int, *, transformations: bool = True) -> Report:
+    """The checks in order; programs that are compiled already are used again."""
+    report = trial.report
+    if not structure.check_structure(trial):
+        return report
+    if not trial.compiled:
+        try:
+            trial.compile()
+        except Exception as error:
+            report.fail(Failure(RUNS, "", f"the rule's program does not compile: {first_line(error)}"))
+            return report
+    _guarded(report, agreement.check_float64, trial)
+    _guarded(report, agreement.check_own_dtype, trial)
+    _guarded(report, agreement.check_integers, trial)
+    _guarded(report, linearity.note_multilinear, trial)
+    _guarded(report, linearity.check_linear, trial)
+    if report.ok:
+        _guarded(report, linearity.check_adjoint, trial)
+        _guarded(report, differences.check_differences, trial)
+    if report.ok:
+        _guarded(report, structure.check_one_by_one, trial)
+        _guarded(report, partial(second.check_orders, order=order), trial)
+    if transformations:
+        _guarded(report, check_transformations, trial)
+        _guarded(report, cost.measure, trial)
+    return report
+
+
+def _guarded(report: Report, check: Callable[[Trial], None], trial: Trial) -> None:
+    """A check that ends in an error has not run, and says so; what a rule may raise the checks catch themselves."""
+    before = len(report.rows)
+    try:
+        check(trial)
+    except Exception as error:
+        name = report.rows[-1].check if len(report.rows) > before else RUNS
+        report.skip(name, f"ended in {first_line(error)}")
+
+
+def _name(fn: Any) -> str:
+    return str(getattr(fn, "__name__", type(fn).__name__))

@@ -1,0 +1,272 @@
+"""Trees, shapes, dtypes and weak types of what a rule returns; zeros that are symbols; arguments left out."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.judge.own.programs import arithmetic
+from fnconv.judge.own.references import abstract
+from fnconv.judge.rule import primal
+from fnconv.judge.rule.data import Point
+from fnconv.judge.rule.linearity import smooth_point
+from fnconv.judge.rule.programs import FACTOR, MORE, SAMPLES, Task, compile_wide, value_and_cotangents
+from fnconv.judge.rule.report import Failure
+from fnconv.judge.rule.trial import Trial, first_line, short
+
+STRUCTURE, SYMBOLS = "structure", "arguments one by one"
+
+
+def check_structure(trial: Trial) -> bool:
+    """Whether the rule runs; what it returns is compared with what it must return."""
+    row = trial.report.row(STRUCTURE)
+    cotangents = tuple(abstract(r.shape, r.dtype) for r in trial.results)
+    raw = _raw_cotangents(trial)
+    with arithmetic(trial.dtype):
+        try:
+            jaxpr, shape = jax.make_jaxpr(value_and_cotangents(trial.rule_flat), return_shape=True)(
+                trial.kinds, cotangents
+            )
+        except Exception as error:  # whatever a user's rule raises
+            guess = _misshapen(trial, raw) or _explain_error(trial, error)
+            trial.report.fail(Failure(STRUCTURE, "", guess))
+            return False
+    results, gradients, _ = shape
+    avals = primal.opened(jaxpr).outvars
+    for i, (leaf, g) in enumerate(zip(trial.call.moving, gradients, strict=True)):
+        aval = avals[len(results) + i].aval
+        if g.dtype != leaf.dtype:
+            text = f"the cotangent is {short(g.dtype)}, the argument {short(leaf.dtype)}; JAX accepts it silently: "
+            text += f"bwd should end in .astype({leaf.name}.dtype)"
+            trial.report.fail(Failure(STRUCTURE, leaf.name, text, dtype=short(leaf.dtype)))
+        elif aval.weak_type and not leaf.weak:
+            text = "the cotangent is weakly typed, as a Python number is: whatever it is added to decides its dtype"
+            trial.report.fail(Failure(STRUCTURE, leaf.name, text, dtype=short(leaf.dtype)))
+    for name, r, due in zip(trial.result_names, results, trial.results, strict=True):
+        if (r.shape, r.dtype) != (due.shape, due.dtype):
+            text = f"fwd returns {short(r.dtype)}{list(r.shape)}, the function {short(due.dtype)}{list(due.shape)}"
+            trial.report.fail(Failure(STRUCTURE, name, text))
+    if raw is not None:
+        _check_integers(trial, raw)
+    _check_reference(trial)
+    row.detail = row.detail or _summary(trial, raw)
+    trial.symbolic = "symbolic_zeros=True" in str(_rules(jaxpr_of(trial)))
+    return True
+
+
+def _check_reference(trial: Trial) -> None:
+    """The reference returns arrays of the same shapes."""
+    if trial.reference is None:
+        return
+    with arithmetic(trial.dtype):
+        try:
+            results, _ = jax.eval_shape(trial.reference_flat, *trial.kinds)
+        except Exception as error:
+            raise ValueError(f"check_vjp: reference must take fn's arguments; got {first_line(error)}") from error
+    if [r.shape for r in results] != [r.shape for r in trial.results]:
+        shapes = [r.shape for r in results], [r.shape for r in trial.results]
+        raise ValueError(f"check_vjp: reference must return arrays of fn's shapes {shapes[1]}; got {shapes[0]}")
+
+
+def jaxpr_of(trial: Trial) -> Any:
+    """The function as JAX sees it before it differentiates."""
+    with arithmetic(trial.dtype):
+        return jax.make_jaxpr(trial.rule_flat)(*trial.kinds)
+
+
+def _rules(jaxpr: Any) -> list[str]:
+    """Parameters of the custom_vjp functions in it, in words."""
+    found: list[str] = []
+    for e in primal.opened(jaxpr).eqns:
+        if e.primitive.name == "custom_vjp_call":
+            found.append(f"symbolic_zeros={e.params.get('symbolic_zeros', False)}")
+        found += [text for j in primal.inner(e) for text in _rules(j)]
+    return found
+
+
+def _summary(trial: Trial, raw: Any) -> str:
+    parts = [f"{len(trial.call.moving)} cotangents"]
+    none = [] if raw is None else [n for n, i in zip(trial.names, trial.call.places, strict=True) if raw[i] is None]
+    if none:
+        parts.append(f"bwd returns None for {', '.join(none)}")
+    if trial.call.held:
+        parts.append(f"{', '.join(trial.call.held)} held, known at trace time")
+    return "; ".join(parts)
+
+
+def _raw_cotangents(trial: Trial, values: Sequence[Any] | None = None) -> list[Any] | None:
+    """What bwd returns before JAX fits it to the arguments, one entry for each leaf of theirs: shapes, None.
+
+    values: of the moving leaves; then fwd and bwd are run, and arrays returned.  None where they cannot be called
+    alone.
+    """
+    fn = trial.call.fn
+    if not isinstance(fn, jax.custom_vjp) or fn.symbolic_zeros or fn.fwd is None or fn.bwd is None:
+        return None
+    fwd, bwd = fn.fwd, fn.bwd
+    args, kwargs = trial.call.merge(trial.kinds if values is None else values)
+    static = {i: args[i] for i in fn.nondiff_argnums if i < len(args)}
+    moving = [a for i, a in enumerate(args) if i not in static]
+    if kwargs:
+        return None
+
+    def run(*values: Any) -> Any:
+        given = iter(values)
+        full = [static[i] if i in static else next(given) for i in range(len(args))]
+        out, residuals = fwd(*full)
+        ones = jax.tree.map(lambda o: jnp.ones(jnp.shape(o), jnp.result_type(o)), out)
+        return bwd(*static.values(), residuals, ones)
+
+    with arithmetic(trial.dtype):
+        try:
+            returned = jax.eval_shape(run, *moving) if values is None else run(*moving)
+        except Exception:  # then JAX says what is wrong
+            return None
+    return _by_leaf(args, static, returned)
+
+
+def _by_leaf(args: Sequence[Any], static: Container[int], returned: Any) -> list[Any] | None:
+    """The cotangents in the places of the arguments' leaves."""
+    if not isinstance(returned, tuple | list) or len(returned) != sum(i not in static for i in range(len(args))):
+        return None
+    given, leaves = iter(returned), list[Any]()
+    for i, argument in enumerate(args):
+        count = len(jax.tree.leaves(argument))
+        value = None if i in static else next(given)
+        found = [None] * count if value is None else jax.tree.leaves(value, is_leaf=lambda v: v is None)
+        if len(found) != count:
+            return None
+        leaves += found
+    return leaves
+
+
+def _check_integers(trial: Trial, raw: list[Any]) -> None:
+    """Cotangents of integers and booleans, which JAX drops without a word."""
+    integer = [i for i, leaf in enumerate(trial.call.leaves) if i not in trial.call.places and _is_exact(leaf)]
+    given = [i for i in integer if raw[i] is not None and raw[i].dtype != jax.dtypes.float0]
+    values = [leaf.value for leaf in trial.call.moving]
+    if not given or any(v is None for v in values):
+        return
+    arrays = [jnp.asarray(v, k.dtype) for v, k in zip(values, trial.kinds, strict=True)]
+    made = _raw_cotangents(trial, arrays)
+    for i in given:
+        name = trial.call.leaf_names[i]
+        advice = f"JAX drops it silently; the cotangent of {name}, of integers, is None"
+        if made is not None and np.asarray(made[i]).any():
+            trial.report.fail(Failure(STRUCTURE, name, f"bwd returns numbers other than zero for it: {advice}"))
+        else:
+            trial.report.warn(STRUCTURE, f"bwd returns zeros of {short(raw[i].dtype)} for {name}: {advice}")
+
+
+def _is_exact(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and (jnp.issubdtype(leaf.dtype, jnp.integer) or leaf.dtype == bool)
+
+
+def _misshapen(trial: Trial, raw: list[Any] | None) -> str:
+    """A cotangent of another shape than its argument's."""
+    if raw is None:
+        return ""
+    for leaf, i in zip(trial.call.moving, trial.call.places, strict=True):
+        r = raw[i]
+        if r is None or r.shape == leaf.shape:
+            continue
+        start = f"bwd returns shape {tuple(r.shape)} for {leaf.name} of shape {leaf.shape}: "
+        extra = len(r.shape) - len(leaf.shape)
+        if extra > 0 and r.shape[extra:] == leaf.shape:
+            return start + f"cotangent not summed over the broadcast {_axes(range(extra))}"
+        padded = (1,) * extra + leaf.shape if extra >= 0 else leaf.shape
+        if len(padded) == len(r.shape) and all(a in (1, b) for a, b in zip(padded, r.shape, strict=True)):
+            broadcast = [i for i, (a, b) in enumerate(zip(padded, r.shape, strict=True)) if a != b or i < extra]
+            return start + f"cotangent not summed over the broadcast {_axes(broadcast)}"
+        if sorted(r.shape) == sorted(leaf.shape):
+            return start + "its axes are exchanged: transposed?"
+        if np.prod(r.shape) == np.prod(leaf.shape):
+            return start + "it is not reshaped back"
+        return start + "summed over an axis too many?" if extra < 0 else start.removesuffix(": ")
+    return ""
+
+
+def _axes(axes: Any) -> str:
+    numbers = list(axes)
+    return f"axis {numbers[0]}" if len(numbers) == 1 else f"axes {', '.join(map(str, numbers))}"
+
+
+def _explain_error(trial: Trial, error: Exception) -> str:
+    """The error, and what it says of the rule."""
+    text = first_line(error)
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
+        return f"the rule needs its numbers at trace time, so it cannot run inside jit, vmap or scan: {text}"
+    if isinstance(error, jax.errors.UnexpectedTracerError):
+        return f"the rule keeps a tracer from an earlier trace (a global, an attribute?): {text}"
+    whole = " ".join(str(error).split())
+    return f"the rule does not run: {type(error).__name__}: {whole[:400]}"
+
+
+def check_one_by_one(trial: Trial) -> None:
+    """Each argument differentiated alone, each result alone: rules that see which ones are asked for may differ.
+
+    The cotangents are evaluated in float64 whatever dtypes the rule casts to.
+    """
+    n, m = len(trial.call.moving), len(trial.results)
+    if not trial.symbolic and (m == 1 or trial.level == "quick"):
+        return
+    row, draw = trial.report.row(SYMBOLS), trial.draw(7)
+    point, kinds = smooth_point(draw), trial.traced_for(trial.rule_flat)
+    if point is None or kinds is None or (n == 1 and m == 1):
+        return
+    asked = [0]
+
+    def alone(values: Any, cotangents: Any) -> tuple[Any, Any, Any]:
+        gradients = []
+        for i in range(n):
+            asked[0] = i
+            parts = [_alone(trial, values, i, k)(cotangents[k])[0] for k in range(m)]
+            gradients.append(sum(parts[1:], parts[0]))
+        return (), gradients, ()
+
+    (program,) = compile_wide([Task(alone, *kinds, trial.dtype, True, quiet=True)])
+    if isinstance(program, Exception):
+        name = trial.names[asked[0]]
+        text = f"differentiating by {name} alone fails: {first_line(program)}"
+        trial.report.fail(Failure(SYMBOLS, name, text))
+        return
+    got, want = (p.clean(point.values, point.cotangents)[1] for p in (program, trial.rule))
+    for i, (g, w) in enumerate(zip(got, want, strict=True)):
+        size = float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0))
+        for samples in (SAMPLES, MORE):
+            spread = trial.rule.spread(point.values, point.cotangents, native=False, samples=samples)[1][i]
+            bound = 2 * FACTOR * spread + 2.0**-46 * size
+            with np.errstate(invalid="ignore"):
+                bad = ~((abs(g - w) <= bound) | (g == w)) & np.isfinite(w + bound)
+            if not bad.any():
+                break
+        if bad.any():
+            _fail_alone(trial, i, g, w, bad, bound, point)
+            return
+    row.detail = "the same"
+
+
+def _alone(trial: Trial, values: Sequence[Any], i: int, k: int) -> Any:
+    """The pullback of result k with respect to leaf i, everything else held."""
+
+    def function(value: Any) -> Any:
+        return trial.rule_flat(*values[:i], value, *values[i + 1 :])[0][k]
+
+    return jax.vjp(function, values[i])[1]
+
+
+def _fail_alone(trial: Trial, i: int, got: Any, want: Any, bad: Any, bound: Any, point: Point) -> None:
+    index = tuple(int(k) for k in np.unravel_index(int(np.where(bad, abs(got - want), -1).argmax()), got.shape))
+    text = (
+        f"differentiated by {trial.names[i]} alone, one result at a time, it differs from all at once: symbolic zeros?"
+    )
+    size = float(bound[index])
+    error = float(abs(got - want)[index])
+    facts = (index, float(got[index]), float(want[index]), error, size, error / size if size else float("inf"))
+    trial.report.fail(
+        Failure(SYMBOLS, trial.names[i], text, point.name, "float64", *facts, int(bad.sum()), int(got.size))
+    )

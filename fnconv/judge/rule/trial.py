@@ -1,0 +1,156 @@
+"""One rule on trial: the rule and its reference as programs, and where to write what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.judge.own.programs import arithmetic
+from fnconv.judge.own.references import abstract
+from fnconv.judge.rule.arguments import Function, Signature
+from fnconv.judge.rule.data import Draw
+from fnconv.judge.rule.primal import without_rules
+from fnconv.judge.rule.programs import Flat, Native, Task, Wide, compile_wide, value_and_cotangents
+from fnconv.judge.rule.report import Report
+
+Avals = tuple[Sequence[Any], Sequence[Any]]  # of values and of cotangents
+HALVES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+
+
+@dataclass
+class Trial:
+    """Programs are compiled once and serve all checks."""
+
+    call: Signature
+    reference: Function | None
+    level: str
+    seed: int
+    report: Report
+    results: tuple[Any, ...] = ()  # shapes and dtypes of fn's floating results
+    others: tuple[Any, ...] = ()  # of those without derivative
+    problems: list[str] = field(default_factory=list)  # guesses that a check left for the failure that follows
+    symbolic: bool = False  # whether a rule in it asked for symbolic zeros
+    compiled: bool = False
+    widest: dict[Flat, Avals | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rule_flat: Flat = self.call.flat(self.call.fn)
+        own: Flat = without_rules(self.rule_flat)
+        self.reference_flat: Flat = own if self.reference is None else self.call.flat(self.reference)
+        with arithmetic(self.dtype):
+            self.results, self.others = jax.eval_shape(self.rule_flat, *self.kinds)
+
+    @property
+    def dtype(self) -> Any:
+        return self.call.dtype
+
+    @cached_property
+    def kinds(self) -> tuple[Any, ...]:
+        """Shapes and dtypes of the moving leaves."""
+        return self.call.cast(None)
+
+    @property
+    def names(self) -> list[str]:
+        return [leaf.name for leaf in self.call.moving]
+
+    @property
+    def result_names(self) -> list[str]:
+        n = len(self.results)
+        return ["value"] if n == 1 else [f"value[{i}]" for i in range(n)]
+
+    def draw(self, seed: int = 0) -> Draw:
+        return Draw(self.call.moving, [r.shape for r in self.results], self.seed * 1000 + seed)
+
+    # ---- programs ---------------------------------------------------------------------------------------------------
+
+    def traced_for(self, flat: Flat) -> Avals | None:
+        """Avals of values and cotangents in the widest dtype that flat takes."""
+        if flat not in self.widest:
+            self.widest[flat] = self._widest(flat)
+        return self.widest[flat]
+
+    def _widest(self, flat: Flat) -> Avals | None:
+        for dtype in (jnp.float64, jnp.float32, None):
+            with arithmetic(jnp.float64):
+                kinds = self.call.cast(dtype)
+                try:
+                    results, _ = jax.eval_shape(flat, *kinds)
+                    jax.make_jaxpr(value_and_cotangents(flat))(kinds, _strong(results))
+                except Exception:  # a function may insist on its dtypes
+                    continue
+                return kinds, _strong(results)
+        return None
+
+    def task(self, flat: Flat, *, native: bool, own: bool) -> Task:
+        if native:
+            with arithmetic(self.dtype):
+                kinds, cotangents = self.kinds, _strong(jax.eval_shape(flat, *self.kinds)[0])
+        else:
+            kinds, cotangents = self.traced_for(flat) or (self.kinds, _strong(self.results))  # type: ignore[assignment]
+        return Task(value_and_cotangents(flat), kinds, cotangents, self.dtype, own)
+
+    def compile(self) -> None:
+        """The four programs: rule and reference, traced in float64 and, for half precisions, in the own dtype."""
+        tasks = [self.task(self.rule_flat, native=False, own=True)]
+        tasks += [self.task(self.reference_flat, native=False, own=False)]
+        if self.dtype in HALVES:
+            tasks += [self.task(self.rule_flat, native=True, own=True)]
+            tasks += [self._reference_task()]
+        programs = compile_wide(tasks)
+        rule, reference = programs[0], programs[1]
+        if isinstance(rule, Exception):
+            raise rule
+        self.rule: Wide = rule
+        self.right: Wide | None = reference if isinstance(reference, Wide) else None
+        self.no_reference = "" if isinstance(reference, Wide) else first_line(reference)
+        own = [p if isinstance(p, Wide) else None for p in programs[2:]] or [self.rule, self.right]
+        self.rule_rounded: Wide = own[0] or self.rule
+        self.right_rounded: Wide | None = own[1] or self.right
+        self.native = Native(value_and_cotangents(self.rule_flat), self.dtype)
+        self.compiled = True
+
+    @cached_property
+    def plain(self) -> Wide | None:
+        """The reference's values alone, for where it has no derivative."""
+
+        def program(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, Any, Any]:
+            return self.reference_flat(*values)[0], (), ()
+
+        task = self.task(self.rule_flat, native=False, own=True)
+        (wide,) = compile_wide([Task(program, task.values, task.cotangents, task.dtype, False)])
+        return wide if isinstance(wide, Wide) else None
+
+    def _reference_task(self) -> Task:
+        try:
+            return self.task(self.reference_flat, native=True, own=False)
+        except Exception:  # then its float64 program serves
+            return self.task(self.reference_flat, native=False, own=False)
+
+    @cached_property
+    def native_reference(self) -> Native:
+        return Native(value_and_cotangents(self.reference_flat), self.dtype)
+
+    def run_native(self, point: Any, program: Native | None = None) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return (program or self.native)(point.values, point.cotangents, self.kinds, self.results)
+
+
+def _strong(results: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(abstract(r.shape, r.dtype) for r in results)
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of an error."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
+
+
+def short(dtype: Any) -> str:
+    """f32, bf16, ..."""
+    name = np.dtype(dtype).name
+    return {"bfloat16": "bf16"}.get(name, name.replace("float", "f"))

@@ -1,0 +1,43 @@
+"""The objects of the four texts, literally: vec, phi, C, M, S, the dense Jacobians, and the index of equations."""
+
+from fnconv.textbook.matrices import (
+    candidates,
+    first_maximum,
+    forward_by_input,
+    forward_by_kernel,
+    index_map,
+    jacobian,
+    jacobian_by_input,
+    jacobian_by_kernel,
+    kron_times_vec,
+    kron_transposed,
+    lowest,
+    matrix_c,
+    matrix_m,
+    phi,
+    refuse_if_large,
+    selection_matrix,
+    unvec,
+    vec,
+)
+
+__all__ = [
+    "candidates",
+    "first_maximum",
+    "forward_by_input",
+    "forward_by_kernel",
+    "index_map",
+    "jacobian",
+    "jacobian_by_input",
+    "jacobian_by_kernel",
+    "kron_times_vec",
+    "kron_transposed",
+    "lowest",
+    "matrix_c",
+    "matrix_m",
+    "phi",
+    "refuse_if_large",
+    "selection_matrix",
+    "unvec",
+    "vec",
+]
