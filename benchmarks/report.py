@@ -1,45 +1,19 @@
-"""README's figures and the picture, from the kept measurements alone."""
+"""The figures of both READMEs and the picture, from the kept measurements alone."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import picture
+from benchmarks.kept import RESULTS, TIMED, Results, load
 from benchmarks.scaling import exponent
 from benchmarks.targets import RESIDUALS, Row, Standing, ratio, share, standings, verdict
 
 FOLDER = Path(__file__).parent
-RESULTS = FOLDER / "results"
 README, DETAILS, PICTURE = FOLDER.parent / "README.md", FOLDER / "README.md", RESULTS / "picture.svg"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
-COMMANDS = ("layers", "pools", "models", "memory", "scaling")
-TIMED = COMMANDS[:3]
-
-SUFFIXES = ("", "-tuned", "-gpu")
-
-Results = Mapping[str, dict[str, Any]]  # by file name without ending: "layers", "layers-tuned", "layers-gpu", ...
-
-
-def load(folder: Path = RESULTS) -> Results:
-    """Every kept measurement; raises ValueError at one that is none."""
-    names = [f"{command}{suffix}" for command in COMMANDS for suffix in SUFFIXES]
-    found = {name: json.loads(path.read_text()) for name in names if (path := folder / f"{name}.json").exists()}
-    for name, result in found.items():
-        if result["smoke"]:
-            raise ValueError(f"report: {name}.json is from a --smoke run, whose times mean nothing")
-        if name != proper_name(result):
-            raise ValueError(f"report: {name}.json holds what belongs to {proper_name(result)}.json")
-    return found
-
-
-def proper_name(result: Mapping[str, Any]) -> str:
-    """The name under which a measurement is kept: command, and platform or settings where they are not the usual."""
-    environment = result["environment"]
-    suffix = f"-{environment['platform']}" if environment["platform"] != "cpu" else ""
-    return f"{result['command']}{suffix}{'-tuned' if environment['tuned'] else ''}"
 
 
 def write(folder: Path = RESULTS) -> list[Path]:
@@ -47,12 +21,10 @@ def write(folder: Path = RESULTS) -> list[Path]:
     results = load(folder)
     for path, block in ((README, summary(results)), (DETAILS, details(results))):
         path.write_text(replaced(path.read_text(), block))
-    if any(name in results for name in TIMED):
-        from benchmarks import picture
-
-        picture.draw(results, PICTURE)
-        return [README, DETAILS, PICTURE]
-    return [README, DETAILS]
+    if not any(name in results for name in TIMED):
+        return [README, DETAILS]
+    picture.draw(results, PICTURE)
+    return [README, DETAILS, PICTURE]
 
 
 def replaced(text: str, block: str) -> str:
@@ -63,42 +35,83 @@ def replaced(text: str, block: str) -> str:
     return f"{head}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}"
 
 
-def digest(results: Results) -> str:
-    """Of everything that the picture shows."""
-    return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]
-
-
 # ---- README ---------------------------------------------------------------------------------------------------------
 
 
 def summary(results: Results) -> str:
-    """Where the library stands, group by group, with what it aims at."""
+    """The chart of the layers, and a line for each network."""
     timed = [name for name in TIMED if name in results]
-    parts = []
-    if timed:
-        machine = _machine(results[timed[0]]["environment"])
-        parts.append(f"Times over fnconv's, above 1 fnconv is faster; geometric means, {machine}:")
-        parts.append(_standings(results))
-        parts.append(f"![Every case, and the geometric means]({PICTURE.relative_to(README.parent).as_posix()})")
-    on_gpu = [name for name in TIMED if f"{name}-gpu" in results]
-    if on_gpu:
-        machine = _machine(results[f"{on_gpu[0]}-gpu"]["environment"])
-        parts.append(f"The same on {machine}:")
-        parts.append(_on_gpu(results))
-    if "memory" in results:
-        parts.append("What the gradient keeps from the forward pass, over what autodiff keeps:")
-        parts.append(_residuals(results["memory"]["rows"]))
-    parts.append(
-        "Every case, and how to measure: [benchmarks](benchmarks/README.md)." if parts else "Not measured yet."
-    )
+    if not timed:
+        return "Not measured yet."
+    link = PICTURE.relative_to(README.parent).as_posix()
+    parts = [
+        f"Speed-up: their time ÷ ours; above 1, fnconv is faster. Measured on {_machine(results[timed[0]])}:",
+        f"![Speed-up over JAX's automatic gradients and over Torch, layer by layer]({link})",
+    ]
+    if "models" in results:
+        parts.append(_networks(results["models"]["rows"], results.get("memory", {}).get("rows", ())))
     return "\n\n".join(parts)
 
 
-def _machine(environment: Mapping[str, Any]) -> str:
+def _networks(rows: Sequence[Row], memory: Sequence[Row]) -> str:
+    kept = {row["name"]: share(row, "residuals") for row in memory if row["map"] == "step"}
+    lines = []
+    for row in rows:
+        part = kept.get(row["name"])
+        speed = [figure(ratio(row, side)) for side in ("autodiff", "torch")]
+        lines.append([row["name"], *speed, f"{100 * part:.0f} %" if part is not None else ""])
+    headings = [
+        "One training step",
+        "Speed-up over autodiff",
+        "over Torch",
+        "Memory for the backward pass ÷ autodiff's",
+    ]
+    return table(headings, lines)
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    environment = result["environment"]
     versions = ", ".join(f"{name} {environment[name]}" for name in ("jax", "torch") if environment[name])
     flags = f", XLA_FLAGS `{environment['XLA_FLAGS']}`" if environment["XLA_FLAGS"] else ""
     where = environment["device"] if environment["platform"] != "cpu" else f"{environment['cores']} cores of"
     return f"{where} {environment['processor']}, {versions}{flags}, {environment['date']}"
+
+
+# ---- benchmarks/README ----------------------------------------------------------------------------------------------
+
+
+def details(results: Results) -> str:
+    """Where every group stands against its target, then every case of every command."""
+    parts = [*_targets(results)]
+    for name, result in results.items():
+        parts.append(f"### {name}\n\nMeasured on {_machine(result)}; {len(result['rows'])} rows.")
+        if result["environment"]["tuned"]:
+            settings = ", ".join(f"`{k}={v}`" for k, v in result["environment"]["tuned"].items())
+            parts[-1] += f"\nAll sides under {settings}."
+        match result["command"]:
+            case "memory":
+                parts.append(_memory(result["rows"]))
+            case "scaling":
+                parts.append(_scaling(result["rows"]))
+            case _:
+                parts.append(_cases(result["rows"]))
+    return "\n\n".join(parts) or "None is kept here yet."
+
+
+def _targets(results: Results) -> list[str]:
+    parts = []
+    timed = [name for name in TIMED if name in results]
+    if timed:
+        parts.append("### Targets\n\nSpeed-up: their time ÷ ours, geometric means; above 1, fnconv is faster.")
+        parts.append(_standings(results))
+    on_gpu = [name for name in TIMED if f"{name}-gpu" in results]
+    if on_gpu:
+        parts.append(f"The same on {_machine(results[f'{on_gpu[0]}-gpu'])}:")
+        parts.append(_on_gpu(results))
+    if "memory" in results:
+        parts.append("Memory that the gradient keeps from the forward pass, as a share of what autodiff keeps:")
+        parts.append(_residuals(results["memory"]["rows"]))
+    return parts
 
 
 def _standings(results: Results) -> str:
@@ -108,21 +121,24 @@ def _standings(results: Results) -> str:
         for s in _of(results, command):
             beside = tuned.get(s.target.label)
             cells = [_aimed(s.autodiff, s.target.autodiff), _aimed(s.torch, s.target.torch)]
-            worst = f"{figure(s.least)} {s.worst['name']}, {s.worst['map']}"
+            worst = f"{figure(s.least)}: {s.worst['name']}, {s.worst['map']}"
             if s.target.floor is not None:
                 worst += f" (≥ {s.target.floor:g}: {verdict(s.least, s.target.floor)})"
             cells += [_both(beside), worst]
             lines.append([s.target.label, *cells])
-    return table(["", "autodiff", "Torch", "with `tune_cpu()`: autodiff, Torch", "least over autodiff"], lines)
+    return table(
+        ["", "over autodiff", "over Torch", "with `tune_cpu()`: autodiff, Torch", "slowest case against autodiff"],
+        lines,
+    )
 
 
 def _on_gpu(results: Results) -> str:
     """Aims are those of a CPU; here "auto" leaves convolutions to cuDNN."""
     found = [s for command in TIMED for s in _of(results, f"{command}-gpu")]
     lines = [
-        [s.target.label, figure(s.autodiff), f"{figure(s.least)} {s.worst['name']}, {s.worst['map']}"] for s in found
+        [s.target.label, figure(s.autodiff), f"{figure(s.least)}: {s.worst['name']}, {s.worst['map']}"] for s in found
     ]
-    return table(["", "autodiff", "least"], lines)
+    return table(["", "over autodiff", "slowest case"], lines)
 
 
 def _of(results: Results, name: str) -> list[Standing]:
@@ -152,27 +168,6 @@ def _residuals(rows: Sequence[Row]) -> str:
     return table(["", "autodiff", "fnconv", "share"], lines)
 
 
-# ---- benchmarks/README ----------------------------------------------------------------------------------------------
-
-
-def details(results: Results) -> str:
-    """Every case of every command."""
-    parts = []
-    for name, result in results.items():
-        parts.append(f"### {name}\n\n{_machine(result['environment'])}; {len(result['rows'])} rows.")
-        if result["environment"]["tuned"]:
-            settings = ", ".join(f"`{k}={v}`" for k, v in result["environment"]["tuned"].items())
-            parts[-1] += f"\nAll sides under {settings}."
-        match result["command"]:
-            case "memory":
-                parts.append(_memory(result["rows"]))
-            case "scaling":
-                parts.append(_scaling(result["rows"]))
-            case _:
-                parts.append(_cases(result["rows"]))
-    return "\n\n".join(parts) or "None is kept here yet."
-
-
 def _cases(rows: Sequence[Row]) -> str:
     """A line for each case, its maps side by side."""
     maps = list(dict.fromkeys(row["map"] for row in rows))
@@ -185,9 +180,7 @@ def _cases(rows: Sequence[Row]) -> str:
         equal = " ".join(group[m]["verified"]["fnconv"] for m in there)
         lines.append([name, *cells, times, equal])
     of = f" ({', '.join(maps)})"
-    return table(
-        ["", f"autodiff / fnconv{of}", "Torch / fnconv", "fnconv, ms", "equal, or fraction of the bound"], lines
-    )
+    return table(["", f"speed-up over autodiff{of}", "over Torch", "fnconv, ms", "equal bits, or error ÷ bound"], lines)
 
 
 def _memory(rows: Sequence[Row]) -> str:
@@ -210,7 +203,9 @@ def _scaling(rows: Sequence[Row]) -> str:
         times = ", ".join(f"{row['map']}: {row['times']['fnconv']['ms']:.3g}" for row in group)
         ratios = ", ".join(figure(ratio(row, "autodiff")) for row in group)
         lines.append([name, *slopes, times, ratios])
-    return table(["", "autodiff, time ~ work^", "fnconv, time ~ work^", "fnconv, ms", "autodiff / fnconv"], lines)
+    return table(
+        ["", "time grows as work to the power: autodiff", "fnconv", "fnconv, ms", "speed-up over autodiff"], lines
+    )
 
 
 # ---- Markdown -------------------------------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ def _named(*names: str) -> Callable[[Row], bool]:
 
 
 TARGETS: tuple[Target, ...] = (
-    Target("51 layer maps", "layers", _tagged("51"), 2.6, 0.85, 0.95, 0.9),
-    Target("the same without depthwise", "layers", _tagged("51", without="depthwise"), 1.8, 0.85),
+    Target("17 layers, three maps each", "layers", _tagged("51"), 2.6, 0.85, 0.95, 0.9),
+    Target("of these, those not depthwise", "layers", _tagged("51", without="depthwise"), 1.8, 0.85),
     Target("depthwise, forward", "layers", _tagged("depthwise", map_="fwd"), 30, 0.6),
     Target("depthwise, weight gradient", "layers", _tagged("depthwise", map_="dW"), 12, 0.6),
     Target("depthwise, input gradient", "layers", _tagged("depthwise", map_="dX"), 40, 0.6),
@@ -43,9 +43,9 @@ TARGETS: tuple[Target, ...] = (
     Target("grouped, weight gradient", "layers", _tagged("grouped", map_="dW"), 50, 0.5),
     Target("grouped, input gradient", "layers", _tagged("grouped", map_="dX"), 4, 0.5),
     Target("other layers", "layers", _tagged("other")),
-    Target("channel multiplier 2", "layers", _tagged("multiplier")),
-    Target("max pool, 64 channels or more, backward", "pools", _tagged("max", "wide", map_="bwd"), 30, 1.0),
-    Target("pools, forward + backward", "pools", _tagged(map_="fwd+bwd"), 5, 0.8, None, 1.0),
+    Target("depthwise, two kernels a channel", "layers", _tagged("multiplier")),
+    Target("max pooling, 64 channels or more, backward", "pools", _tagged("max", "wide", map_="bwd"), 30, 1.0),
+    Target("all pools, forward + backward", "pools", _tagged(map_="fwd+bwd"), 5, 0.8, None, 1.0),
     Target("LeNet-5 step", "models", _named("LeNet-5"), 2.5, 0.9),
     Target("VGG-like step", "models", _named("VGG-like"), 1.7, 0.8),
     Target("ResNet-18 step", "models", _named("ResNet-18"), 1.5, 0.8),

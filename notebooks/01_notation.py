@@ -6,8 +6,9 @@
 # rule, written so that it can be read, and then rearranged so that it can be computed quickly.
 #
 # This first notebook fixes the notation. It needs the calculus of several variables and matrix products, nothing
-# else. Equation numbers such as (2.11) are those of Wei Ran's text, which the library cites in its docstrings as
-# "Wei".
+# else. Numbers in brackets, such as (2.11), name equations: they are the numbers of a text by Wei Ran, "Wei" in the
+# library's docstrings, so that an equation has one name here, there and in the code. The text itself is not needed;
+# the [page of this folder](README.md) describes it, and three others, and lists all equations.
 #
 # 1. tensors, and how their entries are counted
 # 2. gradients and Jacobians: (1.1), (1.2)

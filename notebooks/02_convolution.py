@@ -94,9 +94,6 @@ canvas.show()
 # which are the entries of $A * K$, column by column:
 #
 # $$\operatorname{im2col}(A)^T \operatorname{vec}(K) = \operatorname{vec}(A * K). \tag{2.3}$$
-#
-# (The text prints $(\operatorname{vec} K)^T$ in (2.3). A $6 \times 4$ matrix cannot be multiplied by a row of 4: it
-# is $\operatorname{vec} K$, without the transpose.)
 
 # %%
 print("im2col(A)^T vec(K) =", B.T @ textbook.vec(K))
@@ -240,7 +237,7 @@ canvas.show()
 # %% [markdown]
 # The cell in the centre, position 4, is found in four places of the table: these are its copies. Every $(p, q)$ has
 # exactly one source, so $m$ is a function. But different $(p, q)$ may have the *same* source, so $m$ is **not
-# injective** (Wei says it is; this is a slip), and $m^{-1}$ of a cell is a set of places:
+# injective**, and $m^{-1}$ of a cell is a set of places:
 
 # %%
 for cell in range(9):
@@ -388,9 +385,8 @@ print("ones per column:", M.sum(axis=0).astype(int), "(the cells of the image, c
 # $$\boxed{\;\left(\frac{\partial z}{\partial \mathbf{x}}\right)_{(d,i,j)}
 # = \sum_{(p,q)\,\in\, m^{-1}(d,i,j)} \left(\frac{\partial z}{\partial Y}\,C^T\right)_{(p,q)}\;} \tag{2.30}$$
 #
-# That is the answer to the question which "Small", one of the four texts, leaves open ("I really could not derive
-# it"). A copy in the forward pass is a sum in the backward pass. In the picture, one channel and one kernel: the four
-# copies of the centre are marked, and their sum is the gradient of the centre.
+# A copy in the forward pass is a sum in the backward pass. In the picture, one channel and one kernel: the four copies
+# of the centre are marked, and their sum is the gradient of the centre.
 
 # %%
 kernel, cotangent = w[:1, :1], dy[:1]
@@ -536,5 +532,5 @@ def column_sums(H, W, h, w):
 check(copies_of_each_cell, column_sums, [(3, 3, 2, 2), (5, 4, 3, 2), (6, 6, 1, 5), (4, 7, 4, 1)])
 
 # %% [markdown]
-# **Next:** [3 The three cases of Notes](03_three_cases.ipynb): strides, left-over cells, padding, and the same
+# **Next:** [3 The input gradient in three cases](03_three_cases.ipynb): strides, left-over cells, padding, and the same
 # gradient as a correlation with the kernel turned around.

@@ -1,17 +1,17 @@
 # %% [markdown]
-# # 3 The three cases of Notes
+# # 3 The input gradient in three cases
 #
-# Notebook 2 ended with the gradient of the input as a sum over copies. The handwritten "Notes" get there on another
-# road, which needs no matrices: *the gradient of a correlation is again a correlation*, of a prepared cotangent with
-# the kernel turned by 180 degrees. This is also how the fast programs of today compute it. The preparation depends on
-# the stride and the padding, and Notes go through three cases:
+# Notebook 2 ended with the gradient of the input as a sum over copies. There is another road, which needs no matrices:
+# *the gradient of a correlation is again a correlation*, of a prepared cotangent with the kernel turned by 180 degrees.
+# This is also how the fast programs of today compute it. The preparation depends on the stride and the padding. We go
+# through the three cases of a handwritten text, which the library cites as "Notes":
 #
-# 1. no padding, stride 1, with the example that "Small" works out by hand;
+# 1. no padding, stride 1, with an example small enough to write every element down (it is that of the text "Small");
 # 2. no padding, a larger stride, where cells may be left over;
 # 3. *same*: the output as large as the input, at any stride.
 #
-# Then the kernel's own gradient, a table of what the texts print wrongly and how a program finds it, and three
-# exercises.
+# Then the kernel's own gradient, and three exercises. An appendix lists the misprints of the texts, and shows how a
+# program finds them.
 #
 # Here indices count from 1, as in both texts, $\delta = \partial L/\partial O$ is the cotangent of the output, and
 # every array has one channel. (With several channels the correlations of all kernels are added.)
@@ -57,9 +57,6 @@ def gradients(image, kernel, delta, **options):
 #
 # $$O_{ij} = \sum_{r=1}^{2} \sum_{s=1}^{2} I_{i+r-1,\; j+s-1}\, W_{rs} + b .$$
 #
-# (Two misprints to know about. Small calls one of the summation indices $b$, as the bias. Notes write the input as
-# $a_{i+p-1+j+q-1}$: two indices were added up to one; it is $a_{i+p-1,\,j+q-1}$.)
-#
 # `show` writes the four equations out:
 
 # %%
@@ -82,9 +79,7 @@ for cell in ("∂L/∂b", "∂L/∂W_11", "∂L/∂W_12", "∂L/∂I_11", "∂L/
     print(page.find(cell))
 
 # %% [markdown]
-# Small prints $\delta_{11} W_{22} + \delta_{12} W_{11}$ for $\partial L/\partial I_{12}$. We shall see in section 5
-# how a program notices. The author works out all nine by hand and says that the general formula could not be derived.
-# So let us derive it.
+# Nine lines can be written by hand. A layer of any size needs one formula.
 #
 # **The general formula.** Take a cell $(u, v)$. It meets the kernel entry $(r, s)$ at the output $(i, j)$ exactly
 # when $i + r - 1 = u$ and $j + s - 1 = v$. For a given output there is one such entry, $r = u - i + 1$, $s = v - j +
@@ -157,7 +152,7 @@ print("and so is its rule of this name:   ", np.array_equal(by_correlation, name
 # %% [markdown]
 # ## 2. A larger stride, and cells that are left over
 #
-# Notes take a $5 \times 5$ input, a $2 \times 2$ kernel and stride 2. The output has
+# Take a $5 \times 5$ input, a $2 \times 2$ kernel and stride 2. The output has
 # $\lfloor (5-2)/2 \rfloor + 1 = 2$ rows and columns: the windows cover rows 1, 2 and 3, 4. Row and column 5 are
 # covered by no window. They are *left over*:
 
@@ -181,10 +176,9 @@ canvas.show()
 #
 # $$\frac{\partial L}{\partial I_{uv}} = \sum_{i,j} \delta_{ij}\; W_{u-(i-1)t,\; v-(j-1)t} .$$
 #
-# (Notes first print the index with a $+1$ at the end, and correct it a few lines later. With the $+1$ the first cell
-# would ask for $W_{22}$.) Now the index of $W$ falls by $t$ when the index of $\delta$ grows by 1. The trick is to
-# **put $t - 1$ zeros between the entries of $\delta$**; then the index falls by 1 for each step again, and everything
-# is as in the first case. The three steps of Notes are
+# Now the index of $W$ falls by $t$ when the index of $\delta$ grows by 1. The trick is to **put $t - 1$ zeros between
+# the entries of $\delta$**; then the index falls by 1 for each step again, and everything is as in the first case. The
+# three steps are
 #
 # > 1. insert zeros, 2. pad, 3. correlate with rot180$(W)$, at stride 1.
 #
@@ -230,9 +224,7 @@ for j in range(1, 6):
     print(page.find(f"∂L/∂I_1{j}"))
 
 # %% [markdown]
-# The last line is the left-over cell: its gradient is 0, for it changes nothing. The second line is another misprint
-# of Notes, which give $w_{12}\,\delta_{12}$ for it. The window of $\delta_{12}$ begins in column 3; it cannot reach
-# column 2.
+# The last line is the left-over cell: its gradient is 0, for it changes nothing.
 #
 # ## 3. *Same* at any stride
 #
@@ -250,7 +242,7 @@ for name in ("INPUT_SIZE", "SAME"):
 # %% [markdown]
 # Padding the input and convolving are two steps, so the gradient goes back through two steps: first through the
 # convolution of the *padded* input, which is case 2; then through the padding, which is easy: **the padding is no
-# part of the input, so its gradient is cut off.** In the sizes of Notes:
+# part of the input, so its gradient is cut off.** In our sizes:
 #
 # $$5 \times 5 \;\xrightarrow{\text{insert}}\; 9 \times 9 \;\xrightarrow{\text{pad by } 2}\; 13 \times 13
 # \;\xrightarrow{* \text{rot180}(W)}\; 11 \times 11 \;\xrightarrow{\text{cut off } 3}\; 5 \times 5$$
@@ -287,8 +279,8 @@ cropped = with_zeros[1:-1, 1:-1]
 print("the same 5x5:", np.array_equal(correlate(cropped, rot180(W)), dI))
 
 # %% [markdown]
-# The last example of Notes is $4 \times 4$ with a $2 \times 2$ kernel and stride 3. It needs 11 rows, so 7 zeros;
-# Notes write $(11 - 4)/2 = 3$ for each side. But 7 is odd: it is 3 and 4. With 3 and 3 only three windows fit.
+# A $4 \times 4$ input with a $2 \times 2$ kernel and stride 3 needs 11 rows, so 7 zeros. But 7 is odd, so the sides
+# differ: 3 and 4. With 3 and 3 only three windows fit.
 
 # %%
 print("library:", named_padding("INPUT_SIZE", size=4, span=2, stride=3))
@@ -306,8 +298,6 @@ for low, high in ((3, 4), (3, 3)):
 # and it runs over the (padded) input at stride 1. Nothing is turned this time, for both indices grow. There are as
 # many places for it as the kernel has entries. Cells that were left over are cut off first; they must not make more
 # places.
-#
-# (Notes print $a^{L+1}$ for the input, with one index at a time. It is $a^L$, this layer's own input, with both.)
 
 # %%
 image, delta = integers(4, 4), integers(2, 2)
@@ -337,7 +327,74 @@ dI, dW = gradients(image, integers(3, 3), one, strides=2)
 print("with cells left over:", np.array_equal(correlate(image[:3, :3], insert_zeros(one, 2)), dW))
 
 # %% [markdown]
-# ## 5. How a program finds misprints
+# ## 5. Exercises
+#
+# ### Exercise 1: the preparation
+#
+# For no padding: given $\delta$ ($n \times n$), the stride $t$, the kernel's size $k$ and the number of left-over
+# rows, return the array that is correlated with rot180$(W)$.
+
+
+# %% tags=["exercise-1"]
+def prepare(delta, t, k, left_over):
+    return ...
+
+
+# %% tags=["check-1"]
+def by_one_pad(delta, t, k, left_over):
+    # JAX pads low, high and between the entries in one operation
+    return jax.lax.pad(jnp.asarray(delta), jnp.float32(0), [(k - 1, k - 1 + left_over, t - 1)] * 2)
+
+
+cases = [(2, 1, 2, 0), (2, 2, 2, 1), (3, 3, 2, 2), (1, 2, 3, 1)]
+check(prepare, by_one_pad, [(integers(n, n), t, k, rest) for n, t, k, rest in cases])
+
+# %% [markdown]
+# ### Exercise 2: the gradient in one dimension
+#
+# Input of $n$ cells, a kernel $w$ of size $k$, stride $t$, `low` zeros in front. Write the gradient of the input by
+# the formula: $\partial L/\partial I_u = \sum_i \delta_i\, W_{?}$. Count from 0 or from 1, as you like.
+
+
+# %% tags=["exercise-2"]
+def input_gradient_1d(delta, w, n, t, low):
+    return ...
+
+
+# %% tags=["check-2"]
+def by_the_library(delta, w, n, t, low):
+    high = (len(delta) - 1) * t + len(w) - n - low  # such that the outputs are as many as delta has
+    options = {"strides": t, "padding": [(low, high)]}
+    return fnconv.conv_input_vjp(delta[:, None], w[:, None, None], (n, 1), **options)[:, 0]
+
+
+cases = [(4, 2, 5, 1, 0), (2, 2, 5, 2, 0), (5, 3, 5, 2, 3), (3, 3, 4, 1, 1), (2, 3, 7, 3, 0)]
+check(
+    input_gradient_1d,
+    by_the_library,
+    [(integers(o), integers(k), n, t, low) for o, k, n, t, low in cases],
+)
+
+# %% [markdown]
+# ### Exercise 3: the padding of *same*
+#
+# Return (low, high) such that the output is as large as the input of size $n$, for a kernel of size $k$ and stride
+# $t$. If the number of zeros is odd, the larger half comes last.
+
+
+# %% tags=["exercise-3"]
+def same_padding(n, k, t):
+    return ...
+
+
+# %% tags=["check-3"]
+sizes = [(5, 3, 2), (4, 2, 3), (6, 3, 1), (7, 4, 1), (1, 1, 4), (3, 5, 2)]
+check(same_padding, lambda n, k, t: named_padding("INPUT_SIZE", n, k, t), sizes)
+
+# %% [markdown]
+# ## Appendix: misprints of the texts
+#
+# For whoever reads the four texts beside these pages. Everything above, and the library, holds the right formulas.
 #
 # $\partial L/\partial I_{uv}$ is a sum of products $\delta_{ij} W_{rs}$. To find out *which* products occur, feed
 # unit arrays: with $\delta$ zero except for a 1 at $(i, j)$ and $W$ zero except for a 1 at $(r, s)$, the gradient at
@@ -423,7 +480,7 @@ for plus, name in ((1, "as first printed, with +1:"), (0, "as corrected:        
     print(f"{name} {right.sum():2} of 25 cells are right")
 
 # %% [markdown]
-# All that the four texts print wrongly, as far as we have found it:
+# All misprints that we have found in the four texts:
 #
 # | where | it prints | it is | how it shows |
 # |---|---|---|---|
@@ -440,70 +497,6 @@ for plus, name in ((1, "as first printed, with +1:"), (0, "as corrected:        
 # | Wei, (2.3) | $(\operatorname{vec} K)^T$ | $\operatorname{vec} K$ | shapes, notebook 2 |
 # | Wei, after (2.17) | $m$ is injective | it is not | $m^{-1}(4)$ has 4 places, notebook 2 |
 # | Wei, (4.6) | $\mathbf{x}^{k}$ on the right | $\mathbf{x}^{k+1}$ | shapes, notebook 4 |
-#
-# ## 6. Exercises
-#
-# ### Exercise 1: the preparation
-#
-# For no padding: given $\delta$ ($n \times n$), the stride $t$, the kernel's size $k$ and the number of left-over
-# rows, return the array that is correlated with rot180$(W)$.
-
-
-# %% tags=["exercise-1"]
-def prepare(delta, t, k, left_over):
-    return ...
-
-
-# %% tags=["check-1"]
-def by_one_pad(delta, t, k, left_over):
-    # JAX pads low, high and between the entries in one operation
-    return jax.lax.pad(jnp.asarray(delta), jnp.float32(0), [(k - 1, k - 1 + left_over, t - 1)] * 2)
-
-
-cases = [(2, 1, 2, 0), (2, 2, 2, 1), (3, 3, 2, 2), (1, 2, 3, 1)]
-check(prepare, by_one_pad, [(integers(n, n), t, k, rest) for n, t, k, rest in cases])
-
-# %% [markdown]
-# ### Exercise 2: the gradient in one dimension
-#
-# Input of $n$ cells, a kernel $w$ of size $k$, stride $t$, `low` zeros in front. Write the gradient of the input by
-# the formula: $\partial L/\partial I_u = \sum_i \delta_i\, W_{?}$. Count from 0 or from 1, as you like.
-
-
-# %% tags=["exercise-2"]
-def input_gradient_1d(delta, w, n, t, low):
-    return ...
-
-
-# %% tags=["check-2"]
-def by_the_library(delta, w, n, t, low):
-    high = (len(delta) - 1) * t + len(w) - n - low  # such that the outputs are as many as delta has
-    options = {"strides": t, "padding": [(low, high)]}
-    return fnconv.conv_input_vjp(delta[:, None], w[:, None, None], (n, 1), **options)[:, 0]
-
-
-cases = [(4, 2, 5, 1, 0), (2, 2, 5, 2, 0), (5, 3, 5, 2, 3), (3, 3, 4, 1, 1), (2, 3, 7, 3, 0)]
-check(
-    input_gradient_1d,
-    by_the_library,
-    [(integers(o), integers(k), n, t, low) for o, k, n, t, low in cases],
-)
-
-# %% [markdown]
-# ### Exercise 3: the padding of *same*
-#
-# Return (low, high) such that the output is as large as the input of size $n$, for a kernel of size $k$ and stride
-# $t$. If the number of zeros is odd, the larger half comes last.
-
-
-# %% tags=["exercise-3"]
-def same_padding(n, k, t):
-    return ...
-
-
-# %% tags=["check-3"]
-sizes = [(5, 3, 2), (4, 2, 3), (6, 3, 1), (7, 4, 1), (1, 1, 4), (3, 5, 2)]
-check(same_padding, lambda n, k, t: named_padding("INPUT_SIZE", n, k, t), sizes)
 
 # %% [markdown]
 # **Next:** [4 Pooling and activations](04_pooling.ipynb).

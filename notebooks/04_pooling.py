@@ -151,9 +151,8 @@ print("S^T dy is the library's gradient:", bool((by_matrix == dx).all()))
 # $$\left(\frac{\partial z}{\partial \mathbf{x}^k}\right)_{i}
 # = \sum_{o \,\in\, A_{i}} \left(\frac{\partial z}{\partial \mathbf{x}^{k+1}}\right)_{o}. \tag{4.6}$$
 #
-# (Wei prints $\mathbf{x}^k$ on the right, too; it is $\mathbf{x}^{k+1}$.) It is (2.30) again: copy forward, add
-# backward. In the program of GEMM 3.2 the sum is made at the mapped positions, as for a convolution. Here the 8 wins
-# all four windows of $2 \times 2$ at stride 1, and collects all four cotangents:
+# It is (2.30) again: copy forward, add backward. In the program of GEMM 3.2 the sum is made at the mapped positions,
+# as for a convolution. Here the 8 wins all four windows of $2 \times 2$ at stride 1, and collects all four cotangents:
 
 # %%
 x = np.array([[2, 7, 1], [4, 8, 5], [3, 6, 0]])

@@ -1,6 +1,6 @@
 """The equations of the four texts: label, what it says, the functions that are it, the notebook that derives it.
 
-Docstrings, pages of `fnconv show`, notebooks and the table in the README cite these labels and no others.
+Docstrings, pages of `fnconv show`, notebooks and the table in notebooks/README.md cite these labels and no others.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ EQUATIONS = (
     _row("Wei (2.11)", "vec(A X B) = (Bᵀ ⊗ A) vec(X)", "textbook.kron_times_vec", 1),
     _row("Wei (2.12)", "vec(y) = (I ⊗ φ(x)) vec(C)", "textbook.forward_by_kernel rules.conv.kronecker.forward", 2),
     _row("Wei (2.13)", "vec(y) = (Cᵀ ⊗ I) vec(φ(x))", "textbook.forward_by_input rules.conv.jacobian.forward", 2),
-    _row("Wei (2.14) (2.15) (2.16) (2.17)", "the index map m", "textbook.index_map geometry.flat_table", 2),
+    _row("Wei (2.14) (2.15) (2.16) (2.17)", "the index map m", "textbook.index_map base.geometry.flat_table", 2),
     _row("Wei (2.18) (2.19)", "∂vec(y)/∂vec(w)ᵀ = I ⊗ φ(x)", "textbook.jacobian_by_kernel", 2),
     _row("Wei (2.20)", "∂z/∂vec(C) = (I ⊗ φ(x)ᵀ) vec(∂z/∂Y)", "rules.conv.kronecker.weight_vjp", 2),
     _row("Wei (2.21)", "∂z/∂C = φ(x)ᵀ ∂z/∂Y", "rules.conv.im2col.weight_vjp conv_weight_vjp", 2),
     _row("Wei (2.22)", "∂z/∂vec(x)ᵀ = ∂z/∂vec(y)ᵀ ∂vec(y)/∂vec(x)ᵀ", "rules.conv.jacobian.input_vjp", 2),
-    _row("Wei (2.23) (2.24)", "M; vec(φ(x)) = M vec(x)", "textbook.matrix_m linear.im2col", 2),
+    _row("Wei (2.23) (2.24)", "M; vec(φ(x)) = M vec(x)", "textbook.matrix_m base.linear.im2col", 2),
     _row("Wei (2.25)", "∂vec(y)/∂vec(x)ᵀ = (Cᵀ ⊗ I) M", "textbook.jacobian_by_input", 2),
     _row("Wei (2.26) (2.27)", "the same times ∂z/∂vec(Y)ᵀ", "rules.conv.jacobian.input_vjp", 2),
     _row("Wei (2.28)", "∂z/∂vec(x) = Mᵀ vec(∂z/∂Y Cᵀ)", "rules.conv.kronecker.input_vjp", 2),
     _row("Wei (2.29) (2.30)", "∂z/∂x_i = Σ (∂z/∂Y Cᵀ)[p, q] over m⁻¹(i)", "rules.conv.im2col.input_vjp col2im", 2),
     _row("Wei 3", "fully connected is convolution with a kernel as large as the input", "dense", 5),
-    _row("Wei (4.1)", "output sizes of pooling", "geometry.outputs", 4),
+    _row("Wei (4.1)", "output sizes of pooling", "base.geometry.outputs", 4),
     _row("Wei (4.2)", "y = max over the window", "max_pool", 4),
     _row("Wei (4.3) (4.4)", "vec(y) = S vec(x), ∂vec(y)/∂vec(x)ᵀ = S", "textbook.selection_matrix", 4),
     _row("Wei (4.5)", "∂z/∂vec(x) = Sᵀ ∂z/∂vec(y)", "rules.max_pool.selection.unselect max_unpool", 4),
@@ -82,13 +82,13 @@ EQUATIONS = (
     _row(
         "Notes 2.2",
         "pooling: upsample(δ) ⊙ σ', overlapping windows added",
-        "max_unpool avg_pool linear.window_sum_adjoint",
+        "max_unpool avg_pool base.linear.window_sum_adjoint",
         4,
     ),
     _row(
         "Notes 2.3",
         "convolution: insert zeros, pad, correlate with rot180(w)",
-        "rules.conv.correlation.input_vjp conv_input_vjp linear.zero_insert linear.rot180",
+        "rules.conv.correlation.input_vjp conv_input_vjp base.linear.zero_insert base.linear.rot180",
         3,
     ),
     _row(
@@ -103,7 +103,7 @@ EQUATIONS = (
     _row("Small (3)", "∂L/∂I element by element", "conv_input_vjp show.conv", 3),
     _row("Small pooling", "O_ij = max of the window; ∂L/∂I = ∂L/∂O at the maximum, else 0", "max_pool show.pool", 4),
     _row("GEMM 1.1", "convolution = im2col and one matrix product", "rules.conv.im2col.forward im2col", 2),
-    _row("GEMM 1.2", "∂z/∂x by adding at the mapped positions", "rules.conv.im2col.input_vjp linear.col2im", 2),
+    _row("GEMM 1.2", "∂z/∂x by adding at the mapped positions", "rules.conv.im2col.input_vjp base.linear.col2im", 2),
     _row("GEMM 2", "fully connected as convolution", "dense", 5),
     _row("GEMM 3 3.1 3.2", "max pooling through im2col", "rules.max_pool.segment_sum.forward max_pool", 4),
 )
@@ -154,10 +154,10 @@ def cite(labels: Iterable[str]) -> str:
 
 
 def table() -> str:
-    """The README's table: equation, function and notebook, in the order of the texts."""
+    """The table of notebooks/README.md: equation, function and notebook, in the order of the texts."""
     lines = ["| equation | what it says | function | notebook |", "|---|---|---|---|"]
     for e in EQUATIONS:
         functions = ", ".join(f"`{f}`" for f in e.functions)
-        notebook = f"[{e.notebook}](notebooks/{NOTEBOOKS[e.notebook]}.ipynb)"
+        notebook = f"[{e.notebook}]({NOTEBOOKS[e.notebook]}.ipynb)"
         lines.append(f"| {cite(e.labels)} | {e.statement} | {functions} | {notebook} |")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import cases, convolutions, memory, models, networks, report, targets, timing, verify
+from benchmarks import cases, convolutions, kept, memory, models, networks, picture, report, targets, timing, verify
 from benchmarks.jax_layers import Autodiff, Manual
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,10 +203,10 @@ ROWS = [
 
 def test_groups_have_geometric_means_and_a_worst_line():
     found = {s.target.label: s for s in targets.standings("layers", ROWS)}
-    assert found["51 layer maps"].autodiff == pytest.approx(2)
-    assert found["51 layer maps"].torch == pytest.approx(2)
-    assert (found["51 layer maps"].worst["name"], found["51 layer maps"].least) == ("c", 0.5)
-    assert found["the same without depthwise"].autodiff == pytest.approx(4)
+    assert found["17 layers, three maps each"].autodiff == pytest.approx(2)
+    assert found["17 layers, three maps each"].torch == pytest.approx(2)
+    assert (found["17 layers, three maps each"].worst["name"], found["17 layers, three maps each"].least) == ("c", 0.5)
+    assert found["of these, those not depthwise"].autodiff == pytest.approx(4)
     assert found["depthwise, forward"].autodiff == pytest.approx(64)
     assert "grouped, forward" not in found
 
@@ -246,50 +246,66 @@ def result(command: str, rows: list[dict[str, Any]], tuned: dict[str, str] | Non
 @pytest.mark.parametrize(("path", "block"), [(report.README, report.summary), (report.DETAILS, report.details)])
 def test_readme_is_what_the_measurements_generate(path, block):
     text = path.read_text()
-    assert report.replaced(text, block(report.load())) == text, "run python -m benchmarks report"
+    assert report.replaced(text, block(kept.load())) == text, "run python -m benchmarks report"
 
 
 def test_the_picture_is_of_these_measurements():
-    results = report.load()
-    drawn = any(name in results for name in report.TIMED)
+    results = kept.load()
+    drawn = any(name in results for name in kept.TIMED)
     assert report.PICTURE.exists() == drawn
     if drawn:
-        assert report.digest(results) in report.PICTURE.read_text()
+        assert kept.digest(results) in report.PICTURE.read_text()
 
 
-def test_tables_say_the_figures_and_the_targets():
-    results = {"layers": result("layers", ROWS), "layers-tuned": result("layers", ROWS, {"F": "1"})}
+STEP = row("net", "step", [], autodiff=6, fnconv=2, torch=3)
+BYTES = {"name": "net", "map": "step", "bytes": {"autodiff": {"residuals": 4}, "fnconv": {"residuals": 1}}}
+
+
+def test_the_readme_has_a_chart_and_a_line_for_each_network_without_targets():
+    results = {
+        "layers": result("layers", ROWS),
+        "models": result("models", [STEP]),
+        "memory": result("memory", [BYTES]),
+    }
     text = report.summary(results)
-    assert "| 51 layer maps | 2.00 (≥ 2.6: missed by 23 %) | 2.00 (≥ 0.85: met) | 2.00, 2.00 (≥ 0.9: met) |" in text
-    assert "0.50 c, dW (≥ 0.95: missed by 47 %)" in text
     assert "2 cores of P, jax 1, torch 2, 2026-01-02" in text
-    assert "| d | 64.0 | 0.50 | 1 | exact |" in report.details(results)
-    assert "`F=1`" in report.details(results)
+    assert "](benchmarks/results/picture.svg)" in text
+    assert "| net | 3.00 | 1.50 | 25 % |" in text
+    assert text.count("\n| ") == 3
+    assert not [word for word in ("met", "missed", "≥", "≤") if word in text.split()]
+
+
+def test_the_details_say_the_figures_and_the_targets():
+    results = {"layers": result("layers", ROWS), "layers-tuned": result("layers", ROWS, {"F": "1"})}
+    text = report.details(results)
+    figures = "2.00 (≥ 2.6: missed by 23 %) | 2.00 (≥ 0.85: met) | 2.00, 2.00 (≥ 0.9: met)"
+    assert f"| 17 layers, three maps each | {figures} | 0.50: c, dW (≥ 0.95: missed by 47 %) |" in text
+    assert "| d | 64.0 | 0.50 | 1 | exact |" in text
+    assert "`F=1`" in text
 
 
 def test_a_gpu_has_a_table_of_its_own():
     found = result("layers", ROWS)
     found["environment"] |= {"platform": "gpu", "device": "G"}
-    assert report.proper_name(found) == "layers-gpu"
-    assert "The same on G P, jax 1" in report.summary({"layers-gpu": found})
-    assert "| 51 layer maps | 2.00 | 0.50 c, dW |" in report.summary({"layers-gpu": found})
+    assert kept.proper_name(found) == "layers-gpu"
+    text = report.details({"layers-gpu": found})
+    assert "The same on G P, jax 1" in text
+    assert "| 17 layers, three maps each | 2.00 | 0.50: c, dW |" in text
 
 
 def test_picture_carries_its_digest(tmp_path):
-    from benchmarks import picture
-
     results = {"layers": result("layers", ROWS)}
     picture.draw(results, tmp_path / "a.svg")
-    assert report.digest(results) in (tmp_path / "a.svg").read_text()
+    assert kept.digest(results) in (tmp_path / "a.svg").read_text()
 
 
 def test_smoke_runs_and_misplaced_results_are_refused(tmp_path):
     (tmp_path / "layers.json").write_text(json.dumps(result("layers", ROWS) | {"smoke": True}))
     with pytest.raises(ValueError, match="smoke"):
-        report.load(tmp_path)
+        kept.load(tmp_path)
     (tmp_path / "layers.json").write_text(json.dumps(result("layers", ROWS, {"F": "1"})))
     with pytest.raises(ValueError, match=r"belongs to layers-tuned\.json"):
-        report.load(tmp_path)
+        kept.load(tmp_path)
 
 
 def test_markers_are_needed():
@@ -324,7 +340,7 @@ def smoke(chosen: dict[str, str], folder: Path) -> dict[str, Any]:
     }
     commands = [[name, "--smoke", "--only", only, "--json", f"{folder}/{name}.json"] for name, only in chosen.items()]
     if not HAS_TORCH:
-        commands = [[*c, "--against", "none"] if c[0] in report.TIMED else c for c in commands]
+        commands = [[*c, "--against", "none"] if c[0] in kept.TIMED else c for c in commands]
     program = [sys.executable, "-c", SMOKE, json.dumps(commands)]
     done = subprocess.run(program, cwd=ROOT, env=os.environ | cache, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -185,6 +185,20 @@ def test_top_level_holds_nothing_else():
     assert not extra
     assert entries >= TOP_LEVEL
     assert (ROOT / ".ci" / "run").is_file()
+    assert (ROOT / ".pre-commit-config.yaml").is_file()
+
+
+def test_the_citation_and_the_changelog_name_the_version():
+    version = PYPROJECT["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_hooks_need_no_network():
+    """They are local, and run what is installed."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert hooks.count("- repo:") == hooks.count("- repo: local") == 1
+    assert hooks.count("- id:") == hooks.count("language: system") == 3
 
 
 def test_type_information_is_shipped():

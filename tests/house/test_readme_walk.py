@@ -1,4 +1,4 @@
-"""The README: its model runs, and prints what is pasted there, times and roundings apart; its figures are kept ones."""
+"""The README: its examples run and print what it says, times apart; its figures are those of the kept results."""
 
 from __future__ import annotations
 
@@ -6,63 +6,81 @@ import re
 from pathlib import Path
 
 import jax
+import pytest
 from typer.testing import CliRunner
 
 from fnconv.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("## Your own model\n")[2].partition("\n## ")[0]
 
 
-def block(start):
-    return SECTION.partition(start)[2].partition("\n```")[0]
+def section(title):
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def what_stays(report):
-    """Names, shapes and dtypes of the leaves; what was replaced; what is kept; that they agree."""
-    lines = report.strip().splitlines()
-    leaves = [line.split()[:3] for line in lines if "float32" in line and not line.startswith(("worst", " "))]
-    kept = [line for line in lines if line.startswith(("loss on", "leaf", "ulp,", "(at most", "residuals", "replaced"))]
-    return leaves, [" ".join(line.split()) for line in kept], re.findall(r"^OK: \d+ of \d+ leaves agree", report, re.M)
+def blocks(title, language):
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", section(title), re.M | re.S)
+    return [text for name, text in found if name == language]
+
+
+def test_the_layer_of_the_readme_prints_what_its_comment_says(capsys):
+    (program,) = blocks("A layer and its gradient", "python")
+    exec(program, {})
+    assert capsys.readouterr().out.strip() == program.strip().rpartition("# ")[2]
 
 
 def test_the_model_of_the_readme_prints_its_report(tmp_path):
+    """Its times apart."""
+    (program,) = blocks("Your own model", "python")
+    (report,) = blocks("Your own model", "")
     path = tmp_path / "model.py"
-    path.write_text(block("```python\n") + "\n")
-    assert len(path.read_text().splitlines()) <= 41
+    path.write_text(program)
     with jax.numpy_dtype_promotion("standard"):  # the model's author promotes
         result = CliRunner().invoke(app, ["compare", f"{path}:loss", "--rounds", "1", "--samples", "4"])
     assert result.exit_code == 0, result.output
-    assert what_stays(result.output) == what_stays(block("prints:\n\n```\n"))
+    time, *lines = report.splitlines()
+    assert time.startswith("time ")
+    assert [re.sub(r"[\d.]+", "#", line) for line in result.output.splitlines() if line.startswith("time ")] == [
+        re.sub(r"[\d.]+", "#", time)
+    ]
+    assert len(lines) == 3
+    assert set(lines) <= set(result.output.splitlines())
 
 
 def test_the_rule_of_the_readme_is_diagnosed_as_it_says(tmp_path):
-    section = README.partition("## Your own rule\n")[2].partition("\n## ")[0]
+    (program,) = blocks("Your own rule", "python")
+    (report,) = blocks("Your own rule", "")
     path = tmp_path / "rule.py"
-    path.write_text(section.partition("```python\n")[2].partition("\n```")[0] + "\n")
+    path.write_text(program)
     with jax.numpy_dtype_promotion("standard"):
         result = CliRunner().invoke(app, ["check", f"{path}:softmax"])
     assert result.exit_code == 1, result.output
-    (diagnosis,) = re.findall(r"^  diagnosis .*", section, re.M)
+    (diagnosis,) = re.findall(r"^  diagnosis .*", report, re.M)
     assert diagnosis in result.output
 
 
-def test_the_tables_of_the_readme_are_those_of_the_results():
-    """Every figure of an excerpt stands in the table that it is taken from."""
-    whole = (ROOT / "benchmarks" / "results" / "transform_models.md").read_text(encoding="utf-8")
-    names = {"LeNet": "lenet", "U-Net": "unet", "MobileNetV2-like": "mobilenet", "ResNet-18": "resnet18"}
-    rows = [[c.strip() for c in line.strip("|").split("|")] for line in whole.splitlines() if line.startswith("| ")]
-    found = {(row[0], row[1]): (row[2], row[5], row[6], row[9]) for row in rows if len(row) == 11}
-    excerpt = re.findall(r"^\| (\S+), (\w+) \| (.*?) \| (\S+) \| (\S+) \| (\S+) \|$", SECTION, re.M)
-    assert len(excerpt) == len(names)
-    for model, library, *figures in excerpt:
-        assert found[names[model], {"Flax": "linen"}.get(library, library.lower())] == tuple(figures)
-
-
-def test_the_kill_table_of_the_readme_is_that_of_the_results():
+def test_the_figures_of_the_kill_table_are_those_of_the_results():
     whole = (ROOT / "benchmarks" / "results" / "kill_table.md").read_text(encoding="utf-8")
-    for what in ("found, of", "alarms on"):
-        (theirs,) = re.findall(rf"^\| {what} .*$", whole, re.M)
-        (ours,) = re.findall(rf"^\| {what} .*$", README, re.M)
-        assert re.findall(r"\d+", theirs) == re.findall(r"\d+", ours)
+    columns, found, alarms = (
+        [cell.strip() for cell in re.findall(rf"^\| {start}.*$", whole, re.M)[0].split("|")[1:-1]]
+        for start in (r"\|", "found, of", "alarms on")
+    )
+    count = dict(zip(columns, found, strict=True))
+    said = " ".join(section("Your own rule").split())
+    bugs, right = re.search(r"finds all of \[(\d+) planted bugs\].* no alarm on (\d+) right rules", said).groups()
+    gradcheck, check_grads = re.search(r"gradcheck` finds (\d+) and `jax.test_util.check_grads` (\d+)", said).groups()
+    assert re.findall(r"\d+", found[0]) == [bugs]
+    assert (count["check_vjp"], count["gradcheck"], count["check_grads 1"]) == (bugs, gradcheck, check_grads)
+    assert re.findall(r"\d+", alarms[0]) == [right]
+    assert dict(zip(columns, alarms, strict=True))["check_vjp"] == "0"
+
+
+LINKS = re.compile(r"\]\((?!https?:)([^)#]+)\)")
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("notebooks/*.md")]
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES)), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page):
+    missing = [link for link in LINKS.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
+    assert not missing

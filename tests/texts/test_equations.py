@@ -1,4 +1,4 @@
-"""Labels of equations: what docstrings cite exists, what exists has a function, and the README says the same."""
+"""Labels of equations: each that a docstring cites exists and has a function; the page of the notebooks lists it."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def test_cite_shortens():
     assert cite(["Wei (2.30)", "Wei (2.28)", "Notes 2.3"]) == "Wei (2.28), (2.30); Notes 2.3"
 
 
-# ---- the README -----------------------------------------------------------------------------------------------------
+# ---- notebooks/README.md --------------------------------------------------------------------------------------------
 
 
-def test_readme_holds_the_table():
-    assert table() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_the_notebooks_holds_the_table():
+    assert table() in (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("number", NOTEBOOKS)
