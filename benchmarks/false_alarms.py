@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnconv.base.dtypes import FLOATS
 from fnconv.judge.rule.run import judge, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from vjp_bugs import OPERATIONS  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "false_alarms.md"
-DTYPES = ("bfloat16", "float16", "float32", "float64")
+DTYPES = tuple(sorted(row.name for row in FLOATS.values()))
 SCALES = (1e-3, 1.0, 1e3, 0.1, 30.0)
 ROUNDS = 18
 

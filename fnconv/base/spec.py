@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.base import geometry
+from fnconv.base import dtypes, geometry
 from fnconv.base.errors import Shape, invalid, mistyped
 from fnconv.base.geometry import AnyAxis, Axis
 
-FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 REALS = (jnp.floating, jnp.integer)
 CONV_MAPS = ("forward", "input_vjp", "weight_vjp")
 POOL_MAPS = ("forward", "input_vjp")
@@ -39,15 +38,15 @@ Precision = Any
 
 
 def as_array(function: str, argument: str, x: Any, *, integers: bool = True) -> jax.Array:
-    """x as an array of a supported dtype: f16, bf16, f32, f64, and integers where the operation has a meaning."""
+    """x as an array of a dtype that the operations take; integers only where the operation has a meaning for them."""
     try:
         array = jnp.asarray(x)
     except (TypeError, ValueError) as error:  # neither an array nor a list of numbers; a ragged list
         raise mistyped(function, argument, "must be an array", type(x).__name__) from error
-    if any(array.dtype == f for f in FLOATS) or (integers and jnp.issubdtype(array.dtype, jnp.integer)):
+    if dtypes.accepted(array.dtype, integers=integers):
         return array
-    kinds = "float16, bfloat16, float32, float64" + (" or an integer type" if integers else "")
-    raise mistyped(function, argument, f"must have dtype {kinds}", array.dtype.name, array.shape, argument)
+    rule = f"must have dtype {dtypes.accepted_names(integers=integers)}"
+    raise mistyped(function, argument, rule, array.dtype.name, array.shape, argument)
 
 
 def same_dtype(function: str, **arrays: jax.Array | None) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
+from fnconv.base import dtypes
 from fnconv.base.errors import describe
-from fnconv.base.spec import FLOATS
 
 
 def declined(function: str, argument: str, rule: str, value: Any) -> NotImplementedError:
@@ -21,8 +20,8 @@ def declined(function: str, argument: str, rule: str, value: Any) -> NotImplemen
 
 def check_dtypes(function: str, **operands: jax.Array) -> None:
     for argument, a in operands.items():
-        if not (any(a.dtype == f for f in FLOATS) or jnp.issubdtype(a.dtype, jnp.integer)):
-            rule = "must have dtype float16, bfloat16, float32, float64 or an integer type"
+        if not dtypes.accepted(a.dtype):
+            rule = f"must have dtype {dtypes.accepted_names()}"
             raise declined(function, argument, rule, np.dtype(a.dtype).name)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnconv.base.errors import describe
-from fnconv.base.linear import rot180, swap_channels
+from fnconv.base.pairs import rot180, swap_channels
 from fnconv.compat.arguments import check_dtypes, declined, static, with_sharding_of
 from fnconv.compat.windows import Pads, insert_zeros, reduce_window
 from fnconv.ops.conv import conv, conv_input_vjp

@@ -13,11 +13,12 @@ import numpy as np
 from jax import lax
 
 from fnconv.base.attach import LinearMap
+from fnconv.base.dtypes import lowest, to_accumulator
 from fnconv.base.geometry import Axis, volume
-from fnconv.base.linear import accumulator, subsample, window_sum, window_sum_adjoint, zero_insert
+from fnconv.base.pairs import subsample, zero_insert
+from fnconv.base.window_sums import window_sum, window_sum_adjoint
 from fnconv.compat.arguments import check_dtypes, declined, static, with_sharding_of
 from fnconv.ops.max_pool import max_pool
-from fnconv.textbook import lowest
 
 Pads = str | Sequence[tuple[int, int]]
 PerAxis = tuple[Any, ...]
@@ -158,7 +159,7 @@ def _sum(x: jax.Array, window: PerAxis, strides: PerAxis, base: PerAxis, dilatio
 
 
 def _in_accumulator(sum_: Callable[..., jax.Array], x: jax.Array, axes: tuple[Axis, ...]) -> jax.Array:
-    return sum_(x.astype(accumulator(x.dtype)), axes).astype(x.dtype)
+    return sum_(to_accumulator(x), axes).astype(x.dtype)
 
 
 _MONOIDS: dict[Any, tuple[Callable[..., jax.Array], Callable[[Any], Any]]] = {

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnconv.base.attach import attach
+from fnconv.base.dtypes import accumulator, to_accumulator
 from fnconv.base.errors import invalid, mistyped
-from fnconv.base.linear import accumulator
 from fnconv.base.spec import as_array, number
 
 # ---- ReLU -----------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def _softmax_fwd(axis: int, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _softmax_bwd(axis: int, y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    wide, dy_wide = y.astype(accumulator(y.dtype)), dy.astype(accumulator(y.dtype))
+    wide, dy_wide = to_accumulator(y), dy.astype(accumulator(y.dtype))
     mean = jnp.sum(dy_wide * wide, axis=axis, keepdims=True)
     return ((wide * (dy_wide - mean)).astype(dy.dtype),)
 
@@ -216,7 +216,7 @@ def _log_softmax_fwd(axis: int, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _log_softmax_bwd(axis: int, p: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    wide, dy_wide = p.astype(accumulator(p.dtype)), dy.astype(accumulator(p.dtype))
+    wide, dy_wide = to_accumulator(p), dy.astype(accumulator(p.dtype))
     return ((dy_wide - wide * jnp.sum(dy_wide, axis=axis, keepdims=True)).astype(dy.dtype),)
 
 
@@ -225,7 +225,7 @@ _log_softmax = attach(_log_softmax_primal, _log_softmax_fwd, _log_softmax_bwd)
 
 def _centred(x: jax.Array, axis: int) -> jax.Array:
     """x less its maximum, in the dtype that sums are kept in; a row of -inf alone is left as it is."""
-    wide = x.astype(accumulator(x.dtype))
+    wide = to_accumulator(x)
     top = jnp.max(wide, axis=axis, keepdims=True, initial=-jnp.inf)
     return wide - lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros((), wide.dtype)))
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from fnconv.base.attach import LinearMap, attach
+from fnconv.base.dtypes import to_accumulator
 from fnconv.base.errors import invalid
 from fnconv.base.geometry import Axis
 from fnconv.base.layout import (
@@ -29,7 +30,6 @@ from fnconv.base.layout import (
     restore_kernel,
     split_shape,
 )
-from fnconv.base.linear import accumulator
 from fnconv.base.spec import (
     ConvSpec,
     IntOrTuple,
@@ -353,7 +353,7 @@ def _bias_bwd(spec: tuple[()], residuals: None, dy: jax.Array) -> tuple[jax.Arra
 
 def bias_vjp(dy: jax.Array) -> jax.Array:
     """db = the sum of delta over batch and positions, Small (1), Notes 2.1."""
-    db = jnp.sum(dy.astype(accumulator(dy.dtype)), axis=tuple(range(dy.ndim - 1)))
+    db = jnp.sum(to_accumulator(dy), axis=tuple(range(dy.ndim - 1)))
     return db.astype(dy.dtype)
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from fnconv.base.attach import LinearMap
+from fnconv.base.dtypes import accumulator
 from fnconv.base.errors import invalid
-from fnconv.base.linear import accumulator
 from fnconv.base.spec import Precision, as_array, check_precision, same_dtype
 from fnconv.ops.conv import bias
 from fnconv.ops.rearrange import fold

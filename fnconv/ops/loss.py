@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.attach import attach
+from fnconv.base.dtypes import accumulator, to_accumulator
 from fnconv.base.errors import invalid
-from fnconv.base.linear import accumulator
 from fnconv.base.spec import as_array, same_dtype
 from fnconv.ops.activation import log_p
 
@@ -56,7 +56,7 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 def _cross_entropy_primal(spec: tuple[()], logits: jax.Array, labels: jax.Array) -> jax.Array:
-    wide, weights = logits.astype(accumulator(logits.dtype)), _weights(logits, labels)
+    wide, weights = to_accumulator(logits), _weights(logits, labels)
     return -jnp.sum(_product(weights, log_p(wide)), axis=-1).astype(logits.dtype)
 
 

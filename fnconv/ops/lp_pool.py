@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from fnconv.base.attach import AS_INPUT, attach
+from fnconv.base.dtypes import accumulator
 from fnconv.base.geometry import volume
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.linear import accumulator
 from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
 from fnconv.ops.patches import columns, columns_adjoint
 from fnconv.rules import choice

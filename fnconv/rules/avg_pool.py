@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnconv.base.dtypes import accumulator, to_accumulator
 from fnconv.base.geometry import OUTSIDE, flat_table, volume, window_counts
-from fnconv.base.linear import accumulator, col2im, im2col, window_sum, window_sum_adjoint
+from fnconv.base.pairs import col2im, im2col
 from fnconv.base.spec import PoolSpec
+from fnconv.base.window_sums import window_sum, window_sum_adjoint
 from fnconv.textbook import refuse_if_large
 
 
@@ -29,20 +31,20 @@ def matrix_forward(spec: PoolSpec, x: jax.Array) -> jax.Array:
 
 def matrix_input_vjp(spec: PoolSpec, dy: jax.Array) -> jax.Array:
     """dz/dvec(x) = B^T diag(1 / size) dz/dvec(y)."""
-    wide = _divide(spec, dy.astype(accumulator(dy.dtype))).reshape(dy.shape[0], -1, dy.shape[-1])
+    wide = _divide(spec, to_accumulator(dy)).reshape(dy.shape[0], -1, dy.shape[-1])
     dx = jnp.einsum("os,noc->nsc", _membership(spec, wide.dtype), wide, precision=lax.Precision.HIGHEST)
     return dx.reshape(dy.shape[0], *spec.size, -1).astype(dy.dtype)
 
 
 def segment_sum_forward(spec: PoolSpec, x: jax.Array) -> jax.Array:
     """The mean of each column of im2col(x)."""
-    y = im2col(x.astype(accumulator(x.dtype)), spec.axes).sum(axis=2)
+    y = im2col(to_accumulator(x), spec.axes).sum(axis=2)
     return _divide(spec, y.reshape(x.shape[0], *spec.output, -1)).astype(x.dtype)
 
 
 def segment_sum_input_vjp(spec: PoolSpec, dy: jax.Array) -> jax.Array:
     """Every element of a window receives dy / size; equal cells are added."""
-    wide = _divide(spec, dy.astype(accumulator(dy.dtype)))
+    wide = _divide(spec, to_accumulator(dy))
     shares = wide.reshape(dy.shape[0], volume(spec.output), 1, dy.shape[-1])
     elements = flat_table(spec.axes).shape[1]
     shares = jnp.broadcast_to(shares, (*shares.shape[:2], elements, shares.shape[-1]))
@@ -51,12 +53,12 @@ def segment_sum_input_vjp(spec: PoolSpec, dy: jax.Array) -> jax.Array:
 
 def upsample_forward(spec: PoolSpec, x: jax.Array) -> jax.Array:
     """The mean of each window, summed along one axis after another."""
-    return _divide(spec, window_sum(x.astype(accumulator(x.dtype)), spec.axes)).astype(x.dtype)
+    return _divide(spec, window_sum(to_accumulator(x), spec.axes)).astype(x.dtype)
 
 
 def upsample_input_vjp(spec: PoolSpec, dy: jax.Array) -> jax.Array:
     """upsample(delta) * 1 / size, Notes 2.2; where windows overlap the shares are added."""
-    wide = _divide(spec, dy.astype(accumulator(dy.dtype)))
+    wide = _divide(spec, to_accumulator(dy))
     return window_sum_adjoint(wide, spec.axes).astype(dy.dtype)
 
 

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnconv.base.dtypes import lowest
 from fnconv.base.geometry import Axis, volume, windows
-from fnconv.base.linear import UNROLL, computed_once
+from fnconv.base.lowering import UNROLL, computed_once
 from fnconv.base.spec import ConvSpec, PoolSpec
 from fnconv.rules import avg_pool, conv, max_pool, patches
-from fnconv.textbook import lowest
 
 Rules = Mapping[str, Mapping[str, Callable[..., Any]]]
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from fnconv.base.linear import accumulator, col2im, im2col, shifted_col2im, shifted_im2col
+from fnconv.base.dtypes import accumulator
+from fnconv.base.pairs import col2im, im2col, shifted_col2im, shifted_im2col
 
 RULES: dict[str, dict[str, Callable[..., Any]]] = {
     "forward": {"segment_sum": im2col, "shifted": shifted_im2col},

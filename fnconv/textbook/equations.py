@@ -59,7 +59,7 @@ EQUATIONS = (
     _row("Wei (2.20)", "∂z/∂vec(C) = (I ⊗ φ(x)ᵀ) vec(∂z/∂Y)", "rules.conv.kronecker.weight_vjp", 2),
     _row("Wei (2.21)", "∂z/∂C = φ(x)ᵀ ∂z/∂Y", "rules.conv.im2col.weight_vjp conv_weight_vjp", 2),
     _row("Wei (2.22)", "∂z/∂vec(x)ᵀ = ∂z/∂vec(y)ᵀ ∂vec(y)/∂vec(x)ᵀ", "rules.conv.jacobian.input_vjp", 2),
-    _row("Wei (2.23) (2.24)", "M; vec(φ(x)) = M vec(x)", "textbook.matrix_m base.linear.im2col", 2),
+    _row("Wei (2.23) (2.24)", "M; vec(φ(x)) = M vec(x)", "textbook.matrix_m base.pairs.im2col", 2),
     _row("Wei (2.25)", "∂vec(y)/∂vec(x)ᵀ = (Cᵀ ⊗ I) M", "textbook.jacobian_by_input", 2),
     _row("Wei (2.26) (2.27)", "the same times ∂z/∂vec(Y)ᵀ", "rules.conv.jacobian.input_vjp", 2),
     _row("Wei (2.28)", "∂z/∂vec(x) = Mᵀ vec(∂z/∂Y Cᵀ)", "rules.conv.kronecker.input_vjp", 2),
@@ -82,13 +82,13 @@ EQUATIONS = (
     _row(
         "Notes 2.2",
         "pooling: upsample(δ) ⊙ σ', overlapping windows added",
-        "max_unpool avg_pool base.linear.window_sum_adjoint",
+        "max_unpool avg_pool base.window_sums.window_sum_adjoint",
         4,
     ),
     _row(
         "Notes 2.3",
         "convolution: insert zeros, pad, correlate with rot180(w)",
-        "rules.conv.correlation.input_vjp conv_input_vjp base.linear.zero_insert base.linear.rot180",
+        "rules.conv.correlation.input_vjp conv_input_vjp base.pairs.zero_insert base.pairs.rot180",
         3,
     ),
     _row(
@@ -103,7 +103,7 @@ EQUATIONS = (
     _row("Small (3)", "∂L/∂I element by element", "conv_input_vjp show.conv", 3),
     _row("Small pooling", "O_ij = max of the window; ∂L/∂I = ∂L/∂O at the maximum, else 0", "max_pool show.pool", 4),
     _row("GEMM 1.1", "convolution = im2col and one matrix product", "rules.conv.im2col.forward im2col", 2),
-    _row("GEMM 1.2", "∂z/∂x by adding at the mapped positions", "rules.conv.im2col.input_vjp base.linear.col2im", 2),
+    _row("GEMM 1.2", "∂z/∂x by adding at the mapped positions", "rules.conv.im2col.input_vjp base.pairs.col2im", 2),
     _row("GEMM 2", "fully connected as convolution", "dense", 5),
     _row("GEMM 3 3.1 3.2", "max pooling through im2col", "rules.max_pool.segment_sum.forward max_pool", 4),
 )

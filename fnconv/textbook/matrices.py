@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnconv.base.dtypes import lowest
 from fnconv.base.geometry import OUTSIDE, AnyAxis, flat_table, sizes, taps, volume, windows
 
 MAX_ELEMENTS = 2**24
@@ -152,11 +153,6 @@ def candidates(axes: Sequence[AnyAxis], ties: str) -> np.ndarray:
     columns = [offset for offset, _ in taps(axes, "column_major")]  # row-major offset of column-major element
     order = np.argsort(columns) if ties == "row_major" else np.arange(len(columns))
     return flat_table(axes, "column_major")[:, order]
-
-
-def lowest(dtype: jnp.dtype) -> float | int:
-    """The neutral element of max."""
-    return -np.inf if jnp.issubdtype(dtype, jnp.floating) else int(jnp.iinfo(dtype).min)
 
 
 def first_maximum(values: jax.Array, inside: np.ndarray | jax.Array, axis: int = -1) -> jax.Array:

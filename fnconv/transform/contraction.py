@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.attach import LinearMap
-from fnconv.base.linear import accumulator
+from fnconv.base.dtypes import accumulator
 
 Labels = tuple[int, ...]
 

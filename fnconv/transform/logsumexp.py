@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnconv.base.attach import attach
-from fnconv.base.linear import accumulator
+from fnconv.base.dtypes import to_accumulator
 from fnconv.ops.activation import softmax
 
 
 def _primal(axis: int, x: jax.Array) -> jax.Array:
-    wide = x.astype(accumulator(x.dtype))
+    wide = to_accumulator(x)
     top = lax.stop_gradient(jnp.max(wide, axis=axis, keepdims=True))
     top = jnp.where(jnp.isfinite(top), top, jnp.zeros((), wide.dtype))
     return (jnp.log(jnp.sum(jnp.exp(wide - top), axis=axis, keepdims=True)) + top).astype(x.dtype)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.base.spec import FLOATS
+from fnconv.base import dtypes
 from fnconv.compat import lax as compat
 from fnconv.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
 from fnconv.transform.contraction import contraction, labelled
@@ -187,7 +187,7 @@ def _replacement(
     rule: Rule, params: tuple[tuple[str, Any], ...], avals: tuple[Any, ...], results: tuple[Any, ...]
 ) -> Operation | Declined:
     for a in avals:
-        if not any(a.dtype == f for f in FLOATS):
+        if not dtypes.accepted(a.dtype, integers=False):
             whole = jnp.issubdtype(a.dtype, jnp.integer)
             return Declined(f"operands of dtype {a.dtype.name}" + " carry no derivative" * whole)
     try:

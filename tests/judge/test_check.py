@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import fnconv.base.linear
 import fnconv.ops.conv
+from fnconv.base import pairs
 from fnconv.base.attach import attach
 from fnconv.cli.check import check as command
 from fnconv.judge.own import check, describe, plan, programs
@@ -206,7 +206,7 @@ def bias_averaged(patch):
 
 
 def max_padding_zero(patch):
-    patch.setattr(offsets, "pad_once", lambda x, axes, fill=0: fnconv.base.linear.pad(x, axes))
+    patch.setattr(offsets, "pad_once", lambda x, axes, fill=0: pairs.pad(x, axes))
     patch.setattr(offsets, "lowest", lambda dtype: -1e4)
     return "max_pool", "offsets", "y", "forward", "the padding counts as 0 instead of -inf"
 

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from agreement import assert_equal, needs_torch, width
-from bounds import assert_within, gamma, unit, units_of
+from bounds import assert_within, gamma, units_of
 from cases import FLOATS
 
 import fnconv
+from fnconv.base.dtypes import unit_roundoff
 
 EXTREMES = [-np.inf, -1e4, -2.0, -0.0, 0.0, 3.0, 1e4, np.inf, np.nan]
 
@@ -221,7 +222,7 @@ def test_cross_entropy_conventions():
     """A label of 0 asks nothing of a logit of -inf; labels out of range weigh nothing; labels have a gradient too."""
     z = jnp.array([[0.0, 0.0, -jnp.inf]])
     loss, dz = jax.value_and_grad(lambda z: fnconv.softmax_cross_entropy(z, jnp.array([1])).sum())(z)
-    np.testing.assert_allclose(loss, np.log(2), rtol=2 * unit("float32") + 1e-7)
+    np.testing.assert_allclose(loss, np.log(2), rtol=2 * unit_roundoff("float32") + 1e-7)
     assert dz.tolist() == [[0.5, -0.5, 0.0]]
     for label in (-1, 3):
         loss, dz = jax.value_and_grad(lambda z, t=label: fnconv.softmax_cross_entropy(z, jnp.array([t])).sum())(
@@ -230,7 +231,7 @@ def test_cross_entropy_conventions():
         assert loss == 0
         assert not dz.any()
     d_labels = jax.grad(lambda t: fnconv.softmax_cross_entropy(jnp.zeros((1, 2)), t).sum())(jnp.array([[1.0, 0.0]]))
-    np.testing.assert_allclose(d_labels, np.log(2), rtol=4 * unit("float32"))
+    np.testing.assert_allclose(d_labels, np.log(2), rtol=4 * unit_roundoff("float32"))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "uint32"])
@@ -275,6 +276,6 @@ def test_losses_and_activations_are_torch_s():
         want.backward(torch.tensor(dy))
         y, dx = value_and_gradient(ours, x, dy, "float64")
         # 1 - y^2 and y (1 - y) cancel in Torch: an absolute error of a few units, times |dy| and |x| below 10
-        atol = 200 * unit("float64") * max(1, np.abs(dy).max()) * max(1, np.abs(x).max())
+        atol = 200 * unit_roundoff("float64") * max(1, np.abs(dy).max()) * max(1, np.abs(x).max())
         np.testing.assert_allclose(y, want.detach().numpy(), rtol=0, atol=atol, err_msg=name)
         np.testing.assert_allclose(dx, t.grad.numpy(), rtol=0, atol=atol, err_msg=name)

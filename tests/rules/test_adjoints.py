@@ -8,7 +8,7 @@ from agreement import TIES, common_multiple, compiled, exact, formulations
 from cases import CONVS, POOLS
 
 import fnconv
-from fnconv.base import linear
+from fnconv.base import pairs, window_sums
 from fnconv.base.geometry import Axis
 from fnconv.base.spec import PoolSpec
 from fnconv.ops.conv import bias
@@ -135,7 +135,7 @@ def test_selection_averaging_and_patches(name):
     assert_closed(compiled(program)(x))
 
 
-# ---- the maps of linear.py, each written beside its adjoint ---------------------------------------------------------
+# ---- the maps of base, each written beside its adjoint -------------------------------------------------------------
 
 AXES = (Axis(5, 2, 2, 2, 1, -1), Axis(4, 3, 1, 1, 2, 0))
 CEIL = (Axis(5, 2, 2, 1, 0, 0, 1), Axis(4, 2, 3, 1, 1, 1))
@@ -165,29 +165,29 @@ PAIRS = {
     f"{what}, {name}": (lambda v, f=f, a=a: f(v, a), lambda u, g=g, a=a: g(u, a), v_shape(a), u_shape(a))
     for name, a in {**BOTH_GEOMETRIES, "disjoint": DISJOINT}.items()
     for what, f, g, v_shape, u_shape in (
-        ("pad, unpad", linear.pad, linear.unpad, spatial, padded),
-        ("im2col, col2im", linear.im2col, linear.col2im, spatial, columns),
-        ("shifted im2col, col2im", linear.shifted_im2col, linear.shifted_col2im, spatial, columns),
-        ("window_sum", linear.window_sum, linear.window_sum_adjoint, spatial, out),
+        ("pad, unpad", pairs.pad, pairs.unpad, spatial, padded),
+        ("im2col, col2im", pairs.im2col, pairs.col2im, spatial, columns),
+        ("shifted im2col, col2im", pairs.shifted_im2col, pairs.shifted_col2im, spatial, columns),
+        ("window_sum", window_sums.window_sum, window_sums.window_sum_adjoint, spatial, out),
         (
             "tap, tap_adjoint",
-            lambda v, a: linear.tap(linear.pad(v, a), a, (1, 0)),
-            lambda u, a: linear.tap_adjoint(u, a, (1, 0)),
+            lambda v, a: pairs.tap(pairs.pad(v, a), a, (1, 0)),
+            lambda u, a: pairs.tap_adjoint(u, a, (1, 0)),
             spatial,
             out,
         ),
     )
 } | {
     "zero_insert, subsample": (
-        lambda v: linear.zero_insert(v, (3, 2)),
-        lambda u: linear.subsample(u, (3, 2)),
+        lambda v: pairs.zero_insert(v, (3, 2)),
+        lambda u: pairs.subsample(u, (3, 2)),
         (N, 3, 4, C),
         (N, 7, 7, C),
     ),
-    "rot180": (linear.rot180, linear.rot180, (3, 2, 2, 3), (3, 2, 2, 3)),
+    "rot180": (pairs.rot180, pairs.rot180, (3, 2, 2, 3), (3, 2, 2, 3)),
     "swap_channels": (
-        lambda v: linear.swap_channels(v, 2),
-        lambda u: linear.swap_channels(u, 2),
+        lambda v: pairs.swap_channels(v, 2),
+        lambda u: pairs.swap_channels(u, 2),
         (3, 2, 4),
         (3, 2, 4),
     ),

@@ -6,10 +6,11 @@ import numpy as np
 import oracles
 import pytest
 from agreement import avg_pool_program, compiled, formulations, run_conv, width
-from bounds import assert_within, gamma, sum_bound, unit, units_of
+from bounds import assert_within, gamma, sum_bound, units_of
 from cases import CONVS, CONVS_IN_EVERY_DTYPE, FLOATS, POOLS, Conv, Pool
 
 import fnconv
+from fnconv.base.dtypes import unit_roundoff
 from fnconv.judge.own.run import STEPS
 from fnconv.rules.conv import GROWTH
 
@@ -165,7 +166,7 @@ def test_lp_pool_in_half_precision_is_float32_rounded_twice(dtype):
     x, dy = (rounded(i, shape, dtype) for i, shape in enumerate((case.x_shape, case.y_shape)))
     y, dx = oracles.lp_pool(x, dy, case.axes, 2)
     _, magnitude = oracles.lp_pool(np.abs(x), np.abs(dy), case.axes, 2)
-    u, n = unit(dtype), int(np.prod(case.window))
+    u, n = unit_roundoff(dtype), int(np.prod(case.window))
     few = gamma(2 * n + 6, "float32")
     subnormal = float(jnp.finfo(dtype).smallest_subnormal)
     for name, (value, gradient) in lp_pool_program(case, 2)(

@@ -9,18 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from agreement import width
 
-
-def unit(dtype: str) -> float:
-    return float(jnp.finfo(dtype).eps) / 2
+from fnconv.base import dtypes
 
 
-def accumulator(dtype: str) -> str:
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
-
-
-def gamma(operations: Any, dtype: str) -> Any:
+def gamma(operations: Any, dtype: Any) -> Any:
     """Relative error of a chain of that many roundings."""
-    u = np.asarray(operations) * unit(dtype)
+    u = np.asarray(operations) * dtypes.unit_roundoff(dtype)
     return u / (1 - u)
 
 
@@ -30,11 +24,12 @@ def sum_bound(count: Any, magnitude: Any, exact: Any, dtype: str) -> np.ndarray:
     gamma(count + 2) * magnitude in the accumulator, the same in float64 for the reference, and for a half precision
     its own final rounding, of which the smallest subnormal limits the relative part.
     """
-    accumulated = gamma(np.asarray(count) + 2, accumulator(dtype)) * magnitude
+    accumulator = dtypes.FLOATS[jnp.dtype(dtype)].accumulator
+    accumulated = gamma(np.asarray(count) + 2, accumulator) * magnitude
     reference = gamma(np.asarray(count) + 2, "float64") * magnitude
-    if accumulator(dtype) == dtype:
+    if accumulator == jnp.dtype(dtype):
         return accumulated + reference
-    final = unit(dtype) * (np.abs(exact) + accumulated) + float(jnp.finfo(dtype).smallest_subnormal)
+    final = dtypes.unit_roundoff(dtype) * (np.abs(exact) + accumulated) + float(jnp.finfo(dtype).smallest_subnormal)
     return accumulated + reference + final
 
 
@@ -45,7 +40,7 @@ def units_of(function: Callable[..., Any], exact: Callable[..., Any], points: np
         got = np.asarray(function(x)).astype(np.longdouble)
     want = exact(np.asarray(x).astype(np.longdouble))
     normal = np.abs(want) >= float(jnp.finfo(dtype).tiny)
-    return 1 + float(np.max(np.abs(got - want)[normal] / (np.abs(want[normal]) * unit(dtype))))
+    return 1 + float(np.max(np.abs(got - want)[normal] / (np.abs(want[normal]) * dtypes.unit_roundoff(dtype))))
 
 
 def assert_within(got: Any, exact: np.ndarray, bound: np.ndarray, what: str) -> float:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import oracles
 
+from fnconv.base import dtypes
+
+FLOATS = tuple(row.name for row in dtypes.FLOATS.values())
 # a sum of integers is exact while no partial sum exceeds 2 ** (mantissa bits + 1)
-EXACT = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24, "float64": 2**53}
-FLOATS = tuple(EXACT)
+EXACT = {row.name: int(1 / dtypes.unit_roundoff(row.dtype)) for row in dtypes.FLOATS.values()}
 
 
 def random_integers(seed: Sequence[int], shape: Sequence[int], largest: int) -> np.ndarray:

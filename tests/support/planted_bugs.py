@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnconv.base import chunks, geometry, linear
+from fnconv.base import chunks, dtypes, geometry
 from fnconv.base.attach import attach
 from fnconv.base.spec import ConvSpec
 from fnconv.ops import activation, conv, loss, lp_pool, max_pool
@@ -125,7 +125,7 @@ def dilation_ignored(patch: Patch) -> None:
 
 def channels_tiled(spec: ConvSpec, x: jax.Array) -> jax.Array:
     """A channel multiplier that repeats all channels, and not each of them."""
-    return jnp.concatenate([linear.wide(x)] * (spec.out_channels // spec.in_channels), axis=-1)
+    return jnp.concatenate([dtypes.to_accumulator(x)] * (spec.out_channels // spec.in_channels), axis=-1)
 
 
 def off_the_diagonal(patch: Patch) -> None:
@@ -260,7 +260,7 @@ def half_the_slope(patch: Patch) -> None:
 
 
 def halves_add_in_halves(patch: Patch) -> None:
-    for module in (correlation, im2col, linear):
+    for module in (correlation, im2col, dtypes):
         patch.setattr(module, "accumulator", lambda dtype: dtype)
 
 

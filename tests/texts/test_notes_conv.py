@@ -12,7 +12,7 @@ from loops import From1, fill, from_1, integers, value_and_slope
 
 import fnconv
 from fnconv.base.geometry import Axis, named_padding, window_axes
-from fnconv.base.linear import pad, zero_insert
+from fnconv.base.pairs import pad, zero_insert
 
 equal = np.testing.assert_array_equal
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from fnconv.base.linear import accumulator
+from fnconv.base.dtypes import accumulator
 from fnconv.judge.engine.running_error import Approx, Arithmetic, Values
 
 Results = dict[str, Values]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fnconv.base.dtypes import FLOATS, unit_roundoff
 from fnconv.judge.engine.jsonable import jsonable
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 ONLY = "-"  # the rule of an operation that has one only
 AGREES, FAILS, INAPPLICABLE = "agrees", "FAILS", "n/a"
-PREFERRED = ("f64", "f32", "f16", "bf16")  # in which dtype a failure tells most
+# short names of the dtypes, the one in which a failure tells most first
+PREFERRED = [row.short for row in sorted(FLOATS.values(), key=lambda row: unit_roundoff(row.dtype))]
 
 
 @dataclass

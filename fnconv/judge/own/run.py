@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnconv.base.dtypes import FLOATS
 from fnconv.base.errors import invalid
 from fnconv.judge.own.bounds import Multilinear, Results
 from fnconv.judge.own.case import Case
@@ -31,7 +32,7 @@ from fnconv.judge.own.suite import cases, operations
 from fnconv.rules import conv
 from fnconv.rules.choice import available_rules
 
-DTYPES = {"f32": jnp.float32, "f16": jnp.float16, "bf16": jnp.bfloat16, "f64": jnp.float64}
+DTYPES = {row.short: row.dtype for row in sorted(FLOATS.values(), key=lambda row: row.name != "float32")}
 
 STEPS = 16  # additions of the transforms along one axis, at most: six values, three transforms
 

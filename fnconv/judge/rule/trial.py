@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from fnconv.base.dtypes import accumulator, short_name
 from fnconv.judge.own.programs import arithmetic
 from fnconv.judge.own.references import abstract
 from fnconv.judge.rule.arguments import Function, Signature
@@ -20,7 +20,6 @@ from fnconv.judge.rule.programs import Flat, Native, Task, Wide, compile_wide, v
 from fnconv.judge.rule.report import Report
 
 Avals = tuple[Sequence[Any], Sequence[Any]]  # of values and of cotangents
-HALVES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 
 
 @dataclass
@@ -99,7 +98,7 @@ class Trial:
         """The four programs: rule and reference, traced in float64 and, for half precisions, in the own dtype."""
         tasks = [self.task(self.rule_flat, native=False, own=True)]
         tasks += [self.task(self.reference_flat, native=False, own=False)]
-        if self.dtype in HALVES:
+        if accumulator(self.dtype) != self.dtype:
             tasks += [self.task(self.rule_flat, native=True, own=True)]
             tasks += [self._reference_task()]
         programs = compile_wide(tasks)
@@ -152,5 +151,4 @@ def first_line(error: BaseException) -> str:
 
 def short(dtype: Any) -> str:
     """f32, bf16, ..."""
-    name = np.dtype(dtype).name
-    return {"bfloat16": "bf16"}.get(name, name.replace("float", "f"))
+    return short_name(dtype)

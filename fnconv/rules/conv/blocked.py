@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnconv.base.dtypes import to_accumulator
 from fnconv.base.geometry import OUTSIDE, Axis, Table, volume, windows
-from fnconv.base.linear import split_groups, wide
+from fnconv.base.pairs import split_groups
 from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv import columns, taps
 from fnconv.rules.conv import lax as xla
@@ -41,7 +42,11 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     """The columns of the blocks times the cotangents, Wei (2.21); dw collects its entries from T's."""
-    return rewrite(spec, _length(spec)).weight_vjp(columns.weight_vjp, wide(x), wide(dy)).astype(x.dtype)
+    return (
+        rewrite(spec, _length(spec))
+        .weight_vjp(columns.weight_vjp, to_accumulator(x), to_accumulator(dy))
+        .astype(x.dtype)
+    )
 
 
 def _length(spec: ConvSpec) -> int:

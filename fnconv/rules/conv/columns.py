@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from fnconv.base.chunks import map_batch, sum_batch
-from fnconv.base.geometry import outputs, volume, windows
-from fnconv.base.linear import pad, split_groups, tap, window_elements
+from fnconv.base.geometry import outputs, taps, volume, windows
+from fnconv.base.pairs import pad, split_groups, tap
 from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv.products import by_cotangent, by_kernel
 
@@ -36,7 +36,7 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
 def phi(spec: ConvSpec, x: jax.Array) -> jax.Array:
     """The columns of x, (N, *S, g c) -> (N, *O, g K c)."""
     xp = pad(x, spec.axes)
-    cells = [tap(xp, spec.axes, k) for k in window_elements(spec.axes)]
+    cells = [tap(xp, spec.axes, k) for _, k in taps(spec.axes)]
     if spec.groups == 1:
         return jnp.concatenate(cells, axis=-1)
     stacked = jnp.concatenate([split_groups(a, spec.groups) for a in cells], axis=-1)

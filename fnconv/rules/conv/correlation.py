@@ -13,8 +13,9 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 
-from fnconv.base.geometry import Axis
-from fnconv.base.linear import accumulator, pad, rot180, split_groups, swap_channels, tap, window_elements, zero_insert
+from fnconv.base.dtypes import accumulator
+from fnconv.base.geometry import Axis, taps
+from fnconv.base.pairs import pad, rot180, split_groups, swap_channels, tap, zero_insert
 from fnconv.base.spec import ConvSpec
 
 
@@ -37,7 +38,7 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     xp = split_groups(pad(x, axes), spec.groups)
     spatial = range(1, len(axes) + 1)
     rows = []
-    for k in window_elements(spec.axes):
+    for _, k in taps(spec.axes):
         start = [i * a.dilation for i, a in zip(k, spec.axes, strict=True)]
         cells = [slice(b, b + inserted.shape[s]) for b, s in zip(start, spatial, strict=True)]
         # (N, *O', g, c) . (N, *O', g, d) -> (c, g, d)
@@ -55,7 +56,7 @@ def _correlate(spec: ConvSpec, x: jax.Array, w: jax.Array, axes: list[Axis] | tu
         # (N, O, g, c) . (c, g, d) -> (N, O, g, d)
         return _contract(spec, "nogc,cgd->nogd", cells, w[k].reshape(c, spec.groups, out // spec.groups))
 
-    total = reduce(jax.lax.add, map(term, window_elements(axes)))
+    total = reduce(jax.lax.add, (term(k) for _, k in taps(axes)))
     return total.reshape(x.shape[0], *(a.output for a in axes), out)
 
 

@@ -18,21 +18,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnconv.base.chunks import sum_batch
-from fnconv.base.geometry import Axis, volume, windows
-from fnconv.base.linear import (
-    TERMS,
-    by_runs,
-    computed_once,
-    pad,
-    pad_once,
-    polyphase,
-    rot180,
-    swap_channels,
-    tap,
-    tap_adjoint,
-    wide,
-    window_elements,
-)
+from fnconv.base.dtypes import to_accumulator
+from fnconv.base.geometry import Axis, taps, volume, windows
+from fnconv.base.lowering import TERMS, by_runs, computed_once, pad_once, polyphase
+from fnconv.base.pairs import pad, rot180, swap_channels, tap, tap_adjoint
 from fnconv.base.spec import ConvSpec
 
 ROWS = 8  # terms of one fused sum of rows
@@ -41,7 +30,9 @@ ROWS = 8  # terms of one fused sum of rows
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     """y = sum_k tap_k(x) * w_k: Notes 1 with one channel for each kernel."""
     one, c = _one_channel(spec)
-    parts = (_correlate(_repeated(one, x[..., i::c]), wide(w[..., i : i + 1, :]), spec.axes) for i in range(c))
+    parts = (
+        _correlate(_repeated(one, x[..., i::c]), to_accumulator(w[..., i : i + 1, :]), spec.axes) for i in range(c)
+    )
     return reduce(lax.add, parts).astype(x.dtype)
 
 
@@ -50,8 +41,8 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     c, d, axes = spec.in_channels // spec.groups, spec.out_channels // spec.groups, spec.axes
     if any(a.stride > 1 for a in axes):
         # the j-th output channel of every group goes to all of its c input channels
-        dys = [jnp.repeat(wide(dy[..., j::d]), c, axis=-1) for j in range(d)]
-        kernels = wide(w).reshape(*windows(axes), c, spec.groups, d).swapaxes(-3, -2)
+        dys = [jnp.repeat(to_accumulator(dy[..., j::d]), c, axis=-1) for j in range(d)]
+        kernels = to_accumulator(w).reshape(*windows(axes), c, spec.groups, d).swapaxes(-3, -2)
         kernels = kernels.reshape(*windows(axes), spec.in_channels, d)
         dx = polyphase(dys, (0,) * d, axes, lambda k, *dys: sum(dy * kernels[k][:, j] for j, dy in enumerate(dys)))
     elif c > 1 or volume(windows(axes)) > 9:
@@ -59,8 +50,8 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
         back = replace(spec, axes=axes, in_channels=spec.out_channels, out_channels=spec.in_channels)
         return forward(back, dy, swap_channels(rot180(w), spec.groups))
     else:
-        dy_wide, kernels = wide(dy), wide(w)
-        dx = reduce(lax.add, (tap_adjoint(dy_wide * kernels[k], axes, k) for k in window_elements(axes)))
+        dy_wide, kernels = to_accumulator(dy), to_accumulator(w)
+        dx = reduce(lax.add, (tap_adjoint(dy_wide * kernels[k], axes, k) for _, k in taps(axes)))
         dx = dx.reshape(*dx.shape[:-1], spec.in_channels, d).sum(axis=-1)
     return dx.astype(dy.dtype)
 
@@ -87,11 +78,11 @@ def _weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     terms = min(ROWS, first.output)
     block = -(-first.output // terms)
     extra = terms * block - first.output
-    dy_wide = computed_once(pad(wide(dy), _lengthened(spec.axes, extra, of_output=True)))
+    dy_wide = computed_once(pad(to_accumulator(dy), _lengthened(spec.axes, extra, of_output=True)))
     axes = _lengthened(spec.axes, extra * first.stride, of_output=False)
     xp = computed_once(pad(_repeated(spec, x), axes))
     sums = []
-    for k in window_elements(spec.axes):
+    for _, k in taps(spec.axes):
         cells = tap(xp, axes, k)
         sums.append(reduce(lax.add, (_rows(cells, i, block) * _rows(dy_wide, i, block) for i in range(terms))))
     rows = jnp.stack(computed_once(sums))
@@ -121,7 +112,7 @@ def _rows(a: jax.Array, i: int, block: int) -> jax.Array:
 
 def _correlate(x: jax.Array, w: jax.Array, axes: Sequence[Axis]) -> jax.Array:
     """sum_k tap_k(x) * w_k in one loop, or in one for each row of a long window."""
-    elements = list(window_elements(axes))
+    elements = [k for _, k in taps(axes)]
     terms = len(elements) if len(elements) <= TERMS else axes[-1].window
 
     def in_loops(arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> jax.Array:
@@ -140,4 +131,4 @@ def _correlate(x: jax.Array, w: jax.Array, axes: Sequence[Axis]) -> jax.Array:
 
 def _repeated(spec: ConvSpec, x: jax.Array) -> jax.Array:
     """(N, *S, C) -> (N, *S, C m), every channel m times."""
-    return jnp.repeat(wide(x), spec.out_channels // spec.in_channels, axis=-1)
+    return jnp.repeat(to_accumulator(x), spec.out_channels // spec.in_channels, axis=-1)

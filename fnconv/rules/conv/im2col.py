@@ -8,9 +8,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fnconv.base.dtypes import accumulator
 from fnconv.base.geometry import outputs, volume, windows
-from fnconv.base.linear import accumulator, col2im, split_groups
-from fnconv.base.linear import im2col as gather_columns
+from fnconv.base.pairs import col2im, split_groups
+from fnconv.base.pairs import im2col as gather_columns
 from fnconv.base.spec import ConvSpec
 
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnconv.base.dtypes import accumulator
 from fnconv.base.geometry import outputs, sizes, volume
-from fnconv.base.linear import accumulator
 from fnconv.base.spec import ConvSpec
 from fnconv.textbook import jacobian_by_kernel, matrix_c, matrix_m, phi, unvec, vec
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnconv.base.geometry import Axis, crop_instead_of_negative
-from fnconv.base.linear import rot180, swap_channels
+from fnconv.base.pairs import rot180, swap_channels
 from fnconv.base.spec import ConvSpec
 
 

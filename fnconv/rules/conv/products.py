@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.base.linear import accumulator, split_groups
+from fnconv.base.dtypes import accumulator
+from fnconv.base.pairs import split_groups
 from fnconv.base.spec import ConvSpec
 
 Product = Callable[[ConvSpec, jax.Array, jax.Array], jax.Array]

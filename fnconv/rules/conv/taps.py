@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.base.geometry import volume, windows
-from fnconv.base.linear import pad, split_groups, tap, tap_adjoint, window_elements
+from fnconv.base.geometry import taps, volume, windows
+from fnconv.base.pairs import pad, split_groups, tap, tap_adjoint
 from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv import depthwise
 from fnconv.rules.conv.products import by_cotangent, by_kernel, dot
@@ -38,7 +38,7 @@ def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     if is_narrow(spec):
         return depthwise.forward(spec, x, w)
     xp = pad(x, spec.axes)
-    products = (by_kernel(spec, tap(xp, spec.axes, k), w[k]) for k in window_elements(spec.axes))
+    products = (by_kernel(spec, tap(xp, spec.axes, k), w[k]) for _, k in taps(spec.axes))
     return reduce(lax.add, products).astype(x.dtype)
 
 
@@ -60,7 +60,7 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     cols = cols.reshape(*dy.shape[:-1], k, g * c)
     shares = (
         tap_adjoint(lax.index_in_dim(cols, q, cols.ndim - 2, keepdims=False), spec.axes, element)
-        for q, element in enumerate(window_elements(spec.axes))
+        for q, element in taps(spec.axes)
     )
     return reduce(lax.add, shares).astype(dy.dtype)
 
@@ -70,5 +70,5 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     if is_narrow(spec):
         return depthwise.weight_vjp(spec, x, dy)
     xp = pad(x, spec.axes)
-    rows = [by_cotangent(spec, tap(xp, spec.axes, k), dy) for k in window_elements(spec.axes)]
+    rows = [by_cotangent(spec, tap(xp, spec.axes, k), dy) for _, k in taps(spec.axes)]
     return jnp.stack(rows).reshape(spec.w_shape).astype(x.dtype)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from jax import lax
 
 from fnconv.base.geometry import OUTSIDE, Axis, Table, flat_table, volume, windows
-from fnconv.base.linear import pad, split_groups, tap, tap_adjoint, unpad
+from fnconv.base.pairs import pad, split_groups, tap, tap_adjoint, unpad
 from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv.rewrite import Map, Rewrite, identity
 

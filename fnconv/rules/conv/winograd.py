@@ -41,8 +41,10 @@ import numpy.typing as npt
 from jax import lax
 
 from fnconv.base.chunks import map_batch, sum_batch
+from fnconv.base.dtypes import to_accumulator
 from fnconv.base.geometry import Axis, outputs, volume
-from fnconv.base.linear import interleave, pad, rot180, wide
+from fnconv.base.lowering import interleave
+from fnconv.base.pairs import pad, rot180
 from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv import unit_stride
 from fnconv.rules.conv.products import Product, by_cotangent, by_kernel, by_kernel_transposed
@@ -129,7 +131,7 @@ def forward(spec: ConvSpec, x: jax.Array, w: jax.Array, *, m: int = 2) -> jax.Ar
     def inner(inner: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
         return _correlate(inner, x, w, m, by_kernel)
 
-    return unit_stride.rewrite(spec, LONGEST).forward(inner, wide(x), wide(w)).astype(x.dtype)
+    return unit_stride.rewrite(spec, LONGEST).forward(inner, to_accumulator(x), to_accumulator(w)).astype(x.dtype)
 
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array, *, m: int = 2) -> jax.Array:
@@ -139,7 +141,7 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array, *, m: int = 2) -> jax
         axes = tuple(a.input_gradient() for a in inner.axes)
         return _correlate(replace(inner, axes=axes), dy, rot180(w), m, by_kernel_transposed)
 
-    return unit_stride.rewrite(spec, LONGEST).input_vjp(inner, wide(dy), wide(w)).astype(dy.dtype)
+    return unit_stride.rewrite(spec, LONGEST).input_vjp(inner, to_accumulator(dy), to_accumulator(w)).astype(dy.dtype)
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array, *, m: int = 2) -> jax.Array:
@@ -150,7 +152,7 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array, *, m: int = 2) -> ja
         size = tiles.bytes(x.shape[0] * (inner.in_channels + inner.out_channels), x.dtype)
         return tiles.of_kernel(sum_batch(tiles.products, size, x, dy))
 
-    return unit_stride.rewrite(spec, LONGEST).weight_vjp(inner, wide(x), wide(dy)).astype(x.dtype)
+    return unit_stride.rewrite(spec, LONGEST).weight_vjp(inner, to_accumulator(x), to_accumulator(dy)).astype(x.dtype)
 
 
 def _correlate(spec: ConvSpec, x: jax.Array, w: jax.Array, m: int, product: Product) -> jax.Array:

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnconv.base.dtypes import accumulator, lowest, to_accumulator
 from fnconv.base.geometry import OUTSIDE, Axis, flat_table, outputs, taps, volume, windows
-from fnconv.base.linear import accumulator, by_runs, computed_once, pad, pad_once, polyphase, tap
+from fnconv.base.lowering import by_runs, computed_once, pad_once, polyphase
+from fnconv.base.pairs import pad, tap
 from fnconv.base.spec import PoolSpec
 from fnconv.rules.max_pool.segment_sum import offset_dtype
-from fnconv.textbook import lowest
 
 FEW_PHASES = 4  # that interleave as fast as one comparison spreads cotangents, however few the channels
 
@@ -54,7 +55,7 @@ def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     axes = _sliding(spec)
     if all(a.stride == a.span == a.window for a in axes) and volume(windows(axes)) > FEW_PHASES:
         return computed_once(_disjoint(axes, offset, dy))
-    wide, zero = dy.astype(accumulator(dy.dtype)), jnp.zeros((), accumulator(dy.dtype))
+    wide, zero = to_accumulator(dy), jnp.zeros((), accumulator(dy.dtype))
     number = {k: np.asarray(q, offset.dtype) for q, k in taps(axes)}
     dx = polyphase((offset, wide), (-1, 0), axes, lambda k, won, dy: jnp.where(won == number[k], dy, zero))
     return computed_once(dx.astype(dy.dtype))

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnconv.base.dtypes import lowest, to_accumulator
 from fnconv.base.geometry import OUTSIDE, AnyAxis, flat_table, taps, volume, windows
-from fnconv.base.linear import accumulator, im2col
+from fnconv.base.pairs import im2col
 from fnconv.base.spec import PoolSpec
-from fnconv.textbook import first_maximum, lowest
+from fnconv.textbook import first_maximum
 
 
 def offset_dtype(axes: tuple[AnyAxis, ...]) -> jnp.dtype:
@@ -39,7 +40,7 @@ def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     def image(segments: jax.Array, dy: jax.Array) -> jax.Array:
         return jax.ops.segment_sum(dy.reshape(-1), segments.reshape(-1), num_segments=cells * c)
 
-    dx = jax.vmap(image)(segments, dy.astype(accumulator(dy.dtype)))
+    dx = jax.vmap(image)(segments, to_accumulator(dy))
     return dx.reshape(n, *spec.size, c).astype(dy.dtype)
 
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnconv.base.dtypes import accumulator, lowest
 from fnconv.base.geometry import volume
-from fnconv.base.linear import accumulator
 from fnconv.base.spec import PoolSpec
 from fnconv.rules.max_pool import segment_sum
-from fnconv.textbook import lowest, refuse_if_large
+from fnconv.textbook import refuse_if_large
 
 
 def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:

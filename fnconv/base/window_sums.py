@@ -1,0 +1,88 @@
+"""The sum of every window and its adjoint, for sliding and for adaptive windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fnconv.base.geometry import AnyAxis, Axis, taps, volume, windows
+from fnconv.base.lowering import TERMS, UNROLL, by_runs, pad_once, polyphase
+from fnconv.base.pairs import tap
+
+
+def window_sum(x: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
+    """The sum of every window, zeros in the padding: (N, *S, C) -> (N, *O, C).
+
+    Small windows in one loop, others along one axis after another.
+    """
+    if volume(windows(axes)) <= TERMS:
+        sliding = tuple(a for a in axes if isinstance(a, Axis))
+        if len(sliding) == len(axes):
+            return by_runs(_sum_of_taps, (x,), sliding)
+    for i, a in enumerate(axes, start=1):
+        x = _reduce_window(x, a, i) if isinstance(a, Axis) else _contract_axis(x, _membership(a, x.dtype), i)
+    return x
+
+
+def window_sum_adjoint(y: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
+    """Every cell collects the windows it lies in: (N, *O, C) -> (N, *S, C).
+
+    Disjoint windows repeat their entry (upsampling, Notes); overlapping ones are summed phase by phase or, where they
+    are long, as the correlation of the zero-inserted cotangent with rot180 of a kernel of ones.
+    """
+    sliding = tuple(a for a in axes if isinstance(a, Axis))
+    disjoint = all(a.stride == a.window and a.dilation == 1 for a in sliding)
+    if len(sliding) == len(axes) and not disjoint and volume(windows(axes)) <= TERMS:
+        return polyphase((y,), (0,), sliding, lambda k, cells: cells)
+    for i, a in enumerate(axes, start=1):
+        if not isinstance(a, Axis):
+            y = _contract_axis(y, _membership(a, y.dtype).T, i)
+        elif a.stride == a.window and a.dilation == 1:
+            y = _fit(jnp.repeat(y, a.window, axis=i), a, i)
+        elif a.window <= UNROLL:
+            others = [a if j == i else Axis(y.shape[j], 1) for j in range(1, len(axes) + 1)]
+            y = polyphase((y,), (0,), others, lambda k, cells: cells)
+        else:
+            widths = [(0, 0, 0)] * y.ndim
+            widths[i] = (0, 0, a.stride - 1)
+            y = _reduce_window(lax.pad(y, jnp.zeros((), y.dtype), widths), a.input_gradient(), i)
+    return y
+
+
+def _sum_of_taps(arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> jax.Array:
+    xp = pad_once(arrays[0], axes)
+    return reduce(lax.add, (tap(xp, axes, k) for _, k in taps(axes)))
+
+
+def _reduce_window(x: jax.Array, a: Axis, i: int) -> jax.Array:
+    widths = [(0, 0, 0)] * x.ndim
+    widths[i] = (a.low, a.high + a.overshoot, 0)
+    x = lax.pad(x, jnp.zeros((), x.dtype), widths)
+    window, strides, dilation = [1] * x.ndim, [1] * x.ndim, [1] * x.ndim
+    window[i], strides[i], dilation[i] = a.window, a.stride, a.dilation
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, strides, "VALID", window_dilation=dilation)
+
+
+def _fit(y: jax.Array, a: Axis, i: int) -> jax.Array:
+    """Remove the padding and append zeros where cells were left over."""
+    widths = [(0, 0, 0)] * y.ndim
+    widths[i] = (-a.low, a.size + a.low - y.shape[i], 0)
+    return lax.pad(y, jnp.zeros((), y.dtype), widths)
+
+
+def _membership(a: AnyAxis, dtype: jnp.dtype) -> np.ndarray:
+    """1 where cell i lies in window o, shape (output, size)."""
+    member = np.zeros((a.output, a.size + 1), dtype)
+    o, k = np.nonzero(a.valid())
+    member[o, a.positions()[o, k]] = 1
+    return member[:, : a.size]
+
+
+def _contract_axis(x: jax.Array, matrix: np.ndarray, i: int) -> jax.Array:
+    product_ = lax.dot_general(x, jnp.asarray(matrix), (((i,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
+    return jnp.moveaxis(product_, -1, i)
