@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import re
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 
+import fnconv
 from notebooks import build, exercises, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +94,16 @@ def test_stored_notebooks_are_small_and_name_no_machine():
     for text in texts:
         assert str(ROOT) not in text
         assert str(Path.home()) + "/" not in text
+
+
+def test_the_reference_shows_every_public_function():
+    """A page asks for folders by {{ fnconv.FOLDER }}, or names a module whose functions are public."""
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (NOTEBOOKS / "reference").glob("*.md"))
+    folders = re.findall(r"\{\{ fnconv\.([\w.]+) \}\}", pages)
+    assert [m for m in fnconv._ORIGIN.values() if not any(f"{m}.".startswith(f"{f}.") for f in folders)] == []
+    assert [m for m in fnconv._MODULES if f"fnconv.{m}" not in pages] == []
+    index = (NOTEBOOKS / "index.md").read_text(encoding="utf-8").split()
+    assert {f"reference/{path.stem}" for path in (NOTEBOOKS / "reference").glob("*.md")} | set(NAMES) <= set(index)
 
 
 # ---- what compares them ---------------------------------------------------------------------------------------------
