@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fnconv.ops.max_pool import adaptive_max_pool, max_pool, max_pool_with_indices, max_unpool
     from fnconv.ops.patches import col2im, im2col
     from fnconv.ops.pyramid import spatial_pyramid_pool
-    from fnconv.rules.choice import available_rules
+    from fnconv.rules.available import available_rules
     from fnconv.transform.explanation import explain
     from fnconv.transform.forward_mode import jvp
     from fnconv.transform.manual_rules import with_manual_rules
@@ -39,7 +39,7 @@ _SOURCES = {
     "ops.max_pool": ("adaptive_max_pool", "max_pool", "max_pool_with_indices", "max_unpool"),
     "ops.patches": ("col2im", "im2col"),
     "ops.pyramid": ("spatial_pyramid_pool",),
-    "rules.choice": ("available_rules",),
+    "rules.available": ("available_rules",),
     "transform.explanation": ("explain",),
     "transform.forward_mode": ("jvp",),
     "transform.manual_rules": ("with_manual_rules",),

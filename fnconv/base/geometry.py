@@ -290,6 +290,11 @@ def sizes(axes: Sequence[AnyAxis]) -> tuple[int, ...]:
     return tuple(a.size for a in axes)
 
 
+def sliding(axes: Sequence[AnyAxis]) -> tuple[Axis, ...]:
+    """The axes along which windows slide, which are all but those of an adaptive pooling."""
+    return tuple(a for a in axes if isinstance(a, Axis))
+
+
 def windows(axes: Sequence[AnyAxis]) -> tuple[int, ...]:
     return tuple(a.window for a in axes)
 

@@ -36,6 +36,13 @@ def _called(arrays: Any) -> Any:
 _barrier = jax.jit(lax.optimization_barrier)
 
 
+def unless_empty(f: Callable[..., jax.Array], shape: Sequence[int], spec: Any, *operands: jax.Array) -> jax.Array:
+    """f(spec, *operands), a sum of that shape; zeros where there is nothing to add up or nowhere to put it."""
+    if 0 in shape or any(0 in o.shape for o in operands):
+        return jnp.zeros(shape, operands[-1].dtype)
+    return f(spec, *operands)
+
+
 def pad_once(x: jax.Array, axes: Sequence[Axis], fill: float = 0) -> jax.Array:
     """`pad` for many readers, none of which pads again."""
     padded = pad(x, axes, fill)

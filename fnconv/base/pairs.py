@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.base.geometry import OUTSIDE, AnyAxis, Axis, flat_table, outputs, sizes, taps, volume
+from fnconv.base.geometry import OUTSIDE, AnyAxis, Axis, flat_table, sizes, volume
 
 # ---- zero insertion and padding / subsampling and cropping ----------------------------------------------------------
 
@@ -81,23 +81,6 @@ def col2im(cols: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
         return jax.ops.segment_sum(entries, segments, num_segments=cells)
 
     return jax.vmap(scatter_one)(cols.reshape(n, -1, c)).reshape(n, *sizes(axes), c)
-
-
-def shifted_im2col(x: jax.Array, axes: Sequence[Axis], fill: float = 0) -> jax.Array:
-    """`im2col` as one strided slice for each window element."""
-    xp = pad(x, axes, fill)
-    n, c = x.shape[0], x.shape[-1]
-    cols = [tap(xp, axes, k).reshape(n, volume(outputs(axes)), c) for _, k in taps(axes)]
-    return jnp.stack(cols, axis=2)
-
-
-def shifted_col2im(cols: jax.Array, axes: Sequence[Axis]) -> jax.Array:
-    """`col2im` as one shifted addition for each window element."""
-    n, c = cols.shape[0], cols.shape[-1]
-    total = jnp.zeros((n, *sizes(axes), c), cols.dtype)
-    for q, k in taps(axes):
-        total = total + tap_adjoint(cols[:, :, q].reshape(n, *outputs(axes), c), axes, k)
-    return total
 
 
 # ---- kernels --------------------------------------------------------------------------------------------------------

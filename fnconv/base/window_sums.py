@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.base.geometry import AnyAxis, Axis, taps, volume, windows
+from fnconv.base.geometry import AnyAxis, Axis, sliding, taps, volume, windows
 from fnconv.base.lowering import TERMS, UNROLL, by_runs, pad_once, polyphase
 from fnconv.base.pairs import tap
 
@@ -20,10 +20,8 @@ def window_sum(x: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
 
     Small windows in one loop, others along one axis after another.
     """
-    if volume(windows(axes)) <= TERMS:
-        sliding = tuple(a for a in axes if isinstance(a, Axis))
-        if len(sliding) == len(axes):
-            return by_runs(_sum_of_taps, (x,), sliding)
+    if volume(windows(axes)) <= TERMS and len(moving := sliding(axes)) == len(axes):
+        return by_runs(_sum_of_taps, (x,), moving)
     for i, a in enumerate(axes, start=1):
         x = _reduce_window(x, a, i) if isinstance(a, Axis) else _contract_axis(x, _membership(a, x.dtype), i)
     return x
@@ -35,10 +33,10 @@ def window_sum_adjoint(y: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
     Disjoint windows repeat their entry (upsampling, Notes); overlapping ones are summed phase by phase or, where they
     are long, as the correlation of the zero-inserted cotangent with rot180 of a kernel of ones.
     """
-    sliding = tuple(a for a in axes if isinstance(a, Axis))
-    disjoint = all(a.stride == a.window and a.dilation == 1 for a in sliding)
-    if len(sliding) == len(axes) and not disjoint and volume(windows(axes)) <= TERMS:
-        return polyphase((y,), (0,), sliding, lambda k, cells: cells)
+    moving = sliding(axes)
+    disjoint = all(a.stride == a.window and a.dilation == 1 for a in moving)
+    if len(moving) == len(axes) and not disjoint and volume(windows(axes)) <= TERMS:
+        return polyphase((y,), (0,), moving, lambda k, cells: cells)
     for i, a in enumerate(axes, start=1):
         if not isinstance(a, Axis):
             y = _contract_axis(y, _membership(a, y.dtype).T, i)

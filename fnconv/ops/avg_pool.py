@@ -10,7 +10,7 @@ from fnconv.base.attach import AS_INPUT, LinearMap
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
 from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
 from fnconv.ops.max_pool import adaptive_spec
-from fnconv.rules import choice
+from fnconv.rules import available, maps
 
 
 def avg_pool(
@@ -65,13 +65,13 @@ def avg_pool(
         ceil_mode=ceil_mode,
         include_pad=count_include_pad,
         rule=rule,
-        available=choice.names("avg_pool"),
+        available=available.names("avg_pool"),
     )
     return restore(_avg_pool(spec, canonical(x, len(window), layout)), batch, layout)
 
 
-_A = LinearMap("avg_pool", choice.avg_pool_forward, AS_INPUT)
-_A_adjoint = LinearMap("avg_unpool", choice.avg_pool_input_vjp)
+_A = LinearMap("avg_pool", maps.avg_pool_forward, AS_INPUT)
+_A_adjoint = LinearMap("avg_unpool", maps.avg_pool_input_vjp)
 _A.adjoints = (lambda spec, dy, x: _A_adjoint(spec, dy),)
 _A_adjoint.adjoints = (lambda spec, ddx, dy: _A(spec, ddx),)
 _avg_pool = _A.attached()

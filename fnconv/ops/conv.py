@@ -44,7 +44,7 @@ from fnconv.base.spec import (
     spatial_shape,
     whole_shape,
 )
-from fnconv.rules import choice
+from fnconv.rules import available, maps
 
 # ---- y = C(x, w) ----------------------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ def conv(
     return restore(_add_bias("conv", y, b), batch, layout)
 
 
-_C = LinearMap("conv", choice.conv_forward, ((0, 0), (1, -1)))
+_C = LinearMap("conv", maps.conv_forward, ((0, 0), (1, -1)))
 
 
 # ---- dx = X(dy, w) --------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def conv_input_vjp(
     return restore(_input_vjp(spec, canonical(dy, spatial, layout), kernel), batch, layout)
 
 
-_X = LinearMap("conv_input_vjp", choice.conv_input_vjp, ((0, 0), None))
+_X = LinearMap("conv_input_vjp", maps.conv_input_vjp, ((0, 0), None))
 
 
 # ---- dw = W(x, dy) --------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def conv_weight_vjp(
     return restore_kernel(dw, layout)
 
 
-_W = LinearMap("conv_weight_vjp", choice.conv_weight_vjp, (None, None))
+_W = LinearMap("conv_weight_vjp", maps.conv_weight_vjp, (None, None))
 
 
 # ---- the table above ------------------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ def _spec(
     precision: Precision,
     options: dict[str, Any],
 ) -> ConvSpec:
-    named = {**options, "rule": rule, "precision": precision, "available": choice.names("conv")}
+    named = {**options, "rule": rule, "precision": precision, "available": available.names("conv")}
     return ConvSpec.from_args(name, shape, size, window, channels[0], channels[1], **named)
 
 

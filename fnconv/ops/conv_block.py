@@ -31,7 +31,7 @@ from fnconv.base.spec import (
 )
 from fnconv.ops import conv as conv_
 from fnconv.ops import max_pool as max_pool_
-from fnconv.rules import choice
+from fnconv.rules import available, maps
 
 ACTIVATIONS = ("relu", None)
 POOL_OPTIONS = ("window_shape", "strides", "padding", "dilation", "ceil_mode", "ties", "rule")
@@ -101,7 +101,7 @@ class Block(NamedTuple):
 
 def _block_primal(block: Block, x: jax.Array, w: jax.Array, *b: jax.Array) -> jax.Array:
     z = sum(b, conv_.convolve(block.conv, x, w))
-    y, offset = (z, None) if block.pool is None else choice.max_pool_forward(block.pool, z)
+    y, offset = (z, None) if block.pool is None else maps.max_pool_forward(block.pool, z)
     return _activate(block, y, offset)[0]
 
 
@@ -151,5 +151,5 @@ def _pooling(name: str, pool: Pool, ndim: int, batch: tuple[int, ...], spec: Con
     if len(window) != len(size):
         raise invalid(name, "pool", "needs one entry per spatial dimension", window, shape)
     defaults = {"strides": None, "padding": "VALID", "dilation": 1, "ceil_mode": False, "rule": "auto"}
-    named = {**defaults, **options, "available": choice.names("max_pool")}
+    named = {**defaults, **options, "available": available.names("max_pool")}
     return PoolSpec.from_args(name, shape, size, window, **named)

@@ -14,7 +14,7 @@ from fnconv.base.geometry import volume
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
 from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
 from fnconv.ops.patches import columns, columns_adjoint
-from fnconv.rules import choice
+from fnconv.rules import available
 
 
 def lp_pool(
@@ -73,7 +73,7 @@ def lp_pool(
         ceil_mode=ceil_mode,
         p=p,
         rule=rule,
-        available=choice.names("lp_pool"),
+        available=available.names("lp_pool"),
     )
     return restore(_lp_pool(spec, canonical(x, len(window), layout)), batch, layout)
 

@@ -15,7 +15,7 @@ from fnconv.base.errors import invalid, mistyped
 from fnconv.base.geometry import adaptive_axis, volume
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
 from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
-from fnconv.rules import choice
+from fnconv.rules import available, maps
 from fnconv.rules.max_pool.segment_sum import winners
 
 # ---- y = S vec(x), dx = S^T dy --------------------------------------------------------------------------------------
@@ -72,8 +72,8 @@ def max_pool(
     return restore(_max_pool(spec, canonical(x, len(spec.axes), layout)), batch, layout)
 
 
-_S = LinearMap("select", choice.select)  # S vec(x), Wei (4.4), of (offset, x)
-_S_T = LinearMap("unselect", choice.unselect)  # S^T vec(dy), Wei (4.5), of (offset, dy)
+_S = LinearMap("select", maps.max_pool_select)  # S vec(x), Wei (4.4), of (offset, x)
+_S_T = LinearMap("unselect", maps.max_pool_input_vjp)  # S^T vec(dy), Wei (4.5), of (offset, dy)
 _S.adjoints = (None, lambda spec, dy, offset, x: _S_T(spec, offset, dy))
 _S_T.adjoints = (None, lambda spec, ddx, offset, dy: _S(spec, offset, ddx))
 select, unselect = _S, _S_T
@@ -81,7 +81,7 @@ select, unselect = _S, _S_T
 
 def select_winners(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(y, offset of each window's winner), y being S x to whoever differentiates it."""
-    y, offset = choice.max_pool_forward(spec, jax.lax.stop_gradient(x))
+    y, offset = maps.max_pool_forward(spec, jax.lax.stop_gradient(x))
     return _as_selected(spec, offset, x, y), offset
 
 
@@ -98,7 +98,7 @@ def _as_selected_jvp(spec: PoolSpec, primals: tuple[jax.Array, ...], tangents: t
 
 
 def _max_pool_primal(spec: PoolSpec, x: jax.Array) -> jax.Array:
-    return choice.max_pool_forward(spec, x)[0]
+    return maps.max_pool_forward(spec, x)[0]
 
 
 def _max_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -145,7 +145,7 @@ def max_pool_with_indices(
 
 
 def _with_indices_primal(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    y, offset = choice.max_pool_forward(spec, x)
+    y, offset = maps.max_pool_forward(spec, x)
     return y, _indices(spec, offset)
 
 
@@ -302,5 +302,5 @@ def _arguments(
     x = as_array(name, "x", x)
     window = spatial_shape(name, "window_shape", window_shape, x.shape, minimum=1)
     batch, size, _ = split_shape(x.shape, len(window), layout)
-    available = choice.names("max_pool")
-    return x, PoolSpec.from_args(name, x.shape, size, window, rule=rule, available=available, **options), batch
+    spec = PoolSpec.from_args(name, x.shape, size, window, rule=rule, available=available.names("max_pool"), **options)
+    return x, spec, batch

@@ -11,9 +11,9 @@ from fnconv.base.attach import AS_INPUT, LinearMap
 from fnconv.base.errors import invalid
 from fnconv.base.geometry import volume, windows
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, as_array, spatial_shape, whole_shape
+from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape, whole_shape
 from fnconv.ops.rearrange import rearrange
-from fnconv.rules import choice
+from fnconv.rules import available, maps
 
 ORDERS = ("c", "matlab")
 
@@ -27,6 +27,7 @@ def im2col(
     dilation: IntOrTuple = 1,
     layout: str = "channels_last",
     order: str = "c",
+    rule: Rule = "auto",
 ) -> jax.Array:
     """Unfold the windows of x into the columns of a matrix, Wei (2.5), GEMM 1.1; phi(x) is its transpose, Wei (2.6).
 
@@ -38,6 +39,7 @@ def im2col(
       x: (*batch, *spatial, C) or (*batch, C, *spatial).
       window_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
       strides, padding, dilation, layout: as in `conv`.
+      rule: formulation, a name or {"forward": ..., "input_vjp": ...}; see `fnconv.available_rules()`.
 
     Returns:
       (*batch, C * window elements, output positions), zeros in the padding, in x's dtype.
@@ -51,7 +53,7 @@ def im2col(
     [[1, 2, 3, 8, 1, 5], [2, 3, 8, 2, 5, 0], [3, 8, 1, 5, 4, 1], [8, 2, 5, 0, 1, 3]]
     """
     x = as_array("im2col", "x", x)
-    spec, batch, channels = _geometry("im2col", x.shape, window_shape, strides, padding, dilation, layout, order)
+    spec, batch, channels = _geometry("im2col", x.shape, window_shape, strides, padding, dilation, layout, order, rule)
     cols = _im2col(spec, canonical(x, len(spec.axes), layout))
     n, positions, elements, _ = cols.shape
     target = (*batch, channels * elements, positions)
@@ -68,13 +70,14 @@ def col2im(
     dilation: IntOrTuple = 1,
     layout: str = "channels_last",
     order: str = "c",
+    rule: Rule = "auto",
 ) -> jax.Array:
     """The adjoint of `im2col`: add every entry at the cell it came from, Wei (2.30), GEMM 1.2.
 
     Args:
       cols: (*batch, C * window elements, output positions), as `im2col` returns.
       x_shape: the whole shape of the result, batch axes and channels included.
-      window_shape, strides, padding, dilation, layout, order: of the im2col.
+      window_shape, strides, padding, dilation, layout, order, rule: of the im2col, whose input_vjp runs forward.
 
     Returns:
       An array of shape x_shape in the dtype of cols; half precisions are added in float32.
@@ -88,7 +91,7 @@ def col2im(
     """
     cols = as_array("col2im", "cols", cols)
     shape = whole_shape("col2im", "x_shape", x_shape)
-    spec, batch, channels = _geometry("col2im", shape, window_shape, strides, padding, dilation, layout, order)
+    spec, batch, channels = _geometry("col2im", shape, window_shape, strides, padding, dilation, layout, order, rule)
     positions, elements = volume(spec.output), volume(windows(spec.axes))
     expected = (*batch, channels * elements, positions)
     if cols.shape != expected:
@@ -122,6 +125,7 @@ def _geometry(
     dilation: IntOrTuple,
     layout: str,
     order: str,
+    rule: Rule,
 ) -> tuple[PoolSpec, tuple[int, ...], int]:
     check_layout(name, layout)
     if order not in ORDERS:
@@ -137,14 +141,14 @@ def _geometry(
         padding=padding,
         dilation=dilation,
         ceil_mode=False,
-        rule="auto",
-        available=choice.names("lp_pool"),
+        rule=rule,
+        available=available.names("im2col"),
     )
     return spec, batch, channels
 
 
-columns = LinearMap("im2col", choice.columns, AS_INPUT)
-columns_adjoint = LinearMap("col2im", choice.columns_adjoint, AS_INPUT)
+columns = LinearMap("im2col", maps.im2col_forward, AS_INPUT)
+columns_adjoint = LinearMap("col2im", maps.im2col_input_vjp, AS_INPUT)
 columns.adjoints = (lambda spec, dcols, x: columns_adjoint(spec, dcols),)
 columns_adjoint.adjoints = (lambda spec, dx, cols: columns(spec, dx),)
 _im2col, _col2im = columns.attached(), columns_adjoint.attached()

@@ -8,7 +8,7 @@ import numpy as np
 
 from fnconv.base.errors import invalid
 from fnconv.base.spec import ConvSpec, PoolSpec
-from fnconv.rules import choice
+from fnconv.rules import available
 from fnconv.show import conv_sections, numbers, pool_sections, texts
 from fnconv.show.blocks import Section
 from fnconv.show.layer import NAME, Layer
@@ -103,7 +103,7 @@ def _layer(
         groups=groups,
         rule="auto",
         precision=None,
-        available=choice.names("conv"),
+        available=available.names("conv"),
     )
     if 0 in spec.y_shape(1):
         raise invalid(NAME, "kernel", "must fit into the padded input", tuple(window), shape)

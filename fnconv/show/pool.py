@@ -8,7 +8,7 @@ import numpy as np
 
 from fnconv.base.errors import invalid
 from fnconv.base.spec import PoolSpec
-from fnconv.rules import choice
+from fnconv.rules import available as rules
 from fnconv.show import numbers, pool_sections
 from fnconv.show.page import Page
 from fnconv.show.pooling import KINDS, NAME, Pooling
@@ -90,7 +90,7 @@ def _pooling(
         raise invalid(NAME, "channels", "must be at least 1", channels)
     shape = (1, *size, channels)
     kinds: dict[str, Any] = {"ties": ties, "include_pad": count_include_pad, "p": p}
-    available = choice.names(KINDS[kind])
+    available = rules.names(KINDS[kind])
     spec = PoolSpec.from_args(NAME, shape, size, w, rule="auto", available=available, **geometry, **kinds)
     if 0 in spec.output:
         raise invalid(NAME, "window", "must fit into the padded input", w, shape)

@@ -68,8 +68,8 @@ EQUATIONS = (
     _row("Wei (4.1)", "output sizes of pooling", "base.geometry.outputs", 4),
     _row("Wei (4.2)", "y = max over the window", "max_pool", 4),
     _row("Wei (4.3) (4.4)", "vec(y) = S vec(x), ∂vec(y)/∂vec(x)ᵀ = S", "textbook.selection_matrix", 4),
-    _row("Wei (4.5)", "∂z/∂vec(x) = Sᵀ ∂z/∂vec(y)", "rules.max_pool.selection.unselect max_unpool", 4),
-    _row("Wei (4.6)", "∂z/∂x_i = Σ ∂z/∂y_o over the windows that chose i", "rules.max_pool.segment_sum.unselect", 4),
+    _row("Wei (4.5)", "∂z/∂vec(x) = Sᵀ ∂z/∂vec(y)", "rules.max_pool.selection.input_vjp max_unpool", 4),
+    _row("Wei (4.6)", "∂z/∂x_i = Σ ∂z/∂y_o over the windows that chose i", "rules.max_pool.segment_sum.input_vjp", 4),
     _row("Wei (5.1) (5.2) (5.3)", "ReLU, ReLU' with ReLU'(0) = 0, its gradient", "relu", 4),
     _row("Wei 5", "σ(x) = 1/(1 + e⁻ˣ), σ' ≤ 1/4", "sigmoid", 4),
     _row(

@@ -25,8 +25,8 @@ MAPS = {
     "unselect": ("max_pool", "input_vjp"),
     "avg_pool": ("avg_pool", "forward"),
     "avg_unpool": ("avg_pool", "input_vjp"),
-    "im2col": ("lp_pool", "forward"),
-    "col2im": ("lp_pool", "input_vjp"),
+    "im2col": ("im2col", "forward"),
+    "col2im": ("im2col", "input_vjp"),
 }
 
 

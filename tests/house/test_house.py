@@ -227,7 +227,7 @@ CONV = "strides=1, padding='VALID', dilation=1, groups=1, layout='channels_last'
 TRANSPOSE = CONV.replace("dilation", "output_padding=0, dilation")
 POOL = "strides=None, padding='VALID', dilation=1, ceil_mode=False"
 MAX_POOL = f"x, window_shape, *, {POOL}, ties='row_major', layout='channels_last', rule='auto'"
-PATCHES = "strides=1, padding='VALID', dilation=1, layout='channels_last', order='c'"
+PATCHES = "strides=1, padding='VALID', dilation=1, layout='channels_last', order='c', rule='auto'"
 
 SIGNATURES = {
     "conv": f"x, w, b=None, *, {CONV}",

@@ -16,7 +16,7 @@ from fnconv.cli.check import check as command
 from fnconv.judge.own import check, describe, plan, programs
 from fnconv.judge.own.run import DTYPES
 from fnconv.judge.own.suite import cases, operations
-from fnconv.rules import avg_pool, choice, conv, max_pool
+from fnconv.rules import available, avg_pool, conv, max_pool
 from fnconv.rules.conv import correlation
 from fnconv.rules.max_pool import offsets
 
@@ -400,4 +400,4 @@ def test_arithmetic_enables_float64_inside_alone():
 
 def test_rules_in_dispatch_are_those_that_are_checked():
     """Every operation with rules has cases that take its rules."""
-    assert {case.rules for case in cases() if case.rules} == set(choice.RULES)
+    assert {case.rules for case in cases() if case.rules} == set(available.RULES)

@@ -94,7 +94,7 @@ CASES = [
     for name in WINDOWED
     for case in {
         **GEOMETRY,
-        **({} if name.endswith(("im2col", "col2im")) else RULES),
+        **RULES,
         **(CEIL if name.endswith(("pool", "indices")) else {}),
         **({} if name == "conv_transpose" else CROP),
     }

@@ -13,6 +13,7 @@ from fnconv.base.geometry import Axis
 from fnconv.base.spec import PoolSpec
 from fnconv.ops.conv import bias
 from fnconv.rules import max_pool
+from fnconv.rules.im2col import shifted
 
 CONV_CASES = ("1d SAME, dilated, grouped", "2d one side cropped, one padded", "2d depthwise, multiplier 2")
 MORE_CONV_CASES = [pytest.param(name, marks=pytest.mark.slow) for name in CONVS if name not in CONV_CASES]
@@ -160,6 +161,10 @@ def columns(axes):
     return (N, positions, elements, C)
 
 
+def by_pool_spec(f):
+    return lambda v, axes: f(PoolSpec(axes), v)
+
+
 BOTH_GEOMETRIES = {"strided": AXES, "overshoot": CEIL}
 PAIRS = {
     f"{what}, {name}": (lambda v, f=f, a=a: f(v, a), lambda u, g=g, a=a: g(u, a), v_shape(a), u_shape(a))
@@ -167,7 +172,7 @@ PAIRS = {
     for what, f, g, v_shape, u_shape in (
         ("pad, unpad", pairs.pad, pairs.unpad, spatial, padded),
         ("im2col, col2im", pairs.im2col, pairs.col2im, spatial, columns),
-        ("shifted im2col, col2im", pairs.shifted_im2col, pairs.shifted_col2im, spatial, columns),
+        ("shifted im2col", by_pool_spec(shifted.forward), by_pool_spec(shifted.input_vjp), spatial, columns),
         ("window_sum", window_sums.window_sum, window_sums.window_sum_adjoint, spatial, out),
         (
             "tap, tap_adjoint",

@@ -13,7 +13,7 @@ import fnconv
 from fnconv.base import chunks
 from fnconv.base.geometry import window_axes
 from fnconv.base.spec import ConvSpec
-from fnconv.rules import choice, conv
+from fnconv.rules import choice, conv, maps
 
 LINES = {  # (size, window, in, out, options of the geometry, groups) -> rules of forward, input_vjp, weight_vjp
     "depthwise": ((9, 9), (3, 3), 8, 8, {}, 8, ("taps", "taps", "taps")),
@@ -69,8 +69,10 @@ def test_a_nan_stays_within_its_group(name):
     x, w, dy = (np.ones(s, np.float32) for s in (spec.x_shape(1), spec.w_shape, spec.y_shape(1)))
     c, d = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     x[..., 0], dy[..., 0] = np.nan, np.nan
-    maps = choice.conv_forward, choice.conv_input_vjp, choice.conv_weight_vjp
-    y, dx, dw = (jax.jit(f, static_argnums=0)(spec, *a) for f, a in zip(maps, ((x, w), (dy, w), (x, dy)), strict=True))
+    functions = maps.conv_forward, maps.conv_input_vjp, maps.conv_weight_vjp
+    y, dx, dw = (
+        jax.jit(f, static_argnums=0)(spec, *a) for f, a in zip(functions, ((x, w), (dy, w), (x, dy)), strict=True)
+    )
     for value, first in ((y, d), (dx, c), (dw, d)):
         assert np.isnan(value[..., :first]).any()
         assert np.isfinite(value[..., first:]).all()

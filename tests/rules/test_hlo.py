@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 
 import fnconv
-from fnconv.rules.choice import RULES
+from fnconv.rules.available import RULES
 
 X = np.random.default_rng(0).integers(-3, 4, (4, 9, 8, 4)).astype(np.float32)
 B = np.arange(6, dtype=np.float32)

@@ -14,9 +14,9 @@ from fnconv.base import chunks, dtypes, geometry
 from fnconv.base.attach import attach
 from fnconv.base.spec import ConvSpec
 from fnconv.ops import activation, conv, loss, lp_pool, max_pool
-from fnconv.rules import avg_pool as avg_rules
 from fnconv.rules import conv as conv_rules
 from fnconv.rules import max_pool as max_rules
+from fnconv.rules.avg_pool import divide
 from fnconv.rules.conv import blocked, correlation, depthwise, im2col, merged, unit_stride, winograd
 from fnconv.rules.conv import lax as lax_rule
 from fnconv.rules.conv.rewrite import Rewrite
@@ -202,7 +202,7 @@ def output_padding_low(patch: Patch) -> None:
 
 
 def padding_always_counts(patch: Patch) -> None:
-    patch.setattr(avg_rules, "window_counts", lambda axes, include_pad: geometry.window_counts(axes, True))
+    patch.setattr(divide, "window_counts", lambda axes, include_pad: geometry.window_counts(axes, True))
 
 
 def overshoot_counts(patch: Patch) -> None:

@@ -30,7 +30,7 @@ from fnconv.judge.own.programs import AUTOMATIC, Program, Rule, compile_case, co
 from fnconv.judge.own.report import ONLY, Report, summarise
 from fnconv.judge.own.suite import cases, operations
 from fnconv.rules import conv
-from fnconv.rules.choice import available_rules
+from fnconv.rules.available import available_rules
 
 DTYPES = {row.short: row.dtype for row in sorted(FLOATS.values(), key=lambda row: row.name != "float32")}
 

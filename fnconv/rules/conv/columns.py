@@ -19,6 +19,9 @@ from fnconv.base.geometry import outputs, taps, volume, windows
 from fnconv.base.pairs import pad, split_groups, tap
 from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv.products import by_cotangent, by_kernel
+from fnconv.rules.conv.taps import input_vjp
+
+__all__ = ["forward", "input_vjp", "weight_vjp"]
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:

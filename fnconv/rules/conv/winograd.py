@@ -122,6 +122,10 @@ def _inverse(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return rows[:, n:]
 
 
+GROWTH = growth(2)
+DIVIDES = True
+
+
 # ---- the three maps -------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from fnconv.base.dtypes import accumulator, lowest, to_accumulator
-from fnconv.base.geometry import OUTSIDE, Axis, flat_table, outputs, taps, volume, windows
+from fnconv.base.geometry import OUTSIDE, Axis, flat_table, outputs, sliding, taps, volume, windows
 from fnconv.base.lowering import by_runs, computed_once, pad_once, polyphase
 from fnconv.base.pairs import pad, tap
 from fnconv.base.spec import PoolSpec
@@ -29,7 +29,7 @@ FEW_PHASES = 4  # that interleave as fast as one comparison spreads cotangents, 
 
 def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The first maximum of each window in tie order, Wei (4.2); the first NaN, where there is one."""
-    axes, winners = _sliding(spec), partial(_forward, spec.ties)
+    axes, winners = sliding(spec.axes), partial(_forward, spec.ties)
     strided = any(a.stride > 1 for a in axes)  # else its two results are no smaller than x
     best, winner = by_runs(winners, (x,), axes) if strided else winners((x,), axes)
     return best, winner
@@ -50,9 +50,9 @@ def _forward(ties: str, arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> tu
     return computed_once(best), computed_once(winner)  # apart: without a gradient nobody asks for the winner
 
 
-def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
+def input_vjp(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     """S^T dy: each window element passes the cotangents it won back to its cells."""
-    axes = _sliding(spec)
+    axes = sliding(spec.axes)
     if all(a.stride == a.span == a.window for a in axes) and volume(windows(axes)) > FEW_PHASES:
         return computed_once(_disjoint(axes, offset, dy))
     wide, zero = to_accumulator(dy), jnp.zeros((), accumulator(dy.dtype))
@@ -63,7 +63,7 @@ def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
 
 def select(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Array:
     """S x: each window takes the cell that won."""
-    axes = _sliding(spec)
+    axes = sliding(spec.axes)
     xp = pad(x, axes)
     y = jnp.zeros(offset.shape, x.dtype)
     for q, k in taps(axes):
@@ -90,7 +90,3 @@ def _first_inside(axes: Sequence[Axis], ties: str) -> np.ndarray:
     order = np.array([offset for offset, _ in taps(axes, ties)])
     inside = (flat_table(axes) != OUTSIDE)[:, order]
     return np.where(inside.any(axis=1), order[inside.argmax(axis=1)], -1).reshape(outputs(axes))
-
-
-def _sliding(spec: PoolSpec) -> tuple[Axis, ...]:
-    return tuple(a for a in spec.axes if isinstance(a, Axis))

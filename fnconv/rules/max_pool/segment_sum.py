@@ -30,7 +30,7 @@ def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return y.reshape(shape), offset.astype(offset_dtype(spec.axes)).reshape(shape)
 
 
-def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
+def input_vjp(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     """dx at a cell is the sum of dy over the windows that selected it, Wei (4.6), whose summand is dz/dx^{k+1}."""
     n, c = dy.shape[0], dy.shape[-1]
     cells = volume(spec.size)

@@ -20,7 +20,7 @@ def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(offset < 0, jnp.asarray(lowest(x.dtype), x.dtype), y), offset
 
 
-def unselect(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
+def input_vjp(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     """dz/dvec(x) = S^T dz/dvec(y), Wei (4.5)."""
     return _each_map(spec, offset, dy, "os,o->s").reshape(dy.shape[0], *spec.size, dy.shape[-1])
 

@@ -36,11 +36,13 @@ def im2col(g: Window, order: str, *, quick: bool) -> Case:
     return Case(
         "im2col",
         f"{g}, order {order}",
-        lambda rule: lambda x: ops.im2col(x, g.window, order=order, **g.options()),
+        lambda rule: lambda x: ops.im2col(x, g.window, order=order, rule=rule, **g.options()),
         partial(_im2col, g, order),
         {"x": (BATCH, *g.size, CHANNELS)},
         Multilinear(),
         (INTEGERS, NORMAL),
+        rules="im2col",
+        maps={"y": "forward", "dx": "input_vjp"},
         batched=frozenset({"y", "dx"}),
         quick=quick,
     )
@@ -59,11 +61,13 @@ def col2im(g: Window, order: str, *, quick: bool) -> Case:
     return Case(
         "col2im",
         f"{g}, order {order}",
-        lambda rule: lambda cols: ops.col2im(cols, shape, g.window, order=order, **g.options()),
+        lambda rule: lambda cols: ops.col2im(cols, shape, g.window, order=order, rule=rule, **g.options()),
         reference,
         {"cols": (BATCH, rows, columns)},
         Multilinear(),
         (INTEGERS, NORMAL),
+        rules="im2col",
+        maps={"y": "input_vjp", "dcols": "forward"},
         batched=frozenset({"y", "dcols"}),
         quick=quick,
     )

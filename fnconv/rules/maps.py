@@ -1,0 +1,99 @@
+"""The maps that operations are made of: each runs the rule that its spec names, or the one that "auto" chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fnconv.base.dtypes import lowest
+from fnconv.base.errors import mistyped
+from fnconv.base.geometry import volume, windows
+from fnconv.base.lowering import computed_once, unless_empty
+from fnconv.base.spec import ConvSpec, PoolSpec
+from fnconv.rules import avg_pool, conv, im2col, max_pool
+from fnconv.rules.choice import conv_choice, pool_rule
+from fnconv.rules.max_pool.segment_sum import offset_dtype
+
+# ---- convolution ----------------------------------------------------------------------------------------------------
+
+
+def conv_forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
+    return unless_empty(_conv_rule("forward", spec, x.dtype), spec.y_shape(x.shape[0]), spec, x, w)
+
+
+def conv_input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
+    return unless_empty(_conv_rule("input_vjp", spec, dy.dtype), spec.x_shape(dy.shape[0]), spec, dy, w)
+
+
+def conv_weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
+    return unless_empty(_conv_rule("weight_vjp", spec, x.dtype), spec.w_shape, spec, x, dy)
+
+
+def _conv_rule(map_: str, spec: ConvSpec, dtype: Any) -> Callable[..., jax.Array]:
+    rules, name = conv.RULES[map_], spec.rule(map_)
+    if name in conv.DIVIDES and not jnp.issubdtype(dtype, jnp.floating):
+        raise mistyped("conv", f'rule "{name}" for {map_}', "divides, and takes no integers", dtype.name)
+    if name != "auto":
+        return rules[name]
+    chosen = conv_choice(map_, spec, dtype).rule
+    if chosen == "lax":
+        return rules["lax"]
+    formulation = rules[chosen]
+    if chosen == "merged":  # "auto" once more, for the dense convolutions that the blocks are
+        dense = conv_choice(map_, conv.merged.block(spec, map_), dtype).rule
+        formulation = partial(formulation, dense=rules[dense])
+
+    def on_cpu(a: jax.Array, b: jax.Array) -> jax.Array:
+        # else what the operands come from, and the result, may be computed again for each of their many readers
+        return computed_once(formulation(spec, *computed_once((a, b))))
+
+    return lambda spec, a, b: lax.platform_dependent(a, b, cpu=on_cpu, default=partial(rules["lax"], spec))
+
+
+# ---- pooling --------------------------------------------------------------------------------------------------------
+
+
+def max_pool_forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(y, offset of each window's winner)."""
+    if x.size and volume(spec.output):
+        return max_pool.RULES["forward"][pool_rule("max_pool", "forward", spec)](spec, x)
+    shape = (x.shape[0], *spec.output, x.shape[-1])
+    return jnp.full(shape, lowest(x.dtype), x.dtype), jnp.full(shape, -1, offset_dtype(spec.axes))
+
+
+def max_pool_input_vjp(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
+    """S^T dy."""
+    rule = max_pool.RULES["input_vjp"][pool_rule("max_pool", "input_vjp", spec)]
+    return unless_empty(rule, (dy.shape[0], *spec.size, dy.shape[-1]), spec, offset, dy)
+
+
+def max_pool_select(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Array:
+    """S x, the adjoint of `max_pool_input_vjp`."""
+    rule = max_pool.ADJOINTS[pool_rule("max_pool", "input_vjp", spec)]
+    return unless_empty(rule, offset.shape, spec, offset, x)
+
+
+def avg_pool_forward(spec: PoolSpec, x: jax.Array) -> jax.Array:
+    rule = avg_pool.RULES["forward"][pool_rule("avg_pool", "forward", spec)]
+    return unless_empty(rule, (x.shape[0], *spec.output, x.shape[-1]), spec, x)
+
+
+def avg_pool_input_vjp(spec: PoolSpec, dy: jax.Array) -> jax.Array:
+    rule = avg_pool.RULES["input_vjp"][pool_rule("avg_pool", "input_vjp", spec)]
+    return unless_empty(rule, (dy.shape[0], *spec.size, dy.shape[-1]), spec, dy)
+
+
+def im2col_forward(spec: PoolSpec, x: jax.Array) -> jax.Array:
+    rule = im2col.RULES["forward"][pool_rule("im2col", "forward", spec)]
+    shape = (x.shape[0], volume(spec.output), volume(windows(spec.axes)), x.shape[-1])
+    return unless_empty(rule, shape, spec, x)
+
+
+def im2col_input_vjp(spec: PoolSpec, cols: jax.Array) -> jax.Array:
+    rule = im2col.RULES["input_vjp"][pool_rule("im2col", "input_vjp", spec)]
+    return unless_empty(rule, (cols.shape[0], *spec.size, cols.shape[-1]), spec, cols)
