@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fnconv import compat, show, testing, textbook, train
     from fnconv.base.cpu_settings import tune_cpu
+    from fnconv.base.version import __version__
     from fnconv.judge.model.compare import compare
     from fnconv.judge.rule.entry import check_vjp
     from fnconv.ops.activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _MODULES = ("compat", "show", "testing", "textbook", "train")
 _SOURCES = {
     "base.cpu_settings": ("tune_cpu",),
+    "base.version": ("__version__",),
     "judge.model.compare": ("compare",),
     "judge.rule.entry": ("check_vjp",),
     "ops.activation": ("leaky_relu", "log_softmax", "relu", "sigmoid", "softmax", "tanh"),

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import gc
-import sys
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fnconv.cli.check_vjp import ARGS, check_file
-from fnconv.cli.outcome import check_folder, refuse, write
+from fnconv.cli.check_vjp import check_file
+from fnconv.cli.outcome import JsonFile, check_folder, console, refuse, told, working, write
+from fnconv.cli.user_file import ARGS
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from fnconv.judge.own import Report
     from fnconv.judge.own.run import Job
 
-WIDTH = 100  # where the terminal does not tell its own
-LEGEND = """\
-cases     geometries x dtypes x devices; n/a: those that the rule refuses, with an error of its own
-bits      value and every gradient are autodiff's and float64's, bit for bit, on integers that leave
-          nothing to round; "-" where the operation always rounds
-error     worst |result - float64| over the a-priori bound on rounding errors: at most 1
-ulp       worst distance in units in the last place, for information: large where terms cancel, as
-          in autodiff's own 1 - tanh^2; against float64, that of the narrower types
-autodiff  jax.vjp of plain JAX, which goes around JAX's gradients where they are wrong or missing:
-          conv pads first (paddings as large as the kernel), dilated and column-major max pooling
-          stack slices"""
+LEGEND = {
+    "cases": "geometries x dtypes x devices; n/a: those that the rule refuses, with an error of its own",
+    "bits": "value and every gradient are autodiff's and float64's, bit for bit, on integers that leave nothing to "
+    'round; "-" where the operation always rounds',
+    "error": "worst |result - float64| over the a-priori bound on rounding errors: at most 1",
+    "ulp": "worst distance in units in the last place, for information: large where terms cancel, as in autodiff's own "
+    "1 - tanh^2; against float64, that of the narrower types",
+    "autodiff": "jax.vjp of plain JAX, which goes around JAX's gradients where they are wrong or missing: conv pads "
+    "first (paddings as large as the kernel), dilated and column-major max pooling stack slices",
+}
+OPTIONS = {"operation": "--op", "rule": "--rule", "dtype": "--dtype", "device": "--device"}
 
 Names = list[str] | None
 
@@ -47,9 +46,7 @@ def check(
     dtype: Annotated[Names, typer.Option(help="f32, f16, bf16 or f64.")] = None,
     device: Annotated[Names, typer.Option(help="cpu, gpu or tpu; all that are present by default.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The few most telling geometries alone.")] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was found as JSON.")
-    ] = None,
+    json_file: JsonFile = None,
     args: Annotated[
         str,
         typer.Option(
@@ -78,42 +75,38 @@ def check(
         return
     if args != ARGS or reference is not None or level != "quick":
         raise refuse("check", "--args, --reference and --level need FILE.py:FUNCTION")
-    from rich.console import Console
-
     from fnconv.judge.own import describe, plan
     from fnconv.judge.own.programs import compilation_cache
 
+    chosen = _names(op), _names(rule), _names(dtype), _names(device)
     try:
-        jobs = plan(_names(op), _names(rule), _names(dtype), _names(device), quick=quick)
+        jobs = plan(*chosen, quick=quick)
     except ValueError as error:
-        raise refuse("check", str(error).removeprefix("check: ")) from None
+        raise refuse("check", told(error, OPTIONS)) from None
     check_folder("check", json_file)
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     with compilation_cache():
-        report = _run(console, jobs)
+        report = _run(jobs)
     write("check", json_file, report)
-    console.print(_table(report))
-    console.print(LEGEND, style="dim", highlight=False, markup=False)
+    shown = console(json_file)
+    shown.print(_table(report))
+    shown.print(_legend(), style="dim")
     for row in report.rows:
         if row.failures:
-            console.print("\n" + describe(row), highlight=False, markup=False, soft_wrap=True)
-    style = "bold green" if report.ok else "bold red"
-    console.print("\n" + report.summary(), style=style, highlight=False, markup=False, soft_wrap=True)
+            shown.print("\n" + describe(row), soft_wrap=True)
+    if quick:
+        shown.print("\n" + _left_out(jobs, plan(*chosen)))
+    shown.print("\n" + report.summary(), style="bold green" if report.ok else "bold red", soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _run(console: Console, jobs: Sequence[Job]) -> Report:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+def _run(jobs: Sequence[Job]) -> Report:
     from fnconv.judge.own import execute
 
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("compiling", total=None)
+    with working("compiling") as update:
 
         def progress(done: int, total: int, operation: str) -> None:
-            bar.update(task, completed=done, total=total, description=operation)
+            update(f"{done} of {total} {operation}", done, total)
 
         collecting = gc.isenabled()
         gc.disable()  # traces leave few cycles behind, and looking for them takes an eighth of the time
@@ -153,6 +146,22 @@ def _table(report: Report) -> Table:
         table.add_row(name, row.rule, *numbers, f"[{colour}]{row.verdict}[/]")
         previous = row.operation
     return table
+
+
+def _legend() -> Table:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for term, meaning in LEGEND.items():
+        table.add_row(term, meaning)
+    return table
+
+
+def _left_out(jobs: Sequence[Job], full: Sequence[Job]) -> str:
+    """What the quick check does not run, in each dtype."""
+    run, whole = (Counter(dtype for job in some for dtype in job.dtypes) for some in (jobs, full))
+    counts = ", ".join(f"{run[dtype] or 'none'} of {count} in {dtype}" for dtype, count in whole.items())
+    return f"--quick ran {counts}; without it all run"
 
 
 def _short(number: float, form: str) -> str:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import traceback
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from fnconv.cli.outcome import check_folder, conclude, refuse, write
-from fnconv.cli.user_file import load
+from fnconv.cli.outcome import JsonFile, check_folder, conclude, console, refuse, working, write
+from fnconv.cli.user_file import ARGS, arguments, load, told
 
-if TYPE_CHECKING:
-    from fnconv.judge.model.report import Comparison
-
-ARGS = "args"  # what the function that returns the arguments is called by default
+OPTIONS = {name: f"--{name}" for name in ("argnums", "only", "samples", "rounds", "seed")}
 
 
 def compare(
@@ -40,18 +33,16 @@ def compare(
     samples: Annotated[int, typer.Option(help="Runs with rounding errors, for the bounds.")] = 16,
     rounds: Annotated[int, typer.Option(help="How often each gradient is timed; 0 for not at all.")] = 11,
     seed: Annotated[int, typer.Option(help="Of cotangent and rounding errors.")] = 0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was found as JSON.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Compare manual with automatic gradients of a function of yours, leaf by leaf.
 
     Ends with status 1 if the manual gradient is further from float64's than rounding explains.
     """
     check_folder("compare", json_file)
-    function = _load("FILE.py:FUNCTION", target)
-    arguments = _arguments(function, target, args)
-    options = {
+    function = load("compare", "FILE.py:FUNCTION", target)
+    given = arguments("compare", function, target, args)
+    options: dict[str, Any] = {
         "argnums": _integers(argnums),
         "has_aux": has_aux,
         "only": None if only is None else [name.strip() for name in only.split(",")],
@@ -60,68 +51,15 @@ def compare(
         "rounds": rounds,
         "seed": seed,
     }
-    report = _run(function, target, arguments, options)
-    write("compare", json_file, report)
-    conclude(report)
-
-
-def _load(what: str, target: str) -> Callable[..., Any]:
-    try:
-        return load(target)
-    except typer.BadParameter as error:
-        raise refuse("compare", f"{what}: {error.message}") from None
-
-
-def _arguments(function: Callable[..., Any], target: str, args: str) -> tuple[Any, ...]:
-    """What the function is to be called with; refused where it does not take them."""
-    file, _, name = target.rpartition(":")
-    given = args if ":" in args else f"{file}:{args}"
-    make = _load("--args", given)
-    if _misfit(make, ()):
-        raise refuse("compare", f"--args: {given} must take no arguments; it takes {inspect.signature(make)}")
-    result = _call(make, given, ())
-    arguments = result if isinstance(result, tuple) else (result,)
-    misfit = _misfit(function, arguments)
-    if misfit:
-        signature = f"{name}{inspect.signature(function)}"
-        found = f"the {len(arguments)} arguments that {given} returns"
-        raise refuse("compare", f"{signature} does not take {found}: {misfit}")
-    return arguments
-
-
-def _misfit(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
-    """Why the function cannot be called so; empty if it can."""
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError as error:
-        return str(error)
-    except ValueError:  # it does not tell its signature
-        pass
-    return ""
-
-
-def _run(function: Callable[..., Any], target: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Comparison:
     from fnconv.judge.model.compare import compare as compare_gradients
 
-    def run(*given: Any) -> Comparison:
-        return compare_gradients(function, *given, **options)
-
-    return _call(run, target, arguments)
-
-
-def _call(function: Callable[..., Any], target: str, arguments: tuple[Any, ...]) -> Any:
-    """Call what is the user's; an error in it is told in one line, with the place in the file."""
     try:
-        return function(*arguments)
-    except Exception as error:
-        file = str(Path(target.rpartition(":")[0]).expanduser().resolve())
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        message = f"{type(error).__name__}: {error}"
-        if lines:
-            raise refuse("compare", f"{target} ends in line {lines[-1]} with {message}") from None
-        if isinstance(error, TypeError | ValueError) and str(error).startswith(("compare: ", "with_manual_rules: ")):
-            raise refuse("compare", str(error).partition(": ")[2]) from None
-        raise
+        with working("tracing") as progress:
+            report = compare_gradients(function, *given, **options, progress=progress)
+    except Exception as error:  # of the user's function
+        raise refuse("compare", told(error, target, OPTIONS)) from None
+    write("compare", json_file, report)
+    conclude(report, console(json_file))
 
 
 def _integers(text: str) -> tuple[int, ...]:

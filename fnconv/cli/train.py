@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fnconv.cli import interrupts
+from fnconv.cli.outcome import refuse, told
+
 if TYPE_CHECKING:
     from fnconv.train.data import Data
     from fnconv.train.run import Run
 
+NAMES = ("epochs", "gradients", "model", "batch_size", "learning_rate", "decay", "momentum", "shift", "seed", "data")
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in NAMES}
 EXTRA = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "safetensors": "safetensors"}
 Gradients = Literal["manual", "autodiff", "both"]
 Model = Literal["classic", "modern"]
@@ -61,67 +67,84 @@ def train(
         "shift": shift,
         "seed": seed,
     }
-    with _refusing(ValueError, OSError, ModuleNotFoundError):
-        if plot is not None:
+    if plot is not None:
+        with _refusing("--plot"):
             from fnconv.train.plot import check_plot, save_plot
 
             check_plot(plot)
-        if save is not None:
+    if save is not None:
+        with _refusing("--save"):
             from fnconv.train.checkpoint import check_save
             from fnconv.train.checkpoint import save as save_run
 
             check_save(save)
+    run, digits = _start(options, data, resume)
+    with _refusing():
         from fnconv.train.display import Display
         from fnconv.train.loop import fit
 
-        run, digits = _start(options, data, resume)
         display = Display(run, digits, epochs)
         runs = fit(run, digits, epochs, display.batch)
-    with _refusing(FloatingPointError, OSError):
-        with display.live:
-            for run in runs:
+    kept = 0
+    interrupts.advise(lambda: _how_to_go_on(kept, {"save": save, "epochs": epochs, "data": data, "plot": plot}))
+    with interrupts.showing(display), _refusing("--save"):
+        for _ in range(len(run.history), epochs):
+            with nullcontext() if save is None else interrupts.whole():
+                run = next(runs)
                 display.epoch(run)
                 if save is not None:
                     save_run(save, run)
-        if plot is not None:
+                    kept = len(run.history)
+    if plot is not None:
+        with _refusing("--plot"), interrupts.whole():
             save_plot(plot, run)
     display.summary(run)
 
 
 def _start(options: dict[str, Any], data: Path | None, resume: Path | None) -> tuple[Run, Data]:
     """The run to go on with, new or saved, and its data."""
-    from fnconv.base.errors import invalid
-    from fnconv.train.data import load_digits, load_idx
-    from fnconv.train.run import Config, Run
+    with _refusing("--resume"):
+        from fnconv.train.run import Config, Run
 
-    given = {name: value for name, value in options.items() if value is not None}
-    if resume is None:
-        config = Config(**given)
+        given = {name: value for name, value in options.items() if value is not None}
+        if resume is None:
+            config = Config(**given)
+        else:
+            from fnconv.train.checkpoint import load
+
+            run = load(resume)
+            for name, value in given.items():
+                saved = getattr(run.config, name)
+                if value != saved:
+                    raise refuse("train", f"{OPTIONS[name]} must be {saved}, as in {resume}, or left out; got {value}")
+    with _refusing("--data"):
+        from fnconv.train.data import load_digits, load_idx
+
         digits = load_digits() if data is None else load_idx(data)
-        return Run.start(config, digits), digits
+    return Run.start(config, digits) if resume is None else run, digits
 
-    from fnconv.train.checkpoint import load
 
-    run = load(resume)
-    for name, value in given.items():
-        saved = getattr(run.config, name)
-        if value != saved:
-            option = f"--{name.replace('_', '-')}"
-            raise invalid("resume", option, f"must be {saved}, as in {resume}, or left out", value)
-    return run, load_digits() if data is None else load_idx(data)
+def _how_to_go_on(kept: int, options: dict[str, Any]) -> str:
+    if options["save"] is None:
+        return "; nothing was kept: with --save FILE a run can go on after its last epoch"
+    if not kept:
+        return " before an epoch was saved: give the same command again"
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    return f" after epoch {kept}; to go on: {shlex.join(['fnconv', 'train', '--resume', str(options['save']), *given])}"
 
 
 @contextmanager
-def _refusing(*errors: type[Exception]) -> Iterator[None]:
-    """End the command with one line and status 2 on `errors`, and on a missing package of the train extra."""
+def _refusing(option: str = "") -> Iterator[None]:
+    """End the command with one line and status 2 where `option` is wrong or a package of the extra missing."""
     try:
         yield
-    except errors as error:
-        message = str(error)
-        if isinstance(error, ModuleNotFoundError):
-            package = (error.name or "").partition(".")[0]
-            if package not in EXTRA:
-                raise
-            message = f"{EXTRA[package]} is not installed: pip install 'fnconv[train]'"
-        typer.secho(f"fnconv train: {message}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA:
+            raise
+        raise refuse("train", f"{EXTRA[package]} is not installed: pip install 'fnconv[train]'") from None
+    except OSError as error:
+        raise refuse("train", f"{option}: {error.strerror}: {error.filename}") from None
+    except (ValueError, FloatingPointError) as error:
+        message = told(error, OPTIONS | {"path": option, "directory": option})
+        raise refuse("train", message if message.startswith("--") else f"{option}: {message}") from None

@@ -3,16 +3,78 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import typer
 
+from fnconv.cli import outcome
 
-def load(target: str) -> Callable[..., Any]:
+ARGS = "args"  # what the function that returns the arguments is called by default
+REFUSALS = ("compare: ", "check_vjp: ", "with_manual_rules: ")
+
+
+def load(command: str, what: str, target: str) -> Callable[..., Any]:
+    """The function that `what` of the command, such as "--args", names as "FILE.py:NAME"."""
+    try:
+        return find(target)
+    except typer.BadParameter as error:
+        raise outcome.refuse(command, f"{what}: {error.message}") from None
+
+
+def in_file(target: str, name: str) -> str:
+    """NAME alone stands for the same file."""
+    return name if ":" in name else f"{target.rpartition(':')[0]}:{name}"
+
+
+def arguments(command: str, function: Callable[..., Any], target: str, args: str) -> tuple[Any, ...]:
+    """What the function is to be called with: a tuple, or one argument; refused where it does not take them."""
+    given = in_file(target, args)
+    make = load(command, "--args", given)
+    if _misfit(make, ()):
+        raise outcome.refuse(command, f"--args: {given} must take no arguments; it takes {inspect.signature(make)}")
+    try:
+        made = make()
+    except (Exception, SystemExit) as error:
+        raise outcome.refuse(command, f"--args: {told(error, given)}") from None
+    result = made if isinstance(made, tuple) else (made,)
+    if misfit := _misfit(function, result):
+        signature = f"{target.rpartition(':')[2]}{inspect.signature(function)}"
+        found = f"the {len(result)} arguments that {given} returns"
+        raise outcome.refuse(command, f"{signature} does not take {found}: {misfit}")
+    return result
+
+
+def _misfit(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
+    """Why the function cannot be called so; empty if it can."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # it does not tell its signature
+        pass
+    return ""
+
+
+def told(error: BaseException, target: str, options: Mapping[str, str] | None = None) -> str:
+    """An error in one line: where the user's file raised it, or fnconv's refusal in terms of the command's options.
+
+    One that is neither is raised again.
+    """
+    line = _line(error, Path(target.rpartition(":")[0]).expanduser().resolve())
+    if line is None and options is not None:
+        if not (isinstance(error, TypeError | ValueError) and str(error).startswith(REFUSALS)):
+            raise error
+        return outcome.told(error, {"fn": target, **options})
+    return f"{target} ends{f' in line {line}' if line else ''} with {type(error).__name__}: {error}"
+
+
+def find(target: str) -> Callable[..., Any]:
     """The function that "FILE.py:NAME" names; NAME may be dotted, as "FILE.py:Model.loss".
 
     The file is run as an import runs it, with its folder on the path; a file is run once for several names.
@@ -66,12 +128,8 @@ def _line(error: BaseException, path: Path) -> int | None:
     """Where in the file the error came up."""
     if isinstance(error, SyntaxError):
         return error.lineno
-    line, trace = None, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return lines[-1] if lines else None
 
 
 def _instead(found: Any) -> str:

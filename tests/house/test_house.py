@@ -206,9 +206,9 @@ def test_type_information_is_shipped():
     assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"]["fnconv"]
 
 
-def test_installed_version_is_pyprojects():
-    installed = {d.version for d in metadata.distributions(name="fnconv")}
-    assert installed <= {PYPROJECT["project"]["version"]}
+def test_the_version_is_in_one_place():
+    assert {d.version for d in metadata.distributions(name="fnconv")} <= {fnconv.__version__}
+    assert f"\nversion: {fnconv.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize("module", sorted(SOURCES))

@@ -145,7 +145,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--op", "konv"), "operation must be one of conv"),
+        (("--op", "konv"), "--op must be one of conv"),
         (("--op", "relu", "--json", "/no/such/folder/found.json"), "--json must name a file in a folder that exists"),
         (("--rule",), "requires an argument"),
     ],

@@ -19,6 +19,8 @@ from fnconv.transform.manual_rules import with_manual_rules
 from fnconv.transform.report import LATE, Report
 from fnconv.transform.staged import of_arguments_alone
 
+Progress = Callable[[str], None]
+
 
 def compare(
     fn: Callable[..., Any],
@@ -31,6 +33,7 @@ def compare(
     samples: int = 16,
     rounds: int = 11,
     seed: int = 0,
+    progress: Progress | None = None,
     **kwargs: Any,
 ) -> Comparison:
     """Compare the gradient by fnconv's rules with JAX's automatic one, and both with float64.
@@ -52,6 +55,7 @@ def compare(
       samples: at least 2; with more of them the bounds are sharper.
       rounds: how often each gradient is timed; 0 for not at all.
       seed: of cotangent and rounding errors.
+      progress: called with what is about to be done, in words.
 
     Returns:
       A `Comparison`: `.ok`, `.worst`, `.leaves`, `.replaced`, `.to_json()`; `print` shows a table, so do notebooks.
@@ -77,10 +81,14 @@ def compare(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="with_manual_rules: ")  # the report has it
         manual = with_manual_rules(fn, only=only, fuse=fuse)
-        return _compare(problem, manual, manual.replaced(*args, **kwargs), samples, rounds, seed)
+        replaced = manual.replaced(*args, **kwargs)
+        return _compare(problem, manual, replaced, samples, rounds, seed, progress or (lambda _: None))
 
 
-def _compare(problem: Problem, manual: Any, replaced: Any, samples: int, rounds: int, seed: int) -> Comparison:
+def _compare(
+    problem: Problem, manual: Any, replaced: Any, samples: int, rounds: int, seed: int, progress: Progress
+) -> Comparison:
+    progress("compiling manual and automatic gradient")
     operands = moving, given, _ = problem.operands
     notes = [f"{entry} carries no derivative" for entry in problem.undifferentiated]
     notes += [f"{problem.name} {LATE}"] * replaced.late
@@ -97,12 +105,14 @@ def _compare(problem: Problem, manual: Any, replaced: Any, samples: int, rounds:
             raise invalid("compare", "fn", _no_gradient(replaced), missing) from error
     programs = [jax.jit(problem.gradient(f)).lower(*operands).compile() for f in functions]
     mine, *others = [jax.tree.leaves(program(*operands)) for program in programs]
+    progress(f"in float64, with {samples} draws of rounding errors")
     exact, deviations = in_float64(jaxpr, operands, samples, seed)
     if len(functions) == 1:
         notes.append(central_difference(problem, manual, exact[len(problem.value_paths) :], seed))
     scale = quantile(sum(e.size for e in exact), samples)
     columns = zip(problem.paths, mine, *(others or [[None] * len(mine)]), exact, deviations, strict=True)
     leaves = [judge(path, m, a, e, scale * deviation) for path, m, a, e, deviation in columns]
+    progress("timing")
     times = medians(programs, operands, rounds)
     kept = [residual_bytes(problem.value(f), moving, given) for f in functions]
     costs = [Cost(*cost) for cost in zip(times, kept, strict=True)]
