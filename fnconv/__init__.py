@@ -49,6 +49,7 @@ _SOURCES = {
 _ORIGIN = {name: module for module, names in _SOURCES.items() for name in names}
 
 __all__ = [
+    "__version__",
     "adaptive_avg_pool",
     "adaptive_max_pool",
     "available_rules",
