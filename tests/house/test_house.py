@@ -260,7 +260,7 @@ SIGNATURES = {
 }
 
 
-FUNCTIONS = [name for name in fnconv.__all__ if not isinstance(getattr(fnconv, name), types.ModuleType)]
+FUNCTIONS = [name for name in fnconv.__all__ if callable(getattr(fnconv, name))]
 
 
 def test_all_is_sorted_and_whole():
