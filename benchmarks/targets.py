@@ -34,8 +34,8 @@ def _named(*names: str) -> Callable[[Row], bool]:
 
 
 TARGETS: tuple[Target, ...] = (
-    Target("17 layers, three maps each", "layers", _tagged("51"), 2.6, 0.85, 0.95, 0.9),
-    Target("of these, those not depthwise", "layers", _tagged("51", without="depthwise"), 1.8, 0.85),
+    Target("17 convolutions, forward and both gradients", "layers", _tagged("51"), 2.6, 0.85, 0.95, 0.9),
+    Target("the same without depthwise", "layers", _tagged("51", without="depthwise"), 1.8, 0.85),
     Target("depthwise, forward", "layers", _tagged("depthwise", map_="fwd"), 30, 0.6),
     Target("depthwise, weight gradient", "layers", _tagged("depthwise", map_="dW"), 12, 0.6),
     Target("depthwise, input gradient", "layers", _tagged("depthwise", map_="dX"), 40, 0.6),

@@ -203,10 +203,13 @@ ROWS = [
 
 def test_groups_have_geometric_means_and_a_worst_line():
     found = {s.target.label: s for s in targets.standings("layers", ROWS)}
-    assert found["17 layers, three maps each"].autodiff == pytest.approx(2)
-    assert found["17 layers, three maps each"].torch == pytest.approx(2)
-    assert (found["17 layers, three maps each"].worst["name"], found["17 layers, three maps each"].least) == ("c", 0.5)
-    assert found["of these, those not depthwise"].autodiff == pytest.approx(4)
+    assert found["17 convolutions, forward and both gradients"].autodiff == pytest.approx(2)
+    assert found["17 convolutions, forward and both gradients"].torch == pytest.approx(2)
+    assert (
+        found["17 convolutions, forward and both gradients"].worst["name"],
+        found["17 convolutions, forward and both gradients"].least,
+    ) == ("c", 0.5)
+    assert found["the same without depthwise"].autodiff == pytest.approx(4)
     assert found["depthwise, forward"].autodiff == pytest.approx(64)
     assert "grouped, forward" not in found
 
@@ -279,7 +282,7 @@ def test_the_details_say_the_figures_and_the_targets():
     results = {"layers": result("layers", ROWS), "layers-tuned": result("layers", ROWS, {"F": "1"})}
     text = report.details(results)
     figures = "2.00 (≥ 2.6: missed by 23 %) | 2.00 (≥ 0.85: met) | 2.00, 2.00 (≥ 0.9: met)"
-    assert f"| 17 layers, three maps each | {figures} | 0.50: c, dW (≥ 0.95: missed by 47 %) |" in text
+    assert f"| 17 convolutions, forward and both gradients | {figures} | 0.50: c, dW (≥ 0.95: missed by 47 %) |" in text
     assert "| d | 64.0 | 0.50 | 1 | exact |" in text
     assert "`F=1`" in text
 
@@ -290,7 +293,7 @@ def test_a_gpu_has_a_table_of_its_own():
     assert kept.proper_name(found) == "layers-gpu"
     text = report.details({"layers-gpu": found})
     assert "The same on G P, jax 1" in text
-    assert "| 17 layers, three maps each | 2.00 | 0.50: c, dW |" in text
+    assert "| 17 convolutions, forward and both gradients | 2.00 | 0.50: c, dW |" in text
 
 
 def test_picture_carries_its_digest(tmp_path):
