@@ -48,7 +48,7 @@ def draw(results: Results, path: Path) -> None:
         axes.set(xscale="log", yticks=range(len(groups)), yticklabels=[label for label, _, _ in groups])
         axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
         axes.set_xticks([], minor=True)
-        axes.set_xlabel("speed-up: their time ÷ ours; bars: single cases, dots and figures: geometric means")
+        axes.set_xlabel("speed-up: their time ÷ ours; ticks: single cases, dots and figures: geometric means")
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
         figure.legend(loc="outside upper center", ncols=2)
