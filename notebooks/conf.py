@@ -46,19 +46,27 @@ autodoc_member_order = "bysource"
 autodoc_type_aliases = {name: name for name in ("IntOrTuple", "Padding", "Precision", "Rule", "Slope")}
 add_module_names = False
 default_role = "code"
-smartquotes = False
+smartquotes_action = "D"  # dashes alone
 
 
 # ---- docstrings -----------------------------------------------------------------------------------------------------
 
 
+CITATION = r"\b((?:Wei|Notes|GEMM|Small) (?:\(\d(?:\.\d+)?\)|\d(?:\.\d)?\b))"  # Wei (2.28), Notes 2.3, Small (1)
+MARKUP = r"(\*\w+\*)|([*|]|_(?=\W|$))"
+
+
 def as_rst(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text with `code` and indented blocks; what reStructuredText would read into it, escaped."""
+    """Docstrings are plain text with `code`, *emphasis*, citations, examples, and indented blocks after a colon."""
+    example = block = False
     for i, line in enumerate(lines):
-        if _in_example(lines, i):
+        example = line.lstrip().startswith(">>>") or (example and bool(line))
+        block = block and (not line or line.startswith(" " * 4))
+        if example or block:
             continue
         parts = re.split(r"(`[^`]*`)", line)  # text, code, text, code, ..., text
-        parts[::2] = [re.sub(r"(\*\w+\*)|([*|]|_(?=\W|$))", _escaped, text) for text in parts[::2]]
+        parts[::2] = [re.sub(MARKUP, lambda m: m[1] or f"\\{m[2]}", text) for text in parts[::2]]
+        parts[::2] = [re.sub(CITATION, r":doc:`\1 </README>`", text) for text in parts[::2]]
         parts[2::2] = [
             re.sub(r"^(?=\w)", r"\\ ", text) for text in parts[2::2]
         ]  # the plural of `Choice`s
@@ -68,20 +76,8 @@ def as_rst(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: 
             and lines[i + 1 : i + 2] == [""]
             and "".join(lines[i + 2 : i + 3]).startswith(" " * 4)
         ):
-            lines[i] += ":"  # the block that follows is left as it is
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[1] or f"\\{found[2]}"  # *emphasis* stays
-
-
-def _in_example(lines: list[str], i: int) -> bool:
-    """Whether a line belongs to a >>> block, which ends at an empty line."""
-    while i >= 0 and lines[i].strip():
-        if lines[i].lstrip().startswith(">>>"):
-            return True
-        i -= 1
-    return False
+            lines[i] += ":"
+            block = True
 
 
 def signature(
@@ -102,11 +98,13 @@ def with_functions(app: Sphinx, page: str, source: list[str]) -> None:
 def _functions(folder: str) -> str:
     modules: dict[str, list[str]] = {}
     for name, module in fnconv._ORIGIN.items():
-        if f"{module}.".startswith(f"{folder}."):
+        if f"{module}.".startswith(f"{folder}.") and callable(getattr(fnconv, name)):
             modules.setdefault(module, []).append(name)
     parts = []
     for module, names in modules.items():
-        heading = module.rpartition(".")[2].replace("_", " ").capitalize()
+        heading = (
+            names[0] if len(names) == 1 else module.rpartition(".")[2].replace("_", " ").capitalize()
+        )
         entries = "\n".join(f".. autofunction:: fnconv.{name}" for name in names)
         parts.append(
             f"## {heading}\n\n```{{eval-rst}}\n.. automodule:: fnconv.{module}\n\n{entries}\n```\n"
