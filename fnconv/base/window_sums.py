@@ -82,5 +82,8 @@ def _membership(a: AnyAxis, dtype: jnp.dtype) -> np.ndarray:
 
 
 def _contract_axis(x: jax.Array, matrix: np.ndarray, i: int) -> jax.Array:
-    product_ = lax.dot_general(x, jnp.asarray(matrix), (((i,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
-    return jnp.moveaxis(product_, -1, i)
+    """A matrix of zeros and ones times x along axis i, without a product: 0 times NaN would be NaN."""
+    ones = int(matrix.sum(axis=1, dtype=np.int64).max(initial=0))
+    chosen = np.argsort(matrix == 0, axis=1, kind="stable")[:, :ones]  # the ones of each row come first
+    chosen = np.where(np.take_along_axis(matrix, chosen, axis=1) == 0, x.shape[i], chosen)
+    return jnp.take(x, chosen, axis=i, mode="fill", fill_value=0).sum(axis=i + 1, dtype=x.dtype)

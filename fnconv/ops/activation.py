@@ -49,7 +49,7 @@ _relu = attach(_relu_primal, _relu_fwd, _relu_bwd)
 def leaky_relu(x: jax.Array, slope: float = 0.01) -> jax.Array:
     """x where x > 0, else slope * x; dx = dy where x > 0, else slope * dy: at 0 the left slope, as `relu`.
 
-    Keeps the mask, one byte per element.  x: floating; slope: a number known at trace time.
+    Keeps the mask, one byte per element.  x: floating; slope: a number known at trace time, finite in x's dtype.
 
     >>> import jax, jax.numpy as jnp
     >>> x = jnp.array([-2., 0., 2.])
@@ -58,8 +58,8 @@ def leaky_relu(x: jax.Array, slope: float = 0.01) -> jax.Array:
     """
     x = as_array("leaky_relu", "x", x, integers=False)
     slope = number("leaky_relu", "slope", slope)
-    if not math.isfinite(slope):
-        raise invalid("leaky_relu", "slope", "must be finite", slope)
+    if not math.isfinite(slope) or abs(slope) > float(jnp.finfo(x.dtype).max):  # type: ignore[no-untyped-call]
+        raise invalid("leaky_relu", "slope", f"must be finite in {x.dtype.name}", slope)
     return _leaky_relu(slope, x)
 
 
@@ -87,9 +87,9 @@ _leaky_relu = attach(_leaky_relu_primal, _leaky_relu_fwd, _leaky_relu_bwd)
 
 
 def sigmoid(x: jax.Array) -> jax.Array:
-    """1 / (1 + e^-x), Wei 5, without overflow; dx = dy s(x) s(-x), at most dy / 4.
+    """1 / (1 + e^-x), Wei 5, without overflow; dx = dy s(x) s(-x) = dy sech(x/2)^2 / 4, at most dy / 4.
 
-    s(-x) is 1 - s(x) without the cancellation that makes y (1 - y) vanish once y rounds to 1.  x: floating.
+    Without the cancellation that makes y (1 - y) vanish once y rounds to 1.  x: floating.
 
     >>> import jax
     >>> float(sigmoid(0.)), float(jax.grad(sigmoid)(0.))
@@ -105,10 +105,9 @@ def _logistic(x: jax.Array) -> jax.Array:
 
 @_logistic.defjvp
 def _logistic_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """s' = s(x) s(-x), of which derivatives of every order follow."""
+    """Of s' = s(x) s(-x) = sech(x/2)^2 / 4 derivatives of every order follow."""
     (x,), (dx,) = primals, tangents
-    y = _logistic(x)
-    return y, dx * y * _logistic(-x)
+    return _logistic(x), _sigmoid_bwd((), x, dx)[0]
 
 
 def _sigmoid_primal(spec: tuple[()], x: jax.Array) -> jax.Array:
@@ -120,16 +119,15 @@ def _sigmoid_fwd(spec: tuple[()], x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _sigmoid_bwd(spec: tuple[()], x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    return (dy * _logistic(x) * _logistic(-x),)
+    root = _sech(to_accumulator(x) / 2) / 2
+    return ((to_accumulator(dy) * root * root).astype(dy.dtype),)
 
 
 _sigmoid = attach(_sigmoid_primal, _sigmoid_fwd, _sigmoid_bwd)
 
 
 def tanh(x: jax.Array) -> jax.Array:
-    """The hyperbolic tangent; dx = dy (1 - tanh(x)^2) = 4 dy s(2x) s(-2x), s the sigmoid, without cancellation.
-
-    x: floating.
+    """The hyperbolic tangent; dx = dy (1 - tanh(x)^2) = dy sech(x)^2, without cancellation.  x: floating.
 
     >>> import jax
     >>> float(tanh(0.)), float(jax.grad(tanh)(0.))
@@ -138,16 +136,42 @@ def tanh(x: jax.Array) -> jax.Array:
     return _tanh((), as_array("tanh", "x", x, integers=False))
 
 
-def _tanh_primal(spec: tuple[()], x: jax.Array) -> jax.Array:
+@jax.custom_jvp
+def _tangent(x: jax.Array) -> jax.Array:
     return lax.tanh(x)
 
 
+@_tangent.defjvp
+def _tangent_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return _tangent(x), _tanh_bwd((), x, dx)[0]
+
+
+@jax.custom_jvp
+def _sech(x: jax.Array) -> jax.Array:
+    """2 t / (1 + t^2) with t = e^-|x|: a root of the slopes, which underflows where they times a cotangent do."""
+    t = jnp.exp(-jnp.abs(x))
+    return 2 * t / (1 + t * t)
+
+
+@_sech.defjvp
+def _sech_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    y = _sech(x)
+    return y, -dx * y * _tangent(x)
+
+
+def _tanh_primal(spec: tuple[()], x: jax.Array) -> jax.Array:
+    return _tangent(x)
+
+
 def _tanh_fwd(spec: tuple[()], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return lax.tanh(x), x
+    return _tangent(x), x
 
 
 def _tanh_bwd(spec: tuple[()], x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    return (4 * dy * _logistic(2 * x) * _logistic(-2 * x),)
+    root = _sech(to_accumulator(x))
+    return ((to_accumulator(dy) * root * root).astype(dy.dtype),)
 
 
 _tanh = attach(_tanh_primal, _tanh_fwd, _tanh_bwd)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.attach import attach
-from fnconv.base.dtypes import accumulator, to_accumulator
+from fnconv.base.dtypes import accumulator
 from fnconv.base.errors import invalid
 from fnconv.base.spec import as_array, same_dtype
 from fnconv.ops.activation import log_p
@@ -56,8 +56,8 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 def _cross_entropy_primal(spec: tuple[()], logits: jax.Array, labels: jax.Array) -> jax.Array:
-    wide, weights = to_accumulator(logits), _weights(logits, labels)
-    return -jnp.sum(_product(weights, log_p(wide)), axis=-1).astype(logits.dtype)
+    logs, weights = log_p(_asked(logits, labels)), _weights(logits, labels)
+    return -jnp.sum(_product(weights, logs), axis=-1).astype(logits.dtype)
 
 
 def _cross_entropy_fwd(spec: tuple[()], logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, Pair]:
@@ -68,7 +68,7 @@ def _cross_entropy_bwd(spec: tuple[()], residuals: Pair, dy: jax.Array) -> tuple
     logits, labels = residuals
     wide = accumulator(logits.dtype)
     weights, dy = _weights(logits, labels), dy.astype(wide)[..., None]
-    log_probability = log_p(logits.astype(wide))
+    log_probability = log_p(_asked(logits, labels))
     d_logits = (jnp.exp(log_probability) * jnp.sum(weights, axis=-1, keepdims=True) - weights) * dy
     integer = jnp.issubdtype(labels.dtype, jnp.integer)
     return d_logits.astype(logits.dtype), None if integer else (-log_probability * dy).astype(labels.dtype)
@@ -80,6 +80,14 @@ def _weights(logits: jax.Array, labels: jax.Array) -> jax.Array:
         labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
         labels = labels[..., None] == np.arange(logits.shape[-1], dtype=labels.dtype)
     return labels.astype(accumulator(logits.dtype))
+
+
+def _asked(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The logits, 0 in rows of an integer label outside the classes, where nothing depends on them, be they NaN."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        return logits
+    ignored = (labels < 0) | (labels > min(logits.shape[-1] - 1, np.iinfo(labels.dtype).max))
+    return jnp.where(ignored[..., None], jnp.zeros((), logits.dtype), logits)
 
 
 def _product(weights: jax.Array, logs: jax.Array) -> jax.Array:

@@ -33,7 +33,8 @@ def lp_pool(
 
     The gradient is 0, not NaN, where a window is all zero; sign(0) = 0.  Beside an infinite entry finite ones have
     gradient 0 and its own is NaN, inf / inf, unless p = 1; NaN spreads over its window, for p = 1 to itself alone.
-    Powers are taken of x divided by a power of two near the window's maximum, so that they neither overflow nor vanish.
+    Powers are taken of x divided by the window's maximum, or by a power of two near it, so that they neither overflow
+    nor vanish; where y itself overflows, slopes are those beside an infinity.
 
     Differs from Torch's: that one takes x^p without the modulus, and scales windows clipped by ceil_mode up.
 
@@ -81,15 +82,22 @@ def lp_pool(
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _norm(spec: PoolSpec, x: jax.Array) -> jax.Array:
     cols = jnp.abs(columns(spec, x).astype(accumulator(x.dtype)))  # (N, O, K, C)
-    scale = _power_of_two(jnp.max(cols, axis=2, initial=0))
-    ratio = cols / scale[:, :, None]
     if spec.p == 1:
-        norm = jnp.sum(ratio, axis=2)
-    elif spec.p == 2:
-        norm = jnp.sqrt(jnp.sum(jnp.square(ratio), axis=2))
+        y = jnp.sum(cols, axis=2)
     else:
-        norm = jnp.sum(ratio**spec.p, axis=2) ** (1 / spec.p)
-    return (scale * norm).astype(x.dtype).reshape(x.shape[0], *spec.output, x.shape[-1])
+        largest = jnp.max(cols, axis=2, initial=0)
+        scale = _power_of_two(largest)
+        y = scale * _norm_of_moderate(spec.p, cols * (1 / scale)[:, :, None], largest / scale)
+    return y.astype(x.dtype).reshape(x.shape[0], *spec.output, x.shape[-1])
+
+
+def _norm_of_moderate(p: float, cols: jax.Array, largest: jax.Array) -> jax.Array:
+    """Of numbers near 1; their powers too are so once the largest is 1, which p = 2 needs not."""
+    if p == 2:
+        return jnp.sqrt(jnp.sum(jnp.square(cols), axis=2))
+    one = jnp.ones((), largest.dtype)
+    largest = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, one)
+    return largest * jnp.sum((cols / largest[:, :, None]) ** p, axis=2) ** (1 / p)
 
 
 @_norm.defjvp
@@ -107,6 +115,8 @@ def _slopes(spec: PoolSpec, x: jax.Array, y: jax.Array | None) -> jax.Array:
     if y is None:
         return jnp.sign(cols)
     norm = y.astype(cols.dtype).reshape(x.shape[0], volume(spec.output), 1, x.shape[-1])
+    inverse = 1 / _power_of_two(jax.lax.stop_gradient(norm))  # XLA multiplies by a norm's inverse, which must be normal
+    cols, norm = cols * inverse, norm * inverse
     # nothing below is divided by 0, nor differentiated at a power of 0
     one, zero = jnp.ones((), cols.dtype), jnp.zeros((), cols.dtype)
     safe = jnp.where(norm == 0, one, norm)
@@ -136,9 +146,11 @@ def _lp_pool_bwd(spec: PoolSpec, residuals: Residuals, dy: jax.Array) -> tuple[j
 
 
 def _power_of_two(largest: jax.Array) -> jax.Array:
-    """A power of two near each value, 1 for 0 and for what is not finite: dividing by it rounds nothing."""
-    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, jnp.ones((), largest.dtype)))
-    return jnp.ldexp(jnp.ones((), largest.dtype), exponent - 1)
+    """A power of two near each value, and with a normal inverse; 1 for 0 and for what is not finite."""
+    one = jnp.ones((), largest.dtype)
+    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, one))
+    limit = jnp.finfo(largest.dtype).maxexp - 3  # type: ignore[no-untyped-call]
+    return jnp.ldexp(one, jnp.clip(exponent - 1, -limit, limit))
 
 
 _lp_pool = attach(_norm, _lp_pool_fwd, _lp_pool_bwd, placement=AS_INPUT)

@@ -92,9 +92,8 @@ def _as_selected(spec: PoolSpec, offset: jax.Array, x: jax.Array, y: jax.Array) 
 
 @_as_selected.defjvp
 def _as_selected_jvp(spec: PoolSpec, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
-    """dy = S dx; it serves the second derivative, when the rule below is itself differentiated."""
-    offset, _, y = primals
-    return y, _S(spec, offset, tangents[1])
+    """dy = S dx, for derivatives of every order: y is S x again, so that it has a tangent of its own."""
+    return _as_selected(spec, *primals), _S(spec, primals[0], tangents[1])
 
 
 def _max_pool_primal(spec: PoolSpec, x: jax.Array) -> jax.Array:
@@ -204,6 +203,9 @@ def max_unpool(
         raise invalid(name, "indices", f"must have y's shape {y.shape}", indices.shape)
     output = spatial_shape(name, "output_shape", output_shape, y.shape, minimum=0, of="y")
     batch, _, _ = split_shape(y.shape, len(output), layout)
+    numbers = np.iinfo(indices.dtype)
+    if numbers.max > np.iinfo(np.int32).max:  # what int32 would wrap lies outside the map
+        indices = jnp.clip(indices, max(numbers.min, -1), np.iinfo(np.int32).max)
     indices = indices.astype(jnp.int32)  # int8 could not name the cells beyond 127
     x = _max_unpool(output, canonical(indices, len(output), layout), canonical(y, len(output), layout))
     return restore(x, batch, layout)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from fnconv.base.geometry import Axis, volume, windows
 from fnconv.base.lowering import UNROLL
@@ -45,13 +46,14 @@ class Traits:
         self.residues = all(a.dilation == 1 or a.output >= 8 * a.dilation for a in spec.axes)
         self.output = min(a.output for a in spec.axes)
         self.single = dtype == jnp.float32
+        self.component_wise = spec.precision not in (None, lax.Precision.DEFAULT)
 
     @property
     def winograd(self) -> bool:
         """Where fewer products are worth the transforms of x and y, which channels share."""
         channels = 32 if self.extended == 2 else 16
         fewer = self.extended > 1 and self.short and not self.strided and self.residues
-        return self.dense and self.single and fewer and min(self.c, self.d) >= channels
+        return self.dense and self.single and not self.component_wise and fewer and min(self.c, self.d) >= channels
 
 
 def _always(s: Traits) -> bool:

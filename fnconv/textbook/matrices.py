@@ -158,6 +158,6 @@ def candidates(axes: Sequence[AnyAxis], ties: str) -> np.ndarray:
 def first_maximum(values: jax.Array, inside: np.ndarray | jax.Array, axis: int = -1) -> jax.Array:
     """Index of the first maximum inside the input along `axis`; the first NaN, where there is one."""
     inside = jnp.broadcast_to(jnp.asarray(inside), values.shape)
-    top = jnp.max(values, axis=axis, keepdims=True)
-    hit = (values == top) if not jnp.issubdtype(values.dtype, jnp.floating) else (values == top) | jnp.isnan(values)
+    hit, nan = values == jnp.max(values, axis=axis, keepdims=True), jnp.isnan(values)
+    hit = jnp.where(nan.any(axis=axis, keepdims=True), nan, hit)  # the maximum may lose NaN: XLA's on a CPU does
     return jnp.argmax(hit & inside, axis=axis)

@@ -74,22 +74,21 @@ def _weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     """Rows of the first spatial axis are added first, element by element, in ROWS terms of one loop each; what is left
     is contracted with ones.
     """
-    first = spec.axes[0]
-    terms = min(ROWS, first.output)
-    block = -(-first.output // terms)
-    extra = terms * block - first.output
-    dy_wide = computed_once(pad(to_accumulator(dy), _lengthened(spec.axes, extra, of_output=True)))
-    axes = _lengthened(spec.axes, extra * first.stride, of_output=False)
-    xp = computed_once(pad(_repeated(spec, x), axes))
+    rows = spec.axes[0].output
+    terms = min(ROWS, rows)
+    block = -(-rows // terms)
+    dy_wide = computed_once(to_accumulator(dy))
+    xp = computed_once(pad(_repeated(spec, x), spec.axes))
     sums = []
     for _, k in taps(spec.axes):
-        cells = tap(xp, axes, k)
-        sums.append(reduce(lax.add, (_rows(cells, i, block) * _rows(dy_wide, i, block) for i in range(terms))))
-    rows = jnp.stack(computed_once(sums))
-    rows = rows.reshape(len(sums), -1, rows.shape[-1])
-    ones = jnp.ones(rows.shape[1], rows.dtype)
+        cells = tap(xp, spec.axes, k)
+        parts = (_rows(cells, i, block) * _rows(dy_wide, i, block) for i in range(-(-rows // block)))
+        sums.append(reduce(lax.add, (_filled(part, block) for part in parts)))
+    added = jnp.stack(computed_once(sums))
+    added = added.reshape(len(sums), -1, added.shape[-1])
+    ones = jnp.ones(added.shape[1], added.dtype)
     # (K, N O / ROWS, C) . (N O / ROWS) -> (K, C)
-    dw = lax.dot_general(rows, ones, (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+    dw = lax.dot_general(added, ones, (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
     return dw.reshape(spec.w_shape)
 
 
@@ -98,16 +97,16 @@ def _one_channel(spec: ConvSpec) -> tuple[ConvSpec, int]:
     return replace(spec, in_channels=spec.groups), spec.in_channels // spec.groups
 
 
-def _lengthened(axes: Sequence[Axis], extra: int, *, of_output: bool) -> list[Axis]:
-    """The axes with `extra` more cells at the high end of the first."""
-    first = axes[0]
-    if of_output:
-        return [Axis(first.output, 1, high=extra), *(Axis(a.output, 1) for a in axes[1:])]
-    return [replace(first, high=first.high + extra), *axes[1:]]
-
-
 def _rows(a: jax.Array, i: int, block: int) -> jax.Array:
-    return lax.slice_in_dim(a, i * block, (i + 1) * block, axis=1)
+    return lax.slice_in_dim(a, i * block, min((i + 1) * block, a.shape[1]), axis=1)
+
+
+def _filled(a: jax.Array, block: int) -> jax.Array:
+    """A last block of fewer rows, with rows of zeros."""
+    missing = block - a.shape[1]
+    return (
+        lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), (0, missing, 0), *((0, 0, 0),) * (a.ndim - 2)]) if missing else a
+    )
 
 
 def _correlate(x: jax.Array, w: jax.Array, axes: Sequence[Axis]) -> jax.Array:

@@ -62,7 +62,8 @@ def _merge(spec: ConvSpec, map_: str) -> Rewrite:
 
     def diagonal(w: jax.Array) -> jax.Array:
         w = w.reshape(*window, b, c, blocks, b, d)
-        return jnp.where(eye[:, None, None, :, None], w, jnp.zeros((), w.dtype)).sum(axis=-5).reshape(spec.w_shape)
+        blocks_alone = jnp.where(eye[:, None, None, :, None], w, jnp.zeros((), w.dtype))
+        return blocks_alone.sum(axis=-5, dtype=w.dtype).reshape(spec.w_shape)
 
     return Rewrite(
         replace(spec, groups=blocks), x=(identity, identity), w=(on_diagonal, diagonal), y=(identity, identity)
