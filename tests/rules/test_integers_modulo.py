@@ -87,9 +87,9 @@ def test_pools_and_columns_are_exact(dtype: str) -> None:
         cols = fnconv.im2col(x, POOL.window, **columns)
         return {
             **{f"{name}: {part}": a for name, pair in pooled.items() for part, a in zip("yi", pair, strict=True)},
-            "max": compat_lax.reduce_window(x, info.min, lax.max, window, **spans),
-            "min": compat_lax.reduce_window(x, info.max, lax.min, window, **spans),
-            "sum": compat_lax.reduce_window(x, 0, lax.add, window, **spans),
+            "max": compat_lax.reduce_window(x, np.asarray(info.min, dtype), lax.max, window, **spans),
+            "min": compat_lax.reduce_window(x, np.asarray(info.max, dtype), lax.min, window, **spans),
+            "sum": compat_lax.reduce_window(x, np.asarray(0, dtype), lax.add, window, **spans),
             "columns and back": fnconv.col2im(cols, x.shape, POOL.window, **columns),
             "relu": fnconv.relu(x),
             "dense": fnconv.dense(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])[:2]),
