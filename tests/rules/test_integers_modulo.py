@@ -14,7 +14,7 @@ from jax import lax
 
 import fnconv
 from fnconv.compat import lax as compat_lax
-from fnconv.rules.conv import GROWTH
+from fnconv.rules.conv import DIVIDES
 
 DTYPES = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
 CASES = {
@@ -59,15 +59,15 @@ def test_every_rule_of_conv_is_exact_or_refuses(name: str, dtype: str) -> None:
     shapes = (case.images, *case.size, case.inputs), case.w_shape, (case.images, *oracles.outputs(steps), case.outputs)
     operands = [anything(i, shape, dtype) for i, shape in enumerate(shapes)]
     want = modulo(dtype, lambda x, w, dy: oracles.conv_maps(x, w, dy, steps, case.groups), *operands)
-    rules = [rule for rule in formulations("conv") if rule not in GROWTH]
+    rules = [rule for rule in formulations("conv") if rule not in DIVIDES]
     program = compiled(lambda *o: {rule: [f(*o) for f in maps(case, rule).values()] for rule in rules})
     for rule, got in program(*operands).items():
         for map_, value, expected in zip(maps(case, rule), got, want, strict=True):
             assert value.dtype == dtype, f"{rule}: {map_}"
             np.testing.assert_array_equal(value, expected, err_msg=f"{rule}: {map_}")
-    for rule in GROWTH:
+    for rule in DIVIDES:
         for map_, f in maps(case, rule).items():
-            with pytest.raises(TypeError, match=rf'^conv: rule for {map_} "{rule}" .*; got {dtype}\b'):
+            with pytest.raises(TypeError, match=rf'^conv: rule "{rule}" for {map_} .*; got {dtype}\b'):
                 jax.eval_shape(f, *operands)
 
 
