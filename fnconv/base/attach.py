@@ -9,7 +9,7 @@ so that whatever is done to a rule built of such maps, the derivative is one of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -33,25 +33,28 @@ def attach(
     fwd: Callable[..., Any],
     bwd: Callable[..., Any],
     *,
+    has_spec: bool = True,
     placement: Placement | None = None,
 ) -> Callable[..., Any]:
     """Make `primal(spec, *operands)` differentiable by its own rule, and jit it with the spec static.
 
     fwd(spec, *operands) -> (value, residuals) and bwd(spec, residuals, cotangent) -> one cotangent per operand.
     Integer operands carry no derivative; where there are no others the primal runs alone.
+    has_spec: False for an operation without options; its functions have no first argument `spec`.
     placement: how results lie on the explicit axes of a mesh; None leaves that to JAX, which finds it for what is
     element-wise.
     """
-    with_rule = jax.custom_vjp(primal, nondiff_argnums=(0,))
+    static = (0,) if has_spec else ()
+    with_rule = jax.custom_vjp(primal, nondiff_argnums=static)
     with_rule.defvjp(fwd, bwd)
 
-    def call(spec: Any, *operands: Any) -> Any:
-        operands = _vary_alike(operands)
-        f = partial(with_rule if any(map(_differentiable, operands)) else primal, spec)
+    def call(*arguments: Any) -> Any:
+        spec, operands = arguments[: len(static)], _vary_alike(arguments[len(static) :])
+        f = partial(with_rule if any(map(_differentiable, operands)) else primal, *spec)
         return f(*operands) if placement is None else _placed(f, operands, placement)
 
     call.__name__ = call.__qualname__ = primal.__name__.strip("_")
-    return jax.jit(call, static_argnums=0)
+    return jax.jit(call, static_argnums=static)
 
 
 class LinearMap:
@@ -69,8 +72,9 @@ class LinearMap:
         value: jax.Array = _linear_p.bind(*_vary_alike(operands), map=self, spec=spec, stack=())
         return value
 
+    @cached_property
     def attached(self) -> Callable[..., jax.Array]:
-        """The map as a public operation: `attach` with the rule that the adjoints make.
+        """What a public operation calls: `attach` with the rule that the adjoints make.
 
         Each operand is kept only if the adjoint of another one reads it: nothing for a map of one operand.
         """
@@ -90,6 +94,15 @@ class LinearMap:
 
     def __repr__(self) -> str:
         return self.name
+
+
+def adjoint_to_each_other(a: LinearMap, b: LinearMap, *, constants: int = 0) -> None:
+    """Make each of two maps the adjoint of the other in their last operand; those before it are constants of both."""
+
+    def adjoint(other: LinearMap) -> Callable[..., jax.Array]:
+        return lambda spec, cotangent, *operands: other(spec, *operands[:-1], cotangent)
+
+    a.adjoints, b.adjoints = (*(None,) * constants, adjoint(b)), (*(None,) * constants, adjoint(a))
 
 
 def _differentiable(operand: Any) -> bool:

@@ -14,7 +14,7 @@ from jax import lax
 from fnconv.base.errors import describe
 from fnconv.base.pairs import rot180, swap_channels
 from fnconv.compat.arguments import check_dtypes, declined, static, with_sharding_of
-from fnconv.compat.windows import Pads, insert_zeros, reduce_window
+from fnconv.compat.windows import Pads, reduce_window, zero_insertion
 from fnconv.ops.conv import conv, conv_input_vjp
 
 __all__ = ["conv_general_dilated", "conv_transpose", "reduce_window"]
@@ -122,7 +122,7 @@ def _convolve(x: jax.Array, w: jax.Array, output: tuple[int, ...], options: dict
     if max(inserted) == 1:
         return conv(x, w, strides=strides, padding=pads, **common)
     if max(strides) > 1 or 0 in output:
-        return conv(insert_zeros(inserted, x), w, strides=strides, padding=pads, **common)
+        return conv(zero_insertion.attached(inserted, x), w, strides=strides, padding=pads, **common)
     # the convolution that this one is the adjoint of, see Axis.input_gradient
     pads = [(r - low, r - high) for r, (low, high) in zip(reach, pads, strict=True)]
     return conv_input_vjp(x, swap_channels(rot180(w), groups), output, strides=inserted, padding=pads, **common)

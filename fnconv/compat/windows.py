@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.base.attach import LinearMap
+from fnconv.base.attach import LinearMap, adjoint_to_each_other
 from fnconv.base.dtypes import lowest, to_accumulator
 from fnconv.base.geometry import Axis, volume
 from fnconv.base.pairs import subsample, zero_insert
@@ -119,7 +119,7 @@ def _reduce_window(operand: jax.Array, *, computation: Callable[..., Any], **opt
 
 def _max(x: jax.Array, window: PerAxis, strides: PerAxis, base: PerAxis, dilation: PerAxis, pads: PerAxis) -> jax.Array:
     if max(base) > 1:
-        dilated = insert_zeros(base, x)
+        dilated = zero_insertion.attached(base, x)
         hole = np.ones(dilated.shape[1:-1], np.bool_)
         hole[tuple(slice(None, None, b) for b in base)] = False
         x = jnp.where(hole[..., None], jnp.asarray(lowest(x.dtype), x.dtype), dilated)
@@ -139,23 +139,19 @@ def _highest(dtype: Any) -> float | int:
 
 # ---- sums -----------------------------------------------------------------------------------------------------------
 
-_I = LinearMap("zero_insert", lambda factors, x: zero_insert(x, factors))
-_I_adjoint = LinearMap("subsample", lambda factors, dy: subsample(dy, factors))
-_I.adjoints = (lambda factors, dy, x: _I_adjoint(factors, dy),)
-_I_adjoint.adjoints = (lambda factors, ddx, dy: _I(factors, ddx),)
-insert_zeros = _I.attached()
+zero_insertion = LinearMap("zero_insert", lambda factors, x: zero_insert(x, factors))
+subsampled = LinearMap("subsample", lambda factors, dy: subsample(dy, factors))
+adjoint_to_each_other(zero_insertion, subsampled)
 
-_S = LinearMap("window_sum", lambda axes, x: _in_accumulator(window_sum, x, axes))
-_S_adjoint = LinearMap("window_sum_adjoint", lambda axes, dy: _in_accumulator(window_sum_adjoint, dy, axes))
-_S.adjoints = (lambda axes, dy, x: _S_adjoint(axes, dy),)
-_S_adjoint.adjoints = (lambda axes, ddx, dy: _S(axes, ddx),)
-_window_sum = _S.attached()
+sums = LinearMap("window_sum", lambda axes, x: _in_accumulator(window_sum, x, axes))
+sums_adjoint = LinearMap("window_sum_adjoint", lambda axes, dy: _in_accumulator(window_sum_adjoint, dy, axes))
+adjoint_to_each_other(sums, sums_adjoint)
 
 
 def _sum(x: jax.Array, window: PerAxis, strides: PerAxis, base: PerAxis, dilation: PerAxis, pads: PerAxis) -> jax.Array:
-    x = insert_zeros(base, x) if max(base) > 1 else x
+    x = zero_insertion.attached(base, x) if max(base) > 1 else x
     axes = zip(x.shape[1:-1], window, strides, dilation, pads, strict=True)
-    return _window_sum(tuple(Axis(s, k, t, d, low, high) for s, k, t, d, (low, high) in axes), x)
+    return sums.attached(tuple(Axis(s, k, t, d, low, high) for s, k, t, d, (low, high) in axes), x)
 
 
 def _in_accumulator(sum_: Callable[..., jax.Array], x: jax.Array, axes: tuple[Axis, ...]) -> jax.Array:

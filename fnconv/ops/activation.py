@@ -27,23 +27,23 @@ def relu(x: jax.Array) -> jax.Array:
     >>> relu(x).tolist(), jax.grad(lambda x: relu(x).sum())(x).tolist()
     ([0.0, 0.0, 2.0], [0.0, 0.0, 1.0])
     """
-    return _relu((), as_array("relu", "x", x))
+    return _relu(as_array("relu", "x", x))
 
 
-def _relu_primal(spec: tuple[()], x: jax.Array) -> jax.Array:
+def _relu_primal(x: jax.Array) -> jax.Array:
     return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
 
 
-def _relu_fwd(spec: tuple[()], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    y = _relu_primal(spec, x)
+def _relu_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = _relu_primal(x)
     return y, y
 
 
-def _relu_bwd(spec: tuple[()], y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+def _relu_bwd(y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     return (jnp.where(y > 0, dy, jnp.zeros((), dy.dtype)),)
 
 
-_relu = attach(_relu_primal, _relu_fwd, _relu_bwd)
+_relu = attach(_relu_primal, _relu_fwd, _relu_bwd, has_spec=False)
 
 
 def leaky_relu(x: jax.Array, slope: float = 0.01) -> jax.Array:
@@ -95,7 +95,7 @@ def sigmoid(x: jax.Array) -> jax.Array:
     >>> float(sigmoid(0.)), float(jax.grad(sigmoid)(0.))
     (0.5, 0.25)
     """
-    return _sigmoid((), as_array("sigmoid", "x", x, integers=False))
+    return _sigmoid(as_array("sigmoid", "x", x, integers=False))
 
 
 @jax.custom_jvp
@@ -107,23 +107,23 @@ def _logistic(x: jax.Array) -> jax.Array:
 def _logistic_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Of s' = s(x) s(-x) = sech(x/2)^2 / 4 derivatives of every order follow."""
     (x,), (dx,) = primals, tangents
-    return _logistic(x), _sigmoid_bwd((), x, dx)[0]
+    return _logistic(x), _sigmoid_bwd(x, dx)[0]
 
 
-def _sigmoid_primal(spec: tuple[()], x: jax.Array) -> jax.Array:
+def _sigmoid_primal(x: jax.Array) -> jax.Array:
     return _logistic(x)
 
 
-def _sigmoid_fwd(spec: tuple[()], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _sigmoid_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _logistic(x), x
 
 
-def _sigmoid_bwd(spec: tuple[()], x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+def _sigmoid_bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     root = _sech(to_accumulator(x) / 2) / 2
     return ((to_accumulator(dy) * root * root).astype(dy.dtype),)
 
 
-_sigmoid = attach(_sigmoid_primal, _sigmoid_fwd, _sigmoid_bwd)
+_sigmoid = attach(_sigmoid_primal, _sigmoid_fwd, _sigmoid_bwd, has_spec=False)
 
 
 def tanh(x: jax.Array) -> jax.Array:
@@ -133,7 +133,7 @@ def tanh(x: jax.Array) -> jax.Array:
     >>> float(tanh(0.)), float(jax.grad(tanh)(0.))
     (0.0, 1.0)
     """
-    return _tanh((), as_array("tanh", "x", x, integers=False))
+    return _tanh(as_array("tanh", "x", x, integers=False))
 
 
 @jax.custom_jvp
@@ -144,7 +144,7 @@ def _tangent(x: jax.Array) -> jax.Array:
 @_tangent.defjvp
 def _tangent_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    return _tangent(x), _tanh_bwd((), x, dx)[0]
+    return _tangent(x), _tanh_bwd(x, dx)[0]
 
 
 @jax.custom_jvp
@@ -161,20 +161,20 @@ def _sech_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
     return y, -dx * y * _tangent(x)
 
 
-def _tanh_primal(spec: tuple[()], x: jax.Array) -> jax.Array:
+def _tanh_primal(x: jax.Array) -> jax.Array:
     return _tangent(x)
 
 
-def _tanh_fwd(spec: tuple[()], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _tanh_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _tangent(x), x
 
 
-def _tanh_bwd(spec: tuple[()], x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+def _tanh_bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     root = _sech(to_accumulator(x))
     return ((to_accumulator(dy) * root * root).astype(dy.dtype),)
 
 
-_tanh = attach(_tanh_primal, _tanh_fwd, _tanh_bwd)
+_tanh = attach(_tanh_primal, _tanh_fwd, _tanh_bwd, has_spec=False)
 
 
 # ---- softmax --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
-from fnconv.base.attach import AS_INPUT, LinearMap
+from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
 from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
 from fnconv.ops.max_pool import adaptive_spec
@@ -67,14 +67,12 @@ def avg_pool(
         rule=rule,
         available=available.names("avg_pool"),
     )
-    return restore(_avg_pool(spec, canonical(x, len(window), layout)), batch, layout)
+    return restore(average.attached(spec, canonical(x, len(window), layout)), batch, layout)
 
 
-_A = LinearMap("avg_pool", maps.avg_pool_forward, AS_INPUT)
-_A_adjoint = LinearMap("avg_unpool", maps.avg_pool_input_vjp)
-_A.adjoints = (lambda spec, dy, x: _A_adjoint(spec, dy),)
-_A_adjoint.adjoints = (lambda spec, ddx, dy: _A(spec, ddx),)
-_avg_pool = _A.attached()
+average = LinearMap("avg_pool", maps.avg_pool_forward, AS_INPUT)
+average_adjoint = LinearMap("avg_unpool", maps.avg_pool_input_vjp)
+adjoint_to_each_other(average, average_adjoint)
 
 
 def adaptive_avg_pool(x: jax.Array, output_shape: Sequence[int], *, layout: str = "channels_last") -> jax.Array:
@@ -98,4 +96,4 @@ def adaptive_avg_pool(x: jax.Array, output_shape: Sequence[int], *, layout: str 
     """
     x = as_array("adaptive_avg_pool", "x", x, integers=False)
     spec, batch = adaptive_spec("adaptive_avg_pool", x, output_shape, layout)
-    return restore(_avg_pool(spec, canonical(x, len(spec.axes), layout)), batch, layout)
+    return restore(average.attached(spec, canonical(x, len(spec.axes), layout)), batch, layout)

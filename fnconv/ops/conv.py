@@ -1,10 +1,13 @@
 """Convolution and its two gradients: three maps closed under differentiation.
 
-With y = C(x, w), every map is linear in each operand, and the adjoints of one are the other two:
+    y  = convolution(x, w)          dx = input_gradient(dy, w)          dw = weight_gradient(x, dy)
 
-    y  = C(x, w)        dx from (dy, w): X        dw from (x, dy): W
-    dx = X(dy, w)       ddy from (ddx, w): C      dw from (ddx, dy): W
-    dw = W(x, dy)       dx from (dy, ddw): X      ddy from (x, ddw): C
+Each is linear in either operand, and the adjoints of one are the other two.  With u the cotangent of a result, the
+cotangents of its operands are
+
+    of convolution(x, w)            dx  = input_gradient(u, w)          dw  = weight_gradient(x, u)
+    of input_gradient(dy, w)        ddy = convolution(u, w)             dw  = weight_gradient(u, dy)
+    of weight_gradient(x, dy)       dx  = input_gradient(dy, u)         ddy = convolution(x, u)
 
 The adjoints below are this table, row by row, so derivatives of every order are by hand.
 """
@@ -46,7 +49,7 @@ from fnconv.base.spec import (
 )
 from fnconv.rules import available, maps
 
-# ---- y = C(x, w) ----------------------------------------------------------------------------------------------------
+# ---- y = convolution(x, w) ------------------------------------------------------------------------------------------
 
 
 def conv(
@@ -98,14 +101,14 @@ def conv(
     """
     options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
     x, kernel, spec, batch = arguments("conv", x, w, layout, rule, precision, options)
-    y = _conv(spec, canonical(x, len(spec.axes), layout), kernel)
+    y = convolution.attached(spec, canonical(x, len(spec.axes), layout), kernel)
     return restore(_add_bias("conv", y, b), batch, layout)
 
 
-_C = LinearMap("conv", maps.conv_forward, ((0, 0), (1, -1)))
+convolution = LinearMap("conv", maps.conv_forward, ((0, 0), (1, -1)))
 
 
-# ---- dx = X(dy, w) --------------------------------------------------------------------------------------------------
+# ---- dx = input_gradient(dy, w) -------------------------------------------------------------------------------------
 
 
 def conv_input_vjp(
@@ -156,13 +159,13 @@ def conv_input_vjp(
         rule_broken = f"must have w's {c} x groups {spec.groups} channels"
         raise invalid(name, "input_shape", rule_broken, in_channels, input_shape)
     _check_cotangent(name, spec, dy, batch, layout)
-    return restore(_input_vjp(spec, canonical(dy, spatial, layout), kernel), batch, layout)
+    return restore(input_gradient.attached(spec, canonical(dy, spatial, layout), kernel), batch, layout)
 
 
-_X = LinearMap("conv_input_vjp", maps.conv_input_vjp, ((0, 0), None))
+input_gradient = LinearMap("conv_input_vjp", maps.conv_input_vjp, ((0, 0), None))
 
 
-# ---- dw = W(x, dy) --------------------------------------------------------------------------------------------------
+# ---- dw = weight_gradient(x, dy) ------------------------------------------------------------------------------------
 
 
 def conv_weight_vjp(
@@ -211,21 +214,27 @@ def conv_weight_vjp(
     options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
     spec = _spec(name, x.shape, size, window, (in_channels, out_channels), rule, precision, options)
     _check_cotangent(name, spec, dy, batch, layout)
-    dw = _weight_vjp(spec, canonical(x, spatial, layout), canonical(dy, spatial, layout))
+    dw = weight_gradient.attached(spec, canonical(x, spatial, layout), canonical(dy, spatial, layout))
     return restore_kernel(dw, layout)
 
 
-_W = LinearMap("conv_weight_vjp", maps.conv_weight_vjp, (None, None))
+weight_gradient = LinearMap("conv_weight_vjp", maps.conv_weight_vjp, (None, None))
 
 
 # ---- the table above ------------------------------------------------------------------------------------------------
 
-_C.adjoints = (lambda spec, dy, x, w: _X(spec, dy, w), lambda spec, dy, x, w: _W(spec, x, dy))
-_X.adjoints = (lambda spec, ddx, dy, w: _C(spec, ddx, w), lambda spec, ddx, dy, w: _W(spec, ddx, dy))
-_W.adjoints = (lambda spec, ddw, x, dy: _X(spec, dy, ddw), lambda spec, ddw, x, dy: _C(spec, x, ddw))
-
-_conv, _input_vjp, _weight_vjp = _C.attached(), _X.attached(), _W.attached()
-convolve, convolve_input_vjp, convolve_weight_vjp = _C, _X, _W
+convolution.adjoints = (
+    lambda spec, u, x, w: input_gradient(spec, u, w),
+    lambda spec, u, x, w: weight_gradient(spec, x, u),
+)
+input_gradient.adjoints = (
+    lambda spec, u, dy, w: convolution(spec, u, w),
+    lambda spec, u, dy, w: weight_gradient(spec, u, dy),
+)
+weight_gradient.adjoints = (
+    lambda spec, u, x, dy: input_gradient(spec, dy, u),
+    lambda spec, u, x, dy: convolution(spec, x, u),
+)
 
 
 # ---- transposed convolution -----------------------------------------------------------------------------------------
@@ -245,7 +254,7 @@ def conv_transpose(
     rule: Rule = "auto",
     precision: Precision = None,
 ) -> jax.Array:
-    """Transposed convolution: the adjoint of `conv`, X(x, w) + b, with the arguments of the conv it transposes.
+    """Transposed convolution: `conv_input_vjp` as a layer, plus b, with the arguments of the conv that it transposes.
 
     <u, conv(v, w)> = <conv_transpose(u, w), v>.  As in Torch, whose weights go in as they are with
     layout="channels_first".  Its gradients are `conv` and `conv_weight_vjp`.
@@ -283,7 +292,7 @@ def conv_transpose(
     spec = _spec(name, x.shape, size, window, (c * groups, out_of_conv), rule, precision, options)
     if kernels != out_of_conv:
         raise invalid(name, "w", f"must have as many input channels as x, {out_of_conv}", kernels, x.shape)
-    y = _input_vjp(spec, canonical(x, spatial, layout), kernel)
+    y = input_gradient.attached(spec, canonical(x, spatial, layout), kernel)
     return restore(_add_bias(name, y, b), batch, layout)
 
 
@@ -328,7 +337,7 @@ def _transposed_geometry(
 
 
 def _add_bias(name: str, y: jax.Array, b: Any) -> jax.Array:
-    return y if b is None else bias((), y, checked_bias(name, y, b, y.shape[-1]))
+    return y if b is None else bias(y, checked_bias(name, y, b, y.shape[-1]))
 
 
 def checked_bias(name: str, x: jax.Array, b: Any, channels: int) -> jax.Array:
@@ -339,15 +348,15 @@ def checked_bias(name: str, x: jax.Array, b: Any, channels: int) -> jax.Array:
     return b
 
 
-def _bias_primal(spec: tuple[()], y: jax.Array, b: jax.Array) -> jax.Array:
+def _bias_primal(y: jax.Array, b: jax.Array) -> jax.Array:
     return y + b
 
 
-def _bias_fwd(spec: tuple[()], y: jax.Array, b: jax.Array) -> tuple[jax.Array, None]:
+def _bias_fwd(y: jax.Array, b: jax.Array) -> tuple[jax.Array, None]:
     return y + b, None
 
 
-def _bias_bwd(spec: tuple[()], residuals: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _bias_bwd(residuals: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     return dy, bias_vjp(dy)
 
 
@@ -357,7 +366,7 @@ def bias_vjp(dy: jax.Array) -> jax.Array:
     return db.astype(dy.dtype)
 
 
-bias = attach(_bias_primal, _bias_fwd, _bias_bwd)
+bias = attach(_bias_primal, _bias_fwd, _bias_bwd, has_spec=False)
 
 
 # ---- operands -------------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """Convolution, bias, ReLU and max pooling as one operation: what lies between them is never kept.
 
-    z = C(x, w) + b,   y = max over windows of max(z, 0)
+    z = convolution(x, w) + b,   y = max over windows of max(z, 0)
 
 A window's maximum is positive only where its largest z is, and then the same cell wins; where it is 0 nothing flows
 back.  So the pooling may come first, and one number for each output tells the whole way back: the offset of the
 winner, or -1 where ReLU is off.  With S the selection of Wei (4.4),
 
-    dz = S^T dy,   dx = X(dz, w),   dw = W(x, dz),   db = the sum of dz, which is that of what passes of dy.
+    dz = S^T dy,   dx = input_gradient(dz, w),   dw = weight_gradient(x, dz),   db = sum dz,
+
+which is the sum of the entries of dy that pass.
 """
 
 from __future__ import annotations
@@ -100,13 +102,13 @@ class Block(NamedTuple):
 
 
 def _block_primal(block: Block, x: jax.Array, w: jax.Array, *b: jax.Array) -> jax.Array:
-    z = sum(b, conv_.convolve(block.conv, x, w))
+    z = sum(b, conv_.convolution(block.conv, x, w))
     y, offset = (z, None) if block.pool is None else maps.max_pool_forward(block.pool, z)
     return _activate(block, y, offset)[0]
 
 
 def _block_fwd(block: Block, x: jax.Array, w: jax.Array, *b: jax.Array) -> tuple[jax.Array, Any]:
-    z = sum(b, conv_.convolve(block.conv, x, w))
+    z = sum(b, conv_.convolution(block.conv, x, w))
     y, offset = (z, None) if block.pool is None else max_pool_.select_winners(block.pool, z)
     y, offset = _activate(block, y, offset)
     return y, (x, w, offset)
@@ -116,7 +118,7 @@ def _block_bwd(block: Block, residuals: Any, dy: jax.Array) -> tuple[jax.Array, 
     x, w, offset = residuals
     passed = dy if offset is None else jnp.where(offset >= 0, dy, jnp.zeros((), dy.dtype))
     dz = passed if block.pool is None else max_pool_.unselect(block.pool, offset, dy)
-    dx, dw = conv_.convolve_input_vjp(block.conv, dz, w), conv_.convolve_weight_vjp(block.conv, x, dz)
+    dx, dw = conv_.input_gradient(block.conv, dz, w), conv_.weight_gradient(block.conv, x, dz)
     return (dx, dw, conv_.bias_vjp(passed)) if block.biased else (dx, dw)
 
 

@@ -44,13 +44,13 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
         raise invalid("dense", "x", f"must end in an axis of w's {w.shape[0]} inputs", x.shape)
     batch = x.shape[:-1]
     rows = x if x.ndim == 2 else x.reshape(math.prod(batch), x.shape[-1])
-    y = _dense(check_precision("dense", None), rows, w)
+    y = product.attached(check_precision("dense", None), rows, w)
     if b is not None:
         b = as_array("dense", "b", b)
         same_dtype("dense", x=x, b=b)
         if b.shape != w.shape[1:]:
             raise invalid("dense", "b", f"must have the shape {w.shape[1:]}", b.shape)
-        y = bias((), y, b)
+        y = bias(y, b)
     return y.reshape(*batch, w.shape[1])
 
 
@@ -59,10 +59,12 @@ def _matmul(precision: Precision, x: jax.Array, w: jax.Array) -> jax.Array:
     return jnp.matmul(x, w, precision=precision, preferred_element_type=accumulator(x.dtype)).astype(x.dtype)
 
 
-_D = LinearMap("dense", _matmul, ((0, 0), (1, -1)))
+product = LinearMap("dense", _matmul, ((0, 0), (1, -1)))
 # delta^L = delta^{L+1} w^T and Delta w = (a^L)^T delta^{L+1}, Notes 2.1: both are dense again
-_D.adjoints = (lambda spec, dy, x, w: _D(spec, dy, w.T), lambda spec, dy, x, w: _D(spec, x.T, dy))
-_dense = _D.attached()
+product.adjoints = (
+    lambda precision, dy, x, w: product(precision, dy, w.T),
+    lambda precision, dy, x, w: product(precision, x.T, dy),
+)
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -45,26 +45,26 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     if jnp.issubdtype(labels.dtype, jnp.integer):
         if labels.shape != logits.shape[:-1]:
             raise invalid(name, "integer labels", f"must have the shape {logits.shape[:-1]}", labels.shape)
-        return _cross_entropy((), logits, labels)
+        return _cross_entropy(logits, labels)
     same_dtype(name, logits=logits, labels=labels)
     if labels.shape != logits.shape:
         raise invalid(name, "labels", f"must have logits' shape {logits.shape}", labels.shape)
-    return _cross_entropy((), logits, labels)
+    return _cross_entropy(logits, labels)
 
 
 Pair = tuple[jax.Array, jax.Array]
 
 
-def _cross_entropy_primal(spec: tuple[()], logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _cross_entropy_primal(logits: jax.Array, labels: jax.Array) -> jax.Array:
     logs, weights = log_p(_asked(logits, labels)), _weights(logits, labels)
     return -jnp.sum(_product(weights, logs), axis=-1).astype(logits.dtype)
 
 
-def _cross_entropy_fwd(spec: tuple[()], logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, Pair]:
-    return _cross_entropy_primal(spec, logits, labels), (logits, labels)
+def _cross_entropy_fwd(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, Pair]:
+    return _cross_entropy_primal(logits, labels), (logits, labels)
 
 
-def _cross_entropy_bwd(spec: tuple[()], residuals: Pair, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+def _cross_entropy_bwd(residuals: Pair, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     logits, labels = residuals
     wide = accumulator(logits.dtype)
     weights, dy = _weights(logits, labels), dy.astype(wide)[..., None]
@@ -95,7 +95,7 @@ def _product(weights: jax.Array, logs: jax.Array) -> jax.Array:
     return weights * jnp.where((weights == 0) & jnp.isinf(logs), jnp.zeros((), logs.dtype), logs)
 
 
-_cross_entropy = attach(_cross_entropy_primal, _cross_entropy_fwd, _cross_entropy_bwd)
+_cross_entropy = attach(_cross_entropy_primal, _cross_entropy_fwd, _cross_entropy_bwd, has_spec=False)
 
 
 # ---- squared error --------------------------------------------------------------------------------------------------
@@ -120,20 +120,20 @@ def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     same_dtype(name, prediction=prediction, target=target)
     if prediction.shape != target.shape:
         raise invalid(name, "target", f"must have prediction's shape {prediction.shape}", target.shape)
-    return _squared_error((), prediction, target)
+    return _squared_error(prediction, target)
 
 
-def _squared_error_primal(spec: tuple[()], prediction: jax.Array, target: jax.Array) -> jax.Array:
+def _squared_error_primal(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.square(prediction - target)
 
 
-def _squared_error_fwd(spec: tuple[()], prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _squared_error_primal(spec, prediction, target), prediction - target
+def _squared_error_fwd(prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _squared_error_primal(prediction, target), prediction - target
 
 
-def _squared_error_bwd(spec: tuple[()], error: jax.Array, dy: jax.Array) -> Pair:
+def _squared_error_bwd(error: jax.Array, dy: jax.Array) -> Pair:
     d_prediction = 2 * error * dy
     return d_prediction, -d_prediction
 
 
-_squared_error = attach(_squared_error_primal, _squared_error_fwd, _squared_error_bwd)
+_squared_error = attach(_squared_error_primal, _squared_error_fwd, _squared_error_bwd, has_spec=False)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.base.attach import AS_INPUT, LinearMap, attach
+from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other, attach
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.geometry import adaptive_axis, volume
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
@@ -72,11 +72,9 @@ def max_pool(
     return restore(_max_pool(spec, canonical(x, len(spec.axes), layout)), batch, layout)
 
 
-_S = LinearMap("select", maps.max_pool_select)  # S vec(x), Wei (4.4), of (offset, x)
-_S_T = LinearMap("unselect", maps.max_pool_input_vjp)  # S^T vec(dy), Wei (4.5), of (offset, dy)
-_S.adjoints = (None, lambda spec, dy, offset, x: _S_T(spec, offset, dy))
-_S_T.adjoints = (None, lambda spec, ddx, offset, dy: _S(spec, offset, ddx))
-select, unselect = _S, _S_T
+select = LinearMap("select", maps.max_pool_select)  # S vec(x), Wei (4.4), of (offset, x)
+unselect = LinearMap("unselect", maps.max_pool_input_vjp)  # S^T vec(dy), Wei (4.5), of (offset, dy)
+adjoint_to_each_other(select, unselect, constants=1)
 
 
 def select_winners(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -93,7 +91,7 @@ def _as_selected(spec: PoolSpec, offset: jax.Array, x: jax.Array, y: jax.Array) 
 @_as_selected.defjvp
 def _as_selected_jvp(spec: PoolSpec, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
     """dy = S dx, for derivatives of every order: y is S x again, so that it has a tangent of its own."""
-    return _as_selected(spec, *primals), _S(spec, primals[0], tangents[1])
+    return _as_selected(spec, *primals), select(spec, primals[0], tangents[1])
 
 
 def _max_pool_primal(spec: PoolSpec, x: jax.Array) -> jax.Array:
@@ -105,7 +103,7 @@ def _max_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _max_pool_bwd(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    return (_S_T(spec, offset, dy),)
+    return (unselect(spec, offset, dy),)
 
 
 _max_pool = attach(_max_pool_primal, _max_pool_fwd, _max_pool_bwd, placement=AS_INPUT)
@@ -154,7 +152,7 @@ def _with_indices_fwd(spec: PoolSpec, x: jax.Array) -> tuple[tuple[jax.Array, ja
 
 
 def _with_indices_bwd(spec: PoolSpec, offset: jax.Array, cotangents: tuple[jax.Array, Any]) -> tuple[jax.Array]:
-    return (_S_T(spec, offset, cotangents[0]),)
+    return (unselect(spec, offset, cotangents[0]),)
 
 
 def _indices(spec: PoolSpec, offset: jax.Array) -> jax.Array:
@@ -207,7 +205,7 @@ def max_unpool(
     if numbers.max > np.iinfo(np.int32).max:  # what int32 would wrap lies outside the map
         indices = jnp.clip(indices, max(numbers.min, -1), np.iinfo(np.int32).max)
     indices = indices.astype(jnp.int32)  # int8 could not name the cells beyond 127
-    x = _max_unpool(output, canonical(indices, len(output), layout), canonical(y, len(output), layout))
+    x = unpool.attached(output, canonical(indices, len(output), layout), canonical(y, len(output), layout))
     return restore(x, batch, layout)
 
 
@@ -252,11 +250,9 @@ def _take(y: jax.Array, number: jax.Array) -> jax.Array:
     return jnp.where(number < 0, jnp.zeros((), y.dtype), taken)
 
 
-_U = LinearMap("max_unpool", _unpool_forward, AS_INPUT)
-_U_T = LinearMap("max_unpool_input_vjp", _unpool_input_vjp)
-_U.adjoints = (None, lambda output, dx, indices, y: _U_T(output, indices, dx))
-_U_T.adjoints = (None, lambda output, ddy, indices, dx: _U(output, indices, ddy))
-_max_unpool = _U.attached()
+unpool = LinearMap("max_unpool", _unpool_forward, AS_INPUT)
+unpool_adjoint = LinearMap("max_unpool_input_vjp", _unpool_input_vjp)
+adjoint_to_each_other(unpool, unpool_adjoint, constants=1)
 
 
 # ---- adaptive -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from fnconv.base.attach import AS_INPUT, LinearMap
+from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other
 from fnconv.base.errors import invalid
 from fnconv.base.geometry import volume, windows
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
@@ -54,7 +54,7 @@ def im2col(
     """
     x = as_array("im2col", "x", x)
     spec, batch, channels = _geometry("im2col", x.shape, window_shape, strides, padding, dilation, layout, order, rule)
-    cols = _im2col(spec, canonical(x, len(spec.axes), layout))
+    cols = columns.attached(spec, canonical(x, len(spec.axes), layout))
     n, positions, elements, _ = cols.shape
     target = (*batch, channels * elements, positions)
     return rearrange(cols, _unfolded(spec, n, channels), _matrix_axes(len(spec.axes), layout, order), target)
@@ -100,7 +100,7 @@ def col2im(
     unfolded = _unfolded(spec, n, channels)
     back = tuple(int(i) for i in np.argsort(axes))
     cols = rearrange(cols, [unfolded[a] for a in axes], back, (n, positions, elements, channels))
-    return restore(_col2im(spec, cols), batch, layout)
+    return restore(columns_adjoint.attached(spec, cols), batch, layout)
 
 
 def _unfolded(spec: PoolSpec, n: int, channels: int) -> tuple[int, ...]:
@@ -149,6 +149,4 @@ def _geometry(
 
 columns = LinearMap("im2col", maps.im2col_forward, AS_INPUT)
 columns_adjoint = LinearMap("col2im", maps.im2col_input_vjp, AS_INPUT)
-columns.adjoints = (lambda spec, dcols, x: columns_adjoint(spec, dcols),)
-columns_adjoint.adjoints = (lambda spec, dx, cols: columns(spec, dx),)
-_im2col, _col2im = columns.attached(), columns_adjoint.attached()
+adjoint_to_each_other(columns, columns_adjoint)

@@ -11,16 +11,14 @@ import numpy as np
 
 from fnconv.base.attach import LinearMap
 
-Shape = tuple[int, ...]
-
 
 class Rearrangement(NamedTuple):
     """x.reshape(unfolded).transpose(axes).reshape(target) for an x of shape source."""
 
-    source: Shape
-    unfolded: Shape
-    axes: Shape
-    target: Shape
+    source: tuple[int, ...]
+    unfolded: tuple[int, ...]
+    axes: tuple[int, ...]
+    target: tuple[int, ...]
 
     @property
     def inverse(self) -> Rearrangement:
@@ -34,7 +32,7 @@ class Rearrangement(NamedTuple):
 
 def rearrange(x: jax.Array, unfolded: Sequence[int], axes: Sequence[int], target: Sequence[int]) -> jax.Array:
     """x read as `unfolded`, its axes in the order `axes`, read as `target`; sharded as x along the first axis."""
-    return _rearrange(Rearrangement(x.shape, tuple(unfolded), tuple(axes), tuple(target)), x)
+    return rearrangement.attached(Rearrangement(x.shape, tuple(unfolded), tuple(axes), tuple(target)), x)
 
 
 def fold(x: jax.Array, kept: int) -> jax.Array:
@@ -47,6 +45,5 @@ def _evaluate(spec: Rearrangement, x: jax.Array) -> jax.Array:
     return x.reshape(spec.unfolded).transpose(spec.axes).reshape(spec.target)
 
 
-_R = LinearMap("rearrange", _evaluate, ((0, 0), None))
-_R.adjoints = (lambda spec, dy, x: _R(spec.inverse, dy),)
-_rearrange = _R.attached()
+rearrangement = LinearMap("rearrange", _evaluate, ((0, 0), None))
+rearrangement.adjoints = (lambda spec, dy, x: rearrangement(spec.inverse, dy),)

@@ -47,7 +47,7 @@ _M.adjoints = (
     lambda spec, dy, a, b: _M(spec.of(2, 1, 0), dy, b),
     lambda spec, dy, a, b: _M(spec.of(0, 2, 1), a, dy),
 )
-contraction: Callable[..., jax.Array] = _M.attached()
+contraction: Callable[..., jax.Array] = _M.attached
 
 
 def labelled(a: Any, b: Any, result: Any, dimension_numbers: Any, precision: Any) -> Contraction:

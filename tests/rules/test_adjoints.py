@@ -84,7 +84,7 @@ def test_conv_transpose_dense_bias_and_flatten():
             "conv_transpose of w": closed(lambda w: fnconv.conv_transpose(u, w, **transposed), w),
             "dense of x": closed(lambda rows: fnconv.dense(rows, kernel), rows),
             "dense of w": closed(lambda kernel: fnconv.dense(rows, kernel), kernel),
-            "bias": closed(lambda b: bias((), jnp.zeros_like(u), b), b),
+            "bias": closed(lambda b: bias(jnp.zeros_like(u), b), b),
             "flatten": closed(fnconv.flatten, u),
         }
 

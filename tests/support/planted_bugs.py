@@ -88,10 +88,10 @@ def only_the_first_image(rule: Callable) -> Callable:
 
 
 def mean_of_delta(patch: Patch) -> None:
-    def bwd(spec: tuple, residuals: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def bwd(residuals: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         return dy, jnp.mean(dy, axis=tuple(range(dy.ndim - 1)))
 
-    patch.setattr(conv, "bias", attach(conv._bias_primal, conv._bias_fwd, bwd))
+    patch.setattr(conv, "bias", attach(conv._bias_primal, conv._bias_fwd, bwd, has_spec=False))
 
 
 def overwrite_instead_of_add(cols: jax.Array, axes: tuple) -> jax.Array:
@@ -223,18 +223,20 @@ def exponent_p(patch: Patch) -> None:
 
 
 def relu_slope_one_at_zero(patch: Patch) -> None:
-    def bwd(spec: tuple, y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    def bwd(y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
         return (jnp.where(y >= 0, dy, jnp.zeros((), dy.dtype)),)
 
-    patch.setattr(activation, "_relu", attach(activation._relu_primal, activation._relu_fwd, bwd))
+    patch.setattr(activation, "_relu", attach(activation._relu_primal, activation._relu_fwd, bwd, has_spec=False))
 
 
 def y_times_one_minus_y(patch: Patch) -> None:
-    def bwd(spec: tuple, x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    def bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
         y = activation._logistic(x)
         return (dy * y * (1 - y),)
 
-    patch.setattr(activation, "_sigmoid", attach(activation._sigmoid_primal, activation._sigmoid_fwd, bwd))
+    patch.setattr(
+        activation, "_sigmoid", attach(activation._sigmoid_primal, activation._sigmoid_fwd, bwd, has_spec=False)
+    )
 
 
 def without_the_maximum(patch: Patch) -> None:
@@ -244,19 +246,23 @@ def without_the_maximum(patch: Patch) -> None:
 def labels_not_summed(patch: Patch) -> None:
     """p - y where the labels do not add to 1."""
 
-    def bwd(spec: tuple, residuals: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    def bwd(residuals: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         logits, labels = residuals
         d_logits = (jnp.exp(activation.log_p(logits)) - loss._weights(logits, labels)) * dy[..., None]
         return d_logits, None if jnp.issubdtype(labels.dtype, jnp.integer) else jnp.zeros_like(labels)
 
-    patch.setattr(loss, "_cross_entropy", attach(loss._cross_entropy_primal, loss._cross_entropy_fwd, bwd))
+    patch.setattr(
+        loss, "_cross_entropy", attach(loss._cross_entropy_primal, loss._cross_entropy_fwd, bwd, has_spec=False)
+    )
 
 
 def half_the_slope(patch: Patch) -> None:
-    def bwd(spec: tuple, error: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def bwd(error: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         return error * dy, -error * dy
 
-    patch.setattr(loss, "_squared_error", attach(loss._squared_error_primal, loss._squared_error_fwd, bwd))
+    patch.setattr(
+        loss, "_squared_error", attach(loss._squared_error_primal, loss._squared_error_fwd, bwd, has_spec=False)
+    )
 
 
 def halves_add_in_halves(patch: Patch) -> None:
