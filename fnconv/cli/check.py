@@ -16,7 +16,7 @@ from fnconv.cli.user_file import ARGS
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fnconv.judge.own import Report
+    from fnconv.judge.own import OwnReport
     from fnconv.judge.own.run import Job
 
 LEGEND = {
@@ -75,8 +75,8 @@ def check(
         return
     if args != ARGS or reference is not None or level != "quick":
         raise refuse("check", "--args, --reference and --level need FILE.py:FUNCTION")
+    from fnconv.judge.engine.programs import compilation_cache
     from fnconv.judge.own import describe, plan
-    from fnconv.judge.own.programs import compilation_cache
 
     chosen = _names(op), _names(rule), _names(dtype), _names(device)
     try:
@@ -100,7 +100,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _run(jobs: Sequence[Job]) -> Report:
+def _run(jobs: Sequence[Job]) -> OwnReport:
     from fnconv.judge.own import execute
 
     with working("compiling") as update:
@@ -124,27 +124,22 @@ def _names(given: Sequence[str] | None) -> Names:
     return [name.strip() for entry in given for name in entry.split(",")]
 
 
-def _table(report: Report) -> Table:
+def _table(report: OwnReport) -> Table:
     from rich import box
     from rich.table import Table
 
     from fnconv.judge.own.report import AGREES, FAILS
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("operation", no_wrap=True)
-    table.add_column("rule", no_wrap=True)
-    for heading in ("cases", "n/a", "bits", "error/\nbound", "ulp\nautodiff", "ulp\nfloat64"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    for i, heading in enumerate(report.headings):
+        words = heading.replace("/bound", "/\nbound").replace("ulp ", "ulp\n")
+        table.add_column(words, justify="left" if i in report.left else "right", no_wrap=True)
     previous = ""
     for row in report.rows:
-        name = row.operation if row.operation != previous else ""
-        bits = {True: "yes", False: "NO", None: "-"}[row.exact]
-        distances = (_short(row.ulps_automatic, "g"), _short(row.ulps_float64, "g"))
-        numbers = (str(row.cases), str(row.refused or ""), bits, _short(row.ratio, ".3f"), *distances)
-        colour = {AGREES: "green", FAILS: "bold red"}.get(row.verdict, "yellow")
-        table.add_row(name, row.rule, *numbers, f"[{colour}]{row.verdict}[/]")
-        previous = row.operation
+        operation, *cells, verdict = row.cells()
+        colour = {AGREES: "green", FAILS: "bold red"}.get(verdict, "yellow")
+        table.add_row(operation if operation != previous else "", *cells, f"[{colour}]{verdict}[/]")
+        previous = operation
     return table
 
 
@@ -162,7 +157,3 @@ def _left_out(jobs: Sequence[Job], full: Sequence[Job]) -> str:
     run, whole = (Counter(dtype for job in some for dtype in job.dtypes) for some in (jobs, full))
     counts = ", ".join(f"{run[dtype] or 'none'} of {count} in {dtype}" for dtype, count in whole.items())
     return f"--quick ran {counts}; without it all run"
-
-
-def _short(number: float, form: str) -> str:
-    return format(number, form if number < 1e5 else ".0e")

@@ -13,7 +13,8 @@ import fnconv.ops.conv
 from fnconv.base import pairs
 from fnconv.base.attach import attach
 from fnconv.cli.check import check as command
-from fnconv.judge.own import check, describe, plan, programs
+from fnconv.judge.engine import programs as engine
+from fnconv.judge.own import check, describe, plan
 from fnconv.judge.own.run import DTYPES
 from fnconv.judge.own.suite import cases, operations
 from fnconv.rules import available, avg_pool, conv, max_pool
@@ -374,26 +375,26 @@ def test_a_program_that_does_not_compile_is_blamed_on_its_rule(monkeypatch, fres
 def test_the_compilation_cache_is_the_users_and_is_put_back(tmp_path, monkeypatch):
     """One is used inside the block, unless JAX has one already or nothing can be written there."""
     mine = jax.config.jax_compilation_cache_dir
-    with programs.compilation_cache(tmp_path / "ignored"):
+    with engine.compilation_cache(tmp_path / "ignored"):
         assert jax.config.jax_compilation_cache_dir == mine
     try:
         jax.config.update("jax_compilation_cache_dir", None)
         before = dict(jax.config.values)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-        with programs.compilation_cache():
+        with engine.compilation_cache():
             assert jax.config.jax_compilation_cache_dir == str(tmp_path / "home" / "fnconv")
             jax.jit(lambda x: x * 3 + 1)(jnp.arange(3.0)).block_until_ready()
         assert dict(jax.config.values) == before
         assert list((tmp_path / "home" / "fnconv").iterdir())
         (tmp_path / "file").write_text("")
-        with programs.compilation_cache(tmp_path / "file" / "below"):
+        with engine.compilation_cache(tmp_path / "file" / "below"):
             assert jax.config.jax_compilation_cache_dir is None
     finally:
         jax.config.update("jax_compilation_cache_dir", mine)
 
 
-def test_arithmetic_enables_float64_inside_alone():
-    with programs.arithmetic(jnp.float64):
+def test_precision_enables_float64_inside_alone():
+    with engine.precision(jnp.float64):
         assert jnp.ones(2, jnp.float64).dtype == jnp.float64
     assert not jax.config.jax_enable_x64
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fnconv.judge.engine import distances
 from fnconv.judge.engine.running_error import Arithmetic
 from fnconv.judge.own import bounds, programs
 from fnconv.judge.own.case import NORMAL
@@ -17,11 +18,11 @@ RNG = np.random.default_rng(0)
 def test_ulps_count_the_numbers_between(dtype):
     one = np.ones((), dtype)
     tiny = np.asarray(jnp.finfo(dtype).smallest_subnormal, dtype)
-    assert bounds.ulps(np.nextafter(one, 2 * one).reshape(1), one.reshape(1)) == 1
-    assert bounds.ulps(np.array([0.0, 1.0], dtype), np.array([-0.0, 1.0], dtype)) == 0
-    assert bounds.ulps(tiny.reshape(1), -tiny.reshape(1)) == 2
-    assert bounds.ulps(np.array([np.nan], dtype), np.array([np.nan], dtype)) == 0
-    assert bounds.ulps(np.array([np.inf], dtype), np.array([1.0], dtype)) == np.inf
+    assert distances.ulps(np.nextafter(one, 2 * one).reshape(1), one.reshape(1)) == 1
+    assert distances.ulps(np.array([0.0, 1.0], dtype), np.array([-0.0, 1.0], dtype)) == 0
+    assert distances.ulps(tiny.reshape(1), -tiny.reshape(1)) == 2
+    assert distances.ulps(np.array([np.nan], dtype), np.array([np.nan], dtype)) == 0
+    assert distances.ulps(np.array([np.inf], dtype), np.array([1.0], dtype)) == np.inf
 
 
 def test_the_bound_on_a_sum_is_the_a_priori_one():

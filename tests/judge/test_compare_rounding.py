@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 from small_network import conv
 
-from fnconv.judge.model.exact import in_float64
-from fnconv.judge.model.rounding import CHANCE, quantile
+from fnconv.judge.engine.programs import InFloat64
+from fnconv.judge.engine.rounding import CHANCE, quantile
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((2, 5, 4, 3)), jnp.float32)
@@ -23,7 +23,8 @@ TINY = float(np.finfo(np.float32).tiny)
 def run(fn, *operands, samples=4, seed=0):
     """(results, deviations) of a function of arrays."""
     jaxpr = jax.make_jaxpr(lambda *a: jax.tree.leaves(fn(*a)))(*operands)
-    return in_float64(jaxpr, list(operands), samples, seed)
+    program = InFloat64(jaxpr, operands)
+    return program.exact(operands), program.deviation(operands, samples=samples, seed=seed)
 
 
 # ---- without rounding -----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from small_network import ONE, W, X, block, compiled, conv, net, per_example, pool, weigh
 
 import fnconv
-from fnconv.judge.model.measure import residual_bytes
+from fnconv.judge.engine.programs import residual_bytes
 from fnconv.transform.manual_rules import with_manual_rules
 
 AUTODIFF = {"conv_general_dilated", "reduce_window_max", "select_and_scatter_add", "select_and_gather_add"}
@@ -243,7 +243,7 @@ def test_explicit_sharding_stays_or_the_reason_is_given():
 TWO_DEVICES = """
 import jax, numpy as np, small_network as t
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from fnconv.judge.model.measure import residual_bytes
+from fnconv.judge.engine.programs import residual_bytes
 from fnconv.transform.manual_rules import with_manual_rules
 mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
 w, x = jax.device_put(t.W, NamedSharding(mesh, P())), jax.device_put(t.X, NamedSharding(mesh, P("d")))

@@ -13,7 +13,7 @@ from jax import lax
 from small_network import W, X, block, compiled, conv, pool, weigh
 
 from fnconv import with_manual_rules
-from fnconv.judge.model.measure import residual_bytes
+from fnconv.judge.engine.programs import residual_bytes
 
 B = jnp.asarray([1.0, -2.0])
 NUMBERS = ("NHWC", "HWIO", "NHWC")

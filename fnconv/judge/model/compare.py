@@ -9,12 +9,13 @@ from typing import Any
 import jax
 
 from fnconv.base.errors import invalid, mistyped
-from fnconv.judge.model.exact import central_difference, in_float64
+from fnconv.judge.engine.programs import InFloat64, residual_bytes
+from fnconv.judge.engine.rounding import quantile
 from fnconv.judge.model.gradient import Problem, pose
-from fnconv.judge.model.judge import judge
-from fnconv.judge.model.measure import Cost, medians, residual_bytes
+from fnconv.judge.model.leaf import leaf_of
+from fnconv.judge.model.measure import Cost, medians
 from fnconv.judge.model.report import Comparison
-from fnconv.judge.model.rounding import quantile
+from fnconv.judge.model.slope import central_difference
 from fnconv.transform.manual_rules import with_manual_rules
 from fnconv.transform.report import LATE, Report
 from fnconv.transform.staged import of_arguments_alone
@@ -42,7 +43,7 @@ def compare(
     more with every operation in float64.  An error is measured by what rounding
     explains: the float64 program runs `samples` times with a rounding error of random sign at every operation, as
     large as the type of the operation allows, and the bound on an entry is so many of its standard deviations that
-    rounding takes any entry of the report beyond its bound once in a million reports; see `comparison/rounding.py`.
+    rounding takes any entry of the report beyond its bound once in a million reports; see `engine.rounding`.
     No tolerance is set by hand.  Where autodiff's gradient is the one beyond its bound, the report says so.
 
     Args:
@@ -103,17 +104,19 @@ def _compare(
             jaxpr = jax.make_jaxpr(problem.gradient(manual))(*operands)
         except (NotImplementedError, ValueError):
             raise invalid("compare", "fn", _no_gradient(replaced), missing) from error
-    programs = [jax.jit(problem.gradient(f)).lower(*operands).compile() for f in functions]
-    mine, *others = [jax.tree.leaves(program(*operands)) for program in programs]
+    gradients = [jax.jit(problem.gradient(f)).lower(*operands).compile() for f in functions]
+    mine, *others = [jax.tree.leaves(g(*operands)) for g in gradients]
     progress(f"in float64, with {samples} draws of rounding errors")
-    exact, deviations = in_float64(jaxpr, operands, samples, seed)
+    flat = jax.tree.leaves(operands)
+    program = InFloat64(jaxpr, flat, runs=samples)
+    exact, deviations = program.exact(flat), program.deviation(flat, samples=samples, seed=seed)
     if len(functions) == 1:
         notes.append(central_difference(problem, manual, exact[len(problem.value_paths) :], seed))
     scale = quantile(sum(e.size for e in exact), samples)
     columns = zip(problem.paths, mine, *(others or [[None] * len(mine)]), exact, deviations, strict=True)
-    leaves = [judge(path, m, a, e, scale * deviation) for path, m, a, e, deviation in columns]
+    leaves = [leaf_of(path, m, a, e, scale * deviation) for path, m, a, e, deviation in columns]
     progress("timing")
-    times = medians(programs, operands, rounds)
+    times = medians(gradients, operands, rounds)
     kept = [residual_bytes(problem.value(f), moving, given) for f in functions]
     costs = [Cost(*cost) for cost in zip(times, kept, strict=True)]
     split = len(problem.value_paths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 
 from fnconv.base.errors import invalid, mistyped
+from fnconv.judge.engine.names import parameter_names
 
 Arrays = list[jax.Array]
 Function = Callable[..., Any]
@@ -99,7 +99,7 @@ def pose(
     if not callable(fn):
         raise mistyped("compare", "fn", "must be a function", type(fn).__name__)
     wanted = _argnums(argnums, len(args))
-    names = _names(fn, len(args))
+    names = parameter_names(fn, len(args))
     with_paths, tree = tree_flatten_with_path((tuple(args), dict(kwargs)))
     moving, given, paths, others = [], [], [], []
     for i, (path, leaf) in enumerate(with_paths):
@@ -128,16 +128,6 @@ def _argnums(argnums: Any, count: int) -> frozenset[int]:
     if any(not -count <= n < count for n in numbers):
         raise invalid("compare", "argnums", f"must be positions among {count} arguments", argnums)
     return frozenset(int(n) % count for n in numbers)
-
-
-def _names(fn: Function, count: int) -> list[str]:
-    """What the function calls its positional arguments."""
-    try:
-        parameters = list(inspect.signature(fn).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
-    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [positional[i] if i < len(positional) else f"args[{i}]" for i in range(count)]
 
 
 def _is_float(leaf: Any, path: Sequence[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What a gradient costs: time, and what it keeps from the forward pass."""
+"""What a gradient costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from statistics import median
 from typing import Any
 
 import jax
-from jax.extend import core
 
 Program = Callable[..., Any]
 
@@ -39,16 +38,3 @@ def medians(programs: Sequence[Program], operands: Sequence[Any], rounds: int) -
                 result.block_until_ready()
             times.append(time.perf_counter() - start)
     return [median(times) if times else None for times in taken]
-
-
-def residual_bytes(value: Callable[..., Any], moving: Any, given: Any) -> int:
-    """Size of the arrays that `jax.vjp` of the jitted function holds, each counted once, arguments not at all."""
-
-    def keep(moving: Any, given: Any) -> list[Any]:
-        _, pull = jax.vjp(jax.jit(lambda moving: value(moving, given)), moving)
-        return [leaf for leaf in jax.tree.leaves(pull) if hasattr(leaf, "dtype")]
-
-    jaxpr = jax.make_jaxpr(keep)(moving, given).jaxpr
-    kept = {v for v in jaxpr.outvars if isinstance(v, core.Var)} - {*jaxpr.invars, *jaxpr.constvars}
-    avals: list[Any] = [v.aval for v in kept]
-    return sum(a.size * a.dtype.itemsize for a in avals)

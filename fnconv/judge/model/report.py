@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
-from fnconv.judge.engine.jsonable import jsonable
-from fnconv.judge.model.judge import AUTODIFF_WRONG, EQUAL, Leaf
+from fnconv.judge.engine import report
+from fnconv.judge.model.leaf import AUTODIFF_WRONG, EQUAL, Leaf
 from fnconv.judge.model.measure import Cost
 from fnconv.transform.report import Report
 
-HEADINGS = ("leaf", "shape", "dtype", "ulp", "relative", "manual", "autodiff", "nearer", "")
 LEGEND = (
     "ulp, relative: manual against autodiff; manual, autodiff: |error against float64| over what rounding explains\n"
     "(at most 1); nearer: to float64, in the root mean square"
@@ -20,7 +19,7 @@ LEGEND = (
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison:
+class Comparison(report.Report):
     """Manual against automatic gradient of one function at one point.
 
     Attributes:
@@ -33,6 +32,9 @@ class Comparison:
       device: where it ran.
     """
 
+    headings = ("leaf", "shape", "dtype", "ulp", "relative", "manual", "autodiff", "nearer", "")
+    left = (0, 1, 2, 7)
+
     name: str
     values: tuple[Leaf, ...]
     leaves: tuple[Leaf, ...]
@@ -43,9 +45,9 @@ class Comparison:
     device: str
 
     @property
-    def ok(self) -> bool:
-        """Every leaf of the manual gradient, and the value, is autodiff's or within what rounding explains."""
-        return all(leaf.ok for leaf in (*self.values, *self.leaves))
+    def lines(self) -> Sequence[Leaf]:
+        """The value and the gradient."""
+        return (*self.values, *self.leaves)
 
     @property
     def worst(self) -> Leaf:
@@ -59,11 +61,10 @@ class Comparison:
             return None
         return self.autodiff.seconds / self.manual.seconds
 
-    def verdict(self) -> str:
-        """One line."""
-        bad = [leaf for leaf in (*self.values, *self.leaves) if not leaf.ok]
+    def summary(self) -> str:
+        bad = [leaf for leaf in self.lines if not leaf.ok]
         if bad:
-            return f"{len(bad)} of {len(self.values) + len(self.leaves)} arrays off by more than rounding explains"
+            return f"{len(bad)} of {len(self.lines)} arrays off by more than rounding explains"
         wrong = [leaf.path for leaf in self.leaves if leaf.verdict == AUTODIFF_WRONG]
         equal = sum(leaf.verdict == EQUAL for leaf in self.leaves)
         if self.autodiff is None:
@@ -74,41 +75,29 @@ class Comparison:
             f", {equal} to the last bit" if equal else ""
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts; infinities and NaN as strings."""
+    def facts(self) -> dict[str, Any]:
         sites = [asdict(site) | {"replaced": site.replaced} for site in self.replaced]
-        result: dict[str, Any] = jsonable(
-            {
-                "name": self.name,
-                "ok": self.ok,
-                "verdict": self.verdict(),
-                "device": self.device,
-                "worst": self.worst.path,
-                "values": [asdict(leaf) | {"ok": leaf.ok} for leaf in self.values],
-                "leaves": [asdict(leaf) | {"ok": leaf.ok} for leaf in self.leaves],
-                "manual": asdict(self.manual),
-                "autodiff": None if self.autodiff is None else asdict(self.autodiff),
-                "speedup": self.speedup,
-                "replaced": dict(self.replaced.counts),
-                "sites": sites,
-                "notes": self.notes,
-            }
-        )
-        return result
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "verdict": self.summary(),
+            "device": self.device,
+            "worst": self.worst.path,
+            "values": [asdict(leaf) | {"ok": leaf.ok} for leaf in self.values],
+            "leaves": [asdict(leaf) | {"ok": leaf.ok} for leaf in self.leaves],
+            "manual": asdict(self.manual),
+            "autodiff": None if self.autodiff is None else asdict(self.autodiff),
+            "speedup": self.speedup,
+            "replaced": dict(self.replaced.counts),
+            "sites": sites,
+            "notes": self.notes,
+        }
 
     def __repr__(self) -> str:
-        return f"<Comparison of {self.name}: {self.verdict()}>"
+        return f"<Comparison of {self.name}: {self.summary()}>"
 
     def __str__(self) -> str:
-        rows = [HEADINGS, *(_cells(leaf) for leaf in (*self.values, *self.leaves))]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
-        table = [
-            "  ".join(
-                cell.ljust(w) if i in (0, 1, 2, 7) else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
+        table = self.table()
         table.insert(1, "-" * max(map(len, table)))
         return "\n".join([f"{self.name} on {self.device}", "", *table, LEGEND, "", *self._summary()])
 
@@ -119,7 +108,7 @@ class Comparison:
         left = dict.fromkeys(f"{s.operation} at {s.source}: {s.reason}" for s in self.replaced.left)
         lines += [f"left      {entry}" for entry in left]
         lines += [f"note      {note}" for note in self.notes]
-        return [*lines, f"{'OK' if self.ok else 'FAILED'}: {self.verdict()}"]
+        return [*lines, f"{'OK' if self.ok else 'FAILED'}: {self.summary()}"]
 
     def _costs(self) -> list[str]:
         lines = []
@@ -134,36 +123,10 @@ class Comparison:
         return [*lines, line]
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
-
-        def row(cells: Sequence[str], tag: str, style: str = "") -> str:
-            return f"<tr{style}>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-        body = "".join(
-            row(_cells(leaf), "td", "" if leaf.ok and leaf.verdict != AUTODIFF_WRONG else ' style="color: #c00"')
-            for leaf in (*self.values, *self.leaves)
-        )
+        wrong = ' style="color: #c00"'
+        table = self.html_table(lambda leaf: "" if leaf.ok and leaf.verdict != AUTODIFF_WRONG else wrong)
         summary = "<br>".join(escape(line) for line in self._summary())
-        return (
-            f"<b>{escape(self.name)}</b> on {escape(self.device)}"
-            f"<table><thead>{row(HEADINGS, 'th')}</thead><tbody>{body}</tbody></table>"
-            f"<p>{escape(LEGEND)}</p><p>{summary}</p>"
-        )
-
-
-def _cells(leaf: Leaf) -> tuple[str, ...]:
-    shape = "x".join(map(str, leaf.shape)) or "()"
-    return (
-        leaf.path,
-        shape,
-        leaf.dtype,
-        _short(leaf.ulps, "g"),
-        _short(leaf.relative, ".1e") if leaf.relative else "0",
-        _short(leaf.ratio, ".3f"),
-        _short(leaf.ratio_autodiff, ".3f"),
-        leaf.nearer,
-        leaf.verdict,
-    )
+        return f"<b>{escape(self.name)}</b> on {escape(self.device)}{table}<p>{escape(LEGEND)}</p><p>{summary}</p>"
 
 
 def _describe(leaf: Leaf) -> list[str]:
@@ -178,10 +141,6 @@ def _describe(leaf: Leaf) -> list[str]:
         f"worst     {leaf.path}{place}: manual {w.manual:.9g}, autodiff {theirs}, float64 {w.float64:.12g};",
         f"          {nearer}; rounding explains an error of {w.bound:.2g}",
     ]
-
-
-def _short(number: float, form: str) -> str:
-    return format(number, form if number < 1e5 else ".0e")
 
 
 def _time(seconds: float) -> str:

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from fnconv.base.dtypes import accumulator
 from fnconv.judge.engine.running_error import Approx, Arithmetic, Values
@@ -147,24 +146,3 @@ def _follow(
 ) -> Mapping[str, Approx]:
     with np.errstate(over="ignore", under="ignore"):
         return formula(wide, storage, tuple(map(wide.exact, operands)), wide.exact(cotangent))
-
-
-# ---- distances ------------------------------------------------------------------------------------------------------
-
-
-def ulps(got: np.ndarray, want: np.ndarray) -> float:
-    """How many numbers of got's type lie between got and want at most; inf where only one of the two is a number."""
-    want = want.astype(got.dtype)
-    same = (got == want) | (np.isnan(got) & np.isnan(want))
-    lost = ~same & ~(np.isfinite(got) & np.isfinite(want))
-    a, b = _place(got), _place(want)
-    distance = (np.maximum(a, b) - np.minimum(a, b)).astype(np.float64)
-    return float(np.where(lost, np.inf, np.where(same, 0, distance)).max(initial=0))
-
-
-def _place(x: np.ndarray) -> npt.NDArray[np.uint64]:
-    """The place of each number among those of its type; that of both zeros is 2^63."""
-    bits = x.view(np.dtype(f"i{x.dtype.itemsize}")).astype(np.int64)
-    size = (bits & np.int64(2 ** (8 * x.dtype.itemsize - 1) - 1)).astype(np.uint64)
-    zero = np.uint64(2**63)
-    return np.where(bits < 0, zero - size, zero + size)

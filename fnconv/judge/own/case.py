@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from fnconv.judge.engine.programs import abstract
 from fnconv.judge.engine.running_error import Arithmetic, Values
 from fnconv.judge.own.bounds import Bound, Run
-from fnconv.judge.own.references import abstract
 
 Function = Callable[..., Any]
 Arrays = tuple[Values, ...]

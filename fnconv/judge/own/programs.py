@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dis
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.sharding import SingleDeviceSharding
 
+from fnconv.judge.engine.programs import abstract, fast_options, precision
 from fnconv.judge.own.bounds import Results
 from fnconv.judge.own.case import Case, Function
-from fnconv.judge.own.references import abstract
 
 Rule = str | Mapping[str, str]
 Outputs = dict[str, dict[str, np.ndarray]]
@@ -52,7 +48,7 @@ def compile_case(
     refused: dict[str, str] = {}
     broken: dict[str, str] = {}
     functions = {AUTOMATIC: case.reference} | {name: case.manual(rule) for name, rule in rules.items()}
-    with arithmetic(dtype):
+    with precision(dtype):
         shape = case.cotangent_shape(dtype)
 
     def program(names: Sequence[str], operands: Sequence[jax.Array], cotangent: jax.Array) -> dict[str, Any]:
@@ -74,7 +70,7 @@ def compile_case(
         return lowered.compile(None if set(names) <= set(optimised) else fast_options(device.platform))
 
     kinds = ([name for name in functions if (name in optimised) == kind] for kind in (False, True))
-    with arithmetic(dtype):
+    with precision(dtype):
         try:
             parts = [compiled(tuple(names)) for names in kinds if names]
         except Exception:
@@ -86,7 +82,7 @@ def compile_case(
                     broken[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
     def run(operands: Sequence[np.ndarray], cotangent: np.ndarray) -> Outputs:
-        with arithmetic(dtype):
+        with precision(dtype):
             placed = jax.device_put((tuple(a.astype(dtype) for a in operands), cotangent.astype(dtype)), device)
             results: dict[str, Any] = {}
             for part in parts:
@@ -99,7 +95,7 @@ def compile_case(
 
 def compile_reference(case: Case, function: Function, device: jax.Device) -> Callable[..., Results]:
     """`function` and its automatic gradients in float64, on float64 arrays."""
-    with arithmetic(jnp.float64):
+    with precision(jnp.float64):
         place = SingleDeviceSharding(device)
         shapes = (case.shapes, case.cotangent_shape(jnp.float64))
         operands, cotangent = jax.tree.map(lambda s: abstract(s, jnp.float64, place), shapes, is_leaf=_is_shape)
@@ -107,79 +103,11 @@ def compile_reference(case: Case, function: Function, device: jax.Device) -> Cal
         program = jax.jit(evaluate).lower(operands, cotangent).compile(fast_options(device.platform))
 
     def run(operands: Sequence[np.ndarray], cotangent: np.ndarray) -> Results:
-        with arithmetic(jnp.float64):
+        with precision(jnp.float64):
             results = program(*jax.device_put((tuple(operands), cotangent), device))
             return {name: np.asarray(value) for name, value in results.items()}
 
     return run
-
-
-@contextlib.contextmanager
-def arithmetic(dtype: Any) -> Iterator[None]:
-    """float64 enabled where it is asked for, full precision in products; for this thread and this block alone."""
-    with contextlib.ExitStack() as stack:
-        if dtype == jnp.float64:
-            stack.enter_context(jax.enable_x64(True))
-        stack.enter_context(jax.default_matmul_precision("highest"))
-        yield
-
-
-@cache
-def fast_options(platform: str) -> dict[str, Any] | None:
-    """Options for a short compilation, of those that this version of XLA knows."""
-    if platform != "cpu":
-        return None
-    options: dict[str, Any] = {}
-    wanted: dict[str, Any] = {
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
-        "xla_cpu_parallel_codegen_split_count": 1,  # programs are compiled side by side, not their parts
-    }
-    for name, value in wanted.items():
-        try:
-            jax.jit(lambda: 0).lower().compile({name: value})
-        except jax.errors.JaxRuntimeError:  # no such option
-            continue
-        options[name] = value
-    return options
-
-
-@contextlib.contextmanager
-def compilation_cache(folder: Path | None = None) -> Iterator[None]:
-    """Keep compiled programs in a folder of the user's for this block, unless JAX has a cache already.
-
-    The folder is $XDG_CACHE_HOME/fnconv or ~/.cache/fnconv.  Settings are put back; without a folder that can be
-    written nothing is kept.
-    """
-    folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fnconv"
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    if before["jax_compilation_cache_dir"] is not None or not _writable(folder):
-        yield
-        return
-    try:
-        _configure(settings)
-        yield
-    finally:
-        _configure(before)
-
-
-def _configure(settings: Mapping[str, Any]) -> None:
-    for name, value in settings.items():
-        jax.config.update(name, value)  # type: ignore[no-untyped-call]
-    reset_cache()
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -20,12 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fnconv.judge.engine.programs import abstract
+
 Pair = tuple[int, int]
-
-
-def abstract(shape: Sequence[int], dtype: Any, place: Any = None) -> Any:
-    """A shape and a dtype without values."""
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fnconv.base.dtypes import FLOATS, unit_roundoff
-from fnconv.judge.engine.jsonable import jsonable
-
-if TYPE_CHECKING:
-    from fnconv.judge.own.judge import Failure
-    from fnconv.judge.own.run import Outcome
+from fnconv.judge.engine import report
+from fnconv.judge.engine.report import short
 
 ONLY = "-"  # the rule of an operation that has one only
 AGREES, FAILS, INAPPLICABLE = "agrees", "FAILS", "n/a"
@@ -19,8 +16,23 @@ AGREES, FAILS, INAPPLICABLE = "agrees", "FAILS", "n/a"
 PREFERRED = [row.short for row in sorted(FLOATS.values(), key=lambda row: unit_roundoff(row.dtype))]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Failure(report.Failure):
+    """A result that is wrong: of which operation, rule and map, in which geometry, and a guess at the cause.
+
+    bound: None where every bit was due.
+    """
+
+    operation: str
+    rule: str
+    map: str
+    geometry: str
+    device: str
+    guess: str = ""
+
+
 @dataclass
-class Row:
+class RuleRow(report.Row):
     """One operation under one rule.
 
     cases: geometries x dtypes x devices that ran; refused: those that the rule does not take.
@@ -45,19 +57,31 @@ class Row:
             return FAILS
         return AGREES if self.cases else INAPPLICABLE
 
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def cells(self) -> tuple[str, ...]:
+        bits = {True: "yes", False: "NO", None: "-"}[self.exact]
+        distances = short(self.ulps_automatic, "g"), short(self.ulps_float64, "g")
+        numbers = str(self.cases), str(self.refused or ""), bits, short(self.ratio, ".3f"), *distances
+        return self.operation, self.rule, *numbers, self.verdict
+
 
 @dataclass(frozen=True)
-class Report:
+class OwnReport(report.Report):
     """Everything that was found."""
 
-    rows: tuple[Row, ...]
+    headings = ("operation", "rule", "cases", "n/a", "bits", "error/bound", "ulp autodiff", "ulp float64", "verdict")
+    left = (0, 1, 8)
+
+    rows: tuple[RuleRow, ...]
     dtypes: tuple[str, ...]
     devices: tuple[str, ...]
 
     @property
-    def ok(self) -> bool:
-        """Nothing failed."""
-        return not any(row.failures for row in self.rows)
+    def lines(self) -> Sequence[RuleRow]:
+        return self.rows
 
     def summary(self) -> str:
         """One line; a rule is counted once for each operation."""
@@ -69,37 +93,13 @@ class Report:
         aside = f" ({refused} more not applicable: the rule refuses the geometry)" if refused else ""
         return f"{operations} operations, {rules} rules, {cases} cases{aside}: {verdict}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts; infinities and NaN as strings."""
+    def facts(self) -> dict[str, Any]:
         rows = [asdict(row) | {"verdict": row.verdict} for row in self.rows]
         head = {"ok": self.ok, "summary": self.summary(), "dtypes": self.dtypes, "devices": self.devices}
-        plain: dict[str, Any] = jsonable(head | {"rows": rows})
-        return plain
+        return head | {"rows": rows}
 
 
-def summarise(outcomes: Sequence[Outcome], order: Sequence[str]) -> Report:
-    """Add up the outcomes of equal operation and rule; operations in the given order."""
-    rows: dict[tuple[str, str], Row] = {}
-    place = {name: i for i, name in enumerate(dict.fromkeys(order))}
-    for outcome in sorted(outcomes, key=lambda o: place[o.operation]):
-        row = rows.setdefault((outcome.operation, outcome.rule), Row(outcome.operation, outcome.rule))
-        found = outcome.judgement
-        if found is None:
-            row.refused += 1
-            row.refusal = outcome.refusal
-            continue
-        row.cases += 1
-        if found.exact is not None:
-            row.exact = found.exact and row.exact is not False
-        row.ratio = max(row.ratio, found.ratio)
-        row.ulps_automatic = max(row.ulps_automatic, found.ulps_automatic)
-        row.ulps_float64 = max(row.ulps_float64, found.ulps_float64)
-        row.failures += found.failures
-    dtypes, devices = {o.dtype for o in outcomes}, {o.device for o in outcomes}
-    return Report(tuple(rows.values()), tuple(sorted(dtypes)), tuple(sorted(devices)))
-
-
-def describe(row: Row) -> str:
+def describe(row: RuleRow) -> str:
     """The failures of one row in words: for each argument the most telling one, and how many more there are."""
     lines = [f"{row.operation}, rule {row.rule}: {len(row.failures)} failures in {row.cases} cases"]
     for argument in dict.fromkeys(f.argument for f in row.failures):

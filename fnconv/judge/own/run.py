@@ -23,11 +23,12 @@ import jax.numpy as jnp
 
 from fnconv.base.dtypes import FLOATS
 from fnconv.base.errors import invalid
+from fnconv.judge.engine.programs import fast_options
 from fnconv.judge.own.bounds import Multilinear, Results
 from fnconv.judge.own.case import Case
-from fnconv.judge.own.judge import Drawn, Failure, Judgement, explain, judge
-from fnconv.judge.own.programs import AUTOMATIC, Program, Rule, compile_case, compile_reference, fast_options
-from fnconv.judge.own.report import ONLY, Report, summarise
+from fnconv.judge.own.judgement import Drawn, Judgement, compare, guess_of
+from fnconv.judge.own.programs import AUTOMATIC, Program, Rule, compile_case, compile_reference
+from fnconv.judge.own.report import ONLY, Failure, OwnReport, RuleRow
 from fnconv.judge.own.suite import cases, operations
 from fnconv.rules import conv
 from fnconv.rules.available import available_rules
@@ -70,7 +71,7 @@ def check(
     *,
     quick: bool = False,
     progress: Progress | None = None,
-) -> Report:
+) -> OwnReport:
     """Compare manual with automatic gradients.
 
     Three judgements on every value and cotangent: on integers that leave nothing to round, equality with automatic
@@ -85,7 +86,7 @@ def check(
       progress: called with the number of cases done, their total and the name of the last one.
 
     Returns:
-      A `Report`; `report.ok` is the verdict.
+      An `OwnReport`; `report.ok` is the verdict.
 
     Raises:
       ValueError: for a name that does not exist, with those that do, and where nothing is left to check.
@@ -96,7 +97,7 @@ def check(
     return execute(plan(operations, rules, dtypes, devices, quick=quick), progress)
 
 
-def execute(jobs: Sequence[Job], progress: Progress | None = None) -> Report:
+def execute(jobs: Sequence[Job], progress: Progress | None = None) -> OwnReport:
     """Run what `plan` made, on a thread more than there are cores (XLA compiles beside Python, which waits for it)."""
     outcomes: list[Outcome] = []
     total, done = sum(len(job.dtypes) for job in jobs), 0
@@ -251,9 +252,9 @@ def _judge_all(
             continue
         found = judgements[rule]
         known = len(found.failures)
-        judge(job.case, rule, drawn, results, outputs[AUTOMATIC], (dtype, job.device), found)
+        compare(job.case, rule, drawn, results, outputs[AUTOMATIC], (dtype, job.device), found)
         for i, failure in enumerate(found.failures[known:], start=known):
-            guess = explain(job.case, failure, drawn, results[failure.argument], reference, host)
+            guess = guess_of(job.case, failure, drawn, results[failure.argument], reference, host)
             found.failures[i] = replace(failure, guess=guess)
 
 
@@ -265,7 +266,39 @@ def _outcomes(job: Job, dtype: str, program: Program, judgements: Mapping[str, J
             result.append(Outcome(job.case.operation, rule, *place, None, program.refused[rule]))
             continue
         if error := program.broken.get(rule):
-            geometry = (job.case.operation, rule, "all", "every result", job.case.geometry)
-            judgements[rule].failures.append(Failure(*geometry, *place, "no data", guess=error))
+            failure = Failure(
+                operation=job.case.operation,
+                rule=rule,
+                map="all",
+                argument="every result",
+                geometry=job.case.geometry,
+                dtype=dtype,
+                device=job.device,
+                data="no data",
+                guess=error,
+            )
+            judgements[rule].failures.append(failure)
         result.append(Outcome(job.case.operation, rule, *place, judgements[rule]))
     return result
+
+
+def summarise(outcomes: Sequence[Outcome], order: Sequence[str]) -> OwnReport:
+    """Add up the outcomes of equal operation and rule; operations in the given order."""
+    rows: dict[tuple[str, str], RuleRow] = {}
+    place = {name: i for i, name in enumerate(dict.fromkeys(order))}
+    for outcome in sorted(outcomes, key=lambda o: place[o.operation]):
+        row = rows.setdefault((outcome.operation, outcome.rule), RuleRow(outcome.operation, outcome.rule))
+        found = outcome.judgement
+        if found is None:
+            row.refused += 1
+            row.refusal = outcome.refusal
+            continue
+        row.cases += 1
+        if found.exact is not None:
+            row.exact = found.exact and row.exact is not False
+        row.ratio = max(row.ratio, found.ratio)
+        row.ulps_automatic = max(row.ulps_automatic, found.ulps_automatic)
+        row.ulps_float64 = max(row.ulps_float64, found.ulps_float64)
+        row.failures += found.failures
+    dtypes, devices = {o.dtype for o in outcomes}, {o.device for o in outcomes}
+    return OwnReport(tuple(rows.values()), tuple(sorted(dtypes)), tuple(sorted(devices)))

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fnconv.base.dtypes import short_name
+from fnconv.judge.engine.distances import worst
 from fnconv.judge.engine.running_error import Arithmetic, Values
 from fnconv.judge.rule.data import Point
-from fnconv.judge.rule.report import Failure
-from fnconv.judge.rule.trial import Trial, short
+from fnconv.judge.rule.trial import Trial
 
 LOST = 0.5  # of the largest entry: no digit is left
 WORSE = 64.0
@@ -31,21 +32,19 @@ def compare_accuracy(
 ) -> None:
     """bounds: of rule and reference together; alone: what rounding does to each cotangent of the reference."""
     ordinary = point.name in ("the arguments given", "normal floats")
-    dtype, u = short(trial.dtype), Arithmetic.of(trial.dtype).u
+    dtype, u = short_name(trial.dtype), Arithmetic.of(trial.dtype).u
     for name, g, w, bound, own in zip(trial.names, got, want, bounds, alone, strict=True):
         with np.errstate(invalid="ignore"):
             error = np.where(np.isfinite(bound + own) & (abs(g - w) <= bound), abs(g - w), 0.0)
         size = float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0))
         due = max(float(np.where(np.isfinite(own), own, 0).max(initial=0)), 2 * u * size)
-        worst = float(error.max(initial=0))
-        if not due or worst <= WORSE * due:
+        most = float(error.max(initial=0))
+        if not due or most <= WORSE * due:
             continue
-        ratio = worst / due
-        if ordinary and worst > LOST * size > LOST * WORSE * due:
-            index = tuple(int(k) for k in np.unravel_index(int(error.argmax()), error.shape))
+        ratio = most / due
+        if ordinary and most > LOST * size > LOST * WORSE * due:
             text = f"no digit is left in {dtype}: digits cancel in the rule that do not in automatic differentiation"
-            facts = (index, float(g[index]), float(w[index]), worst, due, ratio, int((error > due).sum()), g.size)
-            trial.report.fail(Failure(check, name, text, point.name, dtype, *facts))
+            trial.report.fail(check, name, text, point.name, dtype, **worst(g, w, np.full_like(w, due), error > due))
         else:
             text = f"the cotangent of {name} ({dtype}, {point.name}) is {ratio:.2g} times as far off as rounding in "
             trial.report.warn(check, text + "automatic differentiation explains: digits cancel in the rule?")

@@ -1,26 +1,31 @@
 """The decisive checks: the rule's values and cotangents against the reference's.
 
 In float64, where only a mistake can make a difference; in the rule's own dtype, where rounding may; and on integers,
-where every bit is due.  What rounding may do is measured, not guessed: see `widen`.
+where every bit is due.  What rounding may do is measured, not guessed: see `engine.rounding`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from fnconv.base.dtypes import short_name
+from fnconv.judge.engine.distances import ratios, worst
+from fnconv.judge.engine.programs import FEW, precision, settled
+from fnconv.judge.engine.replay import replay
+from fnconv.judge.engine.rounding import WholeNumbers
 from fnconv.judge.engine.running_error import Arithmetic, Values
 from fnconv.judge.rule import kinks
 from fnconv.judge.rule.accuracy import compare_accuracy
 from fnconv.judge.rule.data import Draw, Point
 from fnconv.judge.rule.explain import explain
-from fnconv.judge.rule.integers import rounds_nowhere
-from fnconv.judge.rule.programs import FACTOR, MORE, OWN_FACTOR, SAMPLES, Wide
-from fnconv.judge.rule.report import Failure
-from fnconv.judge.rule.trial import Trial, short
+from fnconv.judge.rule.programs import Both, Replayed, trace
+from fnconv.judge.rule.trial import Trial
 
 VALUE, FLOAT64, OWN, INTEGERS = "value", "cotangents, float64", "cotangents, own dtype", "integers, bit for bit"
 
@@ -57,20 +62,17 @@ def check_float64(trial: Trial) -> None:
             return
 
 
-def _compare_float64(trial: Trial, point: Point, reference: Wide) -> None:
-    got, want = (p.clean(point.values, point.cotangents) for p in (trial.rule, reference))
-
-    def bounds(samples: int) -> Bounds:
-        return _exact_bounds(point, trial.rule, reference, FACTOR, samples)
-
-    judge(trial, Comparison(point, got, want, bounds, "float64", FLOAT64))
+def _compare_float64(trial: Trial, point: Point, right: Replayed) -> None:
+    got, want = (p.exact(point.values, point.cotangents) for p in (trial.rule, right))
+    bounds = partial(explained, point, trial.rule, right)
+    compare(trial, Results(point, got, want, bounds, "float64", FLOAT64))
 
 
-def _exact_bounds(point: Point, a: Wide, b: Wide, factor: float, samples: int) -> Bounds:
-    """What float64's roundings and those of the numbers written in both programs explain."""
-    spreads = (p.spread(point.values, point.cotangents, native=False, samples=samples) for p in (a, b))
-    values, gradients = ([factor * (x + y) for x, y in zip(i, j, strict=True)] for i, j in zip(*spreads, strict=True))
-    return values, gradients
+def explained(point: Point, a: Replayed, b: Replayed, samples: int, *, fine: bool = True) -> Both:
+    """What independent roundings in two programs explain together."""
+    bounds = [p.bounds(point.values, point.cotangents, samples, fine=fine) for p in (a, b)]
+    results, gradients = ([np.hypot(*each) for each in zip(*part, strict=True)] for part in zip(*bounds, strict=True))
+    return results, gradients
 
 
 def check_own_dtype(trial: Trial) -> None:
@@ -95,7 +97,7 @@ def check_own_dtype(trial: Trial) -> None:
             return
 
 
-def _compare_formulas(trial: Trial, point: Point, right: Wide) -> None:
+def _compare_formulas(trial: Trial, point: Point, right: Replayed) -> None:
     """What is traced for a half precision, evaluated exactly: no overflow in the reference hides a mistake.
 
     Only where the reference traced so is the function still, and the dtype holds its results: scores beyond the dtype's
@@ -105,46 +107,36 @@ def _compare_formulas(trial: Trial, point: Point, right: Wide) -> None:
     if rule is trial.rule or reference is None or reference is right or rule.opaque or reference.opaque:
         return
     largest = float(jnp.finfo(trial.dtype).max)  # type: ignore[no-untyped-call]
-    traced, plain = (p.clean(point.values, point.cotangents) for p in (reference, right))
-    for part in zip(traced, plain, _exact_bounds(point, reference, right, FACTOR, SAMPLES), strict=True):
+    traced, plain = (p.exact(point.values, point.cotangents) for p in (reference, right))
+    for part in zip(traced, plain, explained(point, reference, right, FEW), strict=True):
         if not all((_within(g, w, b) & (abs(w) <= largest)).all() for g, w, b in zip(*part, strict=True)):
             return
 
-    def bounds(samples: int) -> Bounds:
+    def bounds(samples: int) -> Both:
         """The numbers written in both are the dtype's; beside their roundings those of float64 hardly count."""
-        spreads = _exact_bounds(point, rule, reference, OWN_FACTOR, samples)
         values, gradients = (
-            [s + 2.0**-40 * float(abs(w).max(initial=0)) for s, w in zip(*part, strict=True)]
-            for part in zip(spreads, traced, strict=True)
+            [b + 2.0**-40 * float(abs(w).max(initial=0)) for b, w in zip(*part, strict=True)]
+            for part in zip(explained(point, rule, reference, samples), traced, strict=True)
         )
         return values, gradients
 
-    got, dtype = rule.clean(point.values, point.cotangents), f"{short(trial.dtype)}, evaluated exactly"
-    judge(trial, Comparison(point, got, traced, bounds, dtype, OWN))
+    got, dtype = rule.exact(point.values, point.cotangents), f"{short_name(trial.dtype)}, evaluated exactly"
+    compare(trial, Results(point, got, traced, bounds, dtype, OWN))
 
 
-def _compare_own(trial: Trial, point: Point, reference: Wide) -> None:
-    native = trial.run_native(point)
-    got = tuple(tuple(x.astype(np.float64) for x in part) for part in native)
-    want = reference.clean(point.values, point.cotangents)
-    rounded = trial.right_rounded or reference
-    facts = Arithmetic.of(trial.dtype)
-    by_itself: list[Values] = []
-
-    def bounds(samples: int) -> Bounds:
-        a = trial.rule_rounded.spread(point.values, point.cotangents, native=True, samples=samples)
-        b = rounded.spread(point.values, point.cotangents, native=True, samples=samples)
-        by_itself[:] = map(allowed, b[1], b[1], want[1])
-        values, gradients = (list(map(allowed, i, j, w)) for i, j, w in zip(a, b, want, strict=True))
-        return values, gradients
-
-    def allowed(a: Values, b: Values, right: Values) -> Values:
-        spread = a + b
-        return OWN_FACTOR * spread + np.where(spread > 0, 2 * facts.u * abs(right) + 1024 * facts.tiny, 0.0)
-
-    within = judge(trial, Comparison(point, (got[0], got[1]), want, bounds, short(trial.dtype), OWN, native=True))[1]
+def _compare_own(trial: Trial, point: Point, right: Replayed) -> None:
+    got, want = _float64(trial.run_native(point)), right.exact(point.values, point.cotangents)
+    rounded = trial.right_rounded or right
+    bounds = partial(explained, point, trial.rule_rounded, rounded, fine=False)
+    within = compare(trial, Results(point, got, want, bounds, short_name(trial.dtype), OWN, native=True))
     if trial.report.ok and not trial.rule_rounded.opaque:
-        compare_accuracy(trial, OWN, point, got[1], want[1], within, by_itself)
+        alone = rounded.bounds(point.values, point.cotangents, FEW, fine=False)[1]
+        compare_accuracy(trial, OWN, point, got[1], want[1], within[1], alone)
+
+
+def _float64(results: Any) -> Both:
+    values, gradients = ([x.astype(np.float64) for x in part] for part in results)
+    return values, gradients
 
 
 def check_integers(trial: Trial) -> None:
@@ -157,8 +149,8 @@ def check_integers(trial: Trial) -> None:
     limit = 1 / Arithmetic.of(trial.dtype).u
     for reach in (8, 4, 3, 2, 1):
         point = draw.integers(reach)
-        want = trial.right.clean(point.values, point.cotangents)
-        sums = trial.right.clean(tuple(map(abs, point.values)), tuple(map(abs, point.cotangents)))
+        want = trial.right.exact(point.values, point.cotangents)
+        sums = trial.right.exact(tuple(map(abs, point.values)), tuple(map(abs, point.cotangents)))
         flat = [x for part in want for x in part]
         if not all(np.isfinite(x).all() and (x == np.round(x)).all() for x in flat):
             row.detail = "does not apply: the results are no integers"
@@ -168,12 +160,8 @@ def check_integers(trial: Trial) -> None:
     else:
         row.detail = "does not apply: sums leave the integers that the dtype holds"
         return
-    native = trial.run_native(point)
-    agrees = all(
-        np.array_equal(g.astype(np.float64), w)
-        for a, b in zip(native, want, strict=True)
-        for g, w in zip(a, b, strict=True)
-    )
+    got = _float64(trial.run_native(point))
+    agrees = all(np.array_equal(g, w) for part in zip(got, want, strict=True) for g, w in zip(*part, strict=True))
     row.ratio = 0.0 if agrees else None
     if agrees:
         row.detail = "the same"
@@ -181,81 +169,77 @@ def check_integers(trial: Trial) -> None:
     if not rounds_nowhere(trial, point):
         row.detail = "does not apply: the rule rounds on its way"
         return
-    got = tuple(tuple(x.astype(np.float64) for x in part) for part in native)
-    exact = [[np.zeros_like(x) for x in part] for part in want]
-    judge(
-        trial, Comparison(point, (got[0], got[1]), want, lambda _: (exact[0], exact[1]), short(trial.dtype), INTEGERS)
-    )
+    values, gradients = ([np.zeros_like(x) for x in part] for part in want)
+    compare(trial, Results(point, got, want, lambda _: (values, gradients), short_name(trial.dtype), INTEGERS))
+
+
+def rounds_nowhere(trial: Trial, point: Point) -> bool:
+    """Whether the rule meets nothing but whole numbers that its dtypes hold, here."""
+    with precision(trial.dtype):
+        jaxpr, _ = trace(trial.task(trial.rule_flat, native=True, limited=False))
+    watched = WholeNumbers()
+    with precision(jnp.float64):
+        replay(jaxpr, [jnp.asarray(v, jnp.float64) for v in (*point.values, *point.cotangents)], watched)
+    return watched.whole
 
 
 # ---- one comparison -------------------------------------------------------------------------------------------------
 
 
-Bounds = tuple[Sequence[Values], Sequence[Values]]
-
-
 @dataclass(frozen=True)
-class Comparison:
-    """Results of the rule and of the reference at one point; `bounds(samples)` what rounding may do to each."""
+class Results:
+    """Those of the rule and of the reference at one point; `bounds(samples)` what rounding may do to each."""
 
     point: Point
-    got: tuple[Sequence[Values], Sequence[Values]]
-    want: tuple[Sequence[Values], Sequence[Values]]
-    bounds: Callable[[int], Bounds]
+    got: Both
+    want: Both
+    bounds: Callable[[int], Both]
     dtype: str
     check: str
     native: bool = False
 
 
-def judge(trial: Trial, c: Comparison) -> Bounds:
+def compare(trial: Trial, c: Results) -> Both:
     """Write down what is wrong at this point; the bounds that were used."""
-    samples = SAMPLES
-    while True:
-        bounds = c.bounds(samples)
-        wrong = [
-            [~_within(g, w, b) for g, w, b in zip(*part, strict=True)]
-            for part in zip(c.got, c.want, bounds, strict=True)
-        ]
-        if samples == MORE or not any(w.any() for part in wrong for w in part):
-            break
-        samples = MORE
+
+    def beyond(bounds: Both) -> list[list[np.ndarray]]:
+        parts = zip(c.got, c.want, bounds, strict=True)
+        return [[~_within(g, w, b) for g, w, b in zip(*part, strict=True)] for part in parts]
+
+    bounds = settled(c.bounds, lambda bounds: not any(w.any() for part in beyond(bounds) for w in part))
+    wrong = beyond(bounds)
     if any(w.any() for w in wrong[0]):
         _judge_values(trial, c, wrong[0], bounds)
     row = trial.report.row(c.check)
     for g, w, b, bad in zip(c.got[1], c.want[1], bounds[1], wrong[1], strict=True):
-        row.ratio = max(row.ratio or 0.0, float(_ratio(g, w, b)[~bad & np.isfinite(b)].max(initial=0)))
+        row.reach(float(ratios(g, w, b)[~bad].max(initial=0)))
     if any(w.any() for w in wrong[1]):
         wrong[1] = _judge_kinks(trial, c, wrong[1], bounds[1])
     for i, bad in enumerate(wrong[1]):
         if c.native and bad.any():
             bad = bad & ~_too_hard(trial, c, 1, i, bounds)
         if bad.any():
-            failed = failure(trial, c, i, bad, bounds[1][i])
-            row.ratio = max(row.ratio or 0.0, failed.ratio or 0.0)
-            trial.report.fail(failed)
+            fail(trial, c, i, bad, bounds)
     return bounds
 
 
-def _judge_values(trial: Trial, c: Comparison, wrong: list[np.ndarray], bounds: Bounds) -> None:
-    row = trial.report.row(VALUE)
+def _judge_values(trial: Trial, c: Results, wrong: list[np.ndarray], bounds: Both) -> None:
     for i, bad in enumerate(wrong):
         bad = bad & np.isfinite(c.want[0][i])
         if c.native and bad.any():
             bad = bad & ~_too_hard(trial, c, 0, i, bounds)
         if bad.any():
-            trial.report.fail(failure(trial, c, i, bad, bounds[0][i], part=0))
-    if row.ratio is None:
-        row.ratio = 0.0
+            fail(trial, c, i, bad, bounds, part=0)
 
 
-def _judge_kinks(trial: Trial, c: Comparison, wrong: list[np.ndarray], bounds: Sequence[Values]) -> list[np.ndarray]:
+def _judge_kinks(trial: Trial, c: Results, wrong: list[np.ndarray], bounds: Sequence[Values]) -> list[np.ndarray]:
     """What remains wrong when each element may be any subgradient."""
     reference = trial.right
     if reference is None:
         return wrong
 
-    def gradient(values: tuple[Values, ...], cotangents: tuple[Values, ...]) -> tuple[Values, ...]:
-        return reference.clean(values, cotangents)[1]
+    def gradient(values: Sequence[Values], cotangents: Sequence[Values]) -> Sequence[Values]:
+        return reference.exact(values, cotangents)[1]
 
     fixed = [False] * len(c.point.values)  # the reference alone is moved, also where a rule may rely on its arguments
     around = kinks.limits(gradient, c.point.values, c.point.cotangents, fixed)
@@ -279,13 +263,12 @@ def _judge_kinks(trial: Trial, c: Comparison, wrong: list[np.ndarray], bounds: S
         remaining.append(bad & ~(excused | (undefined & ~np.isfinite(w))))
     if met and not any(r.any() for r in remaining):
         span = kinks.not_spanned(
-            lambda v, u: trial.rule.clean(v, u)[1], gradient, c.point.values, c.point.cotangents, fixed
+            lambda v, u: trial.rule.exact(v, u)[1], gradient, c.point.values, c.point.cotangents, fixed
         )
         if span is None:
             text = f"at a kink ({c.point.name}) the rule takes another slope than the reference, between its sides"
             trial.report.row(c.check).detail = "other slopes at kinks, all between the sides"
-            if text not in trial.report.notes:
-                trial.report.notes.append(text)
+            trial.report.note(text)
         else:
             i, position = span
             remaining[i] = wrong[i]
@@ -297,18 +280,12 @@ def _judge_kinks(trial: Trial, c: Comparison, wrong: list[np.ndarray], bounds: S
 
 
 def _within(got: Values, want: Values, bound: Values) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        equal = (got == want) | (np.isnan(got) & np.isnan(want) & False)
-        return np.asarray(equal | (abs(got - want) <= bound) | np.isinf(bound))
+    """Neither being a number is no agreement: autodiff may be lost where the function has a slope."""
+    lost = np.isnan(got) & np.isnan(want) & ~np.isinf(bound)
+    return np.asarray((ratios(got, want, bound) <= 1) & ~lost)
 
 
-def _ratio(got: Values, want: Values, bound: Values) -> Values:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(got == want, 0.0, abs(got - want) / bound)
-    return np.where(np.isnan(ratio), np.inf, ratio)
-
-
-def _too_hard(trial: Trial, c: Comparison, part: int, i: int, bounds: Bounds) -> np.ndarray:
+def _too_hard(trial: Trial, c: Results, part: int, i: int, bounds: Both) -> np.ndarray:
     """Where the reference itself is as far off, in this dtype: the dtype is to blame, not the rule.
 
     That is everywhere for cotangents of a value that the dtype cannot hold on its way, as where scores overflow: an
@@ -322,35 +299,16 @@ def _too_hard(trial: Trial, c: Comparison, part: int, i: int, bounds: Bounds) ->
         return np.zeros(shape, bool)
     if not all(np.isfinite(x).all() for both in results for x in both):
         return np.ones(shape, bool)
-    values = zip(results[0], c.want[0], bounds[0], strict=True)
-    if part == 1 and not all(_within(g.astype(np.float64), w, b).all() for g, w, b in values):
+    got = _float64(results)
+    if part == 1 and not all(map(np.all, map(_within, got[0], c.want[0], bounds[0]))):
         return np.ones(shape, bool)
-    return ~_within(results[part][i].astype(np.float64), c.want[part][i], bounds[part][i])
+    return ~_within(got[part][i], c.want[part][i], bounds[part][i])
 
 
-def failure(
-    trial: Trial, c: Comparison, i: int, bad: np.ndarray, bound: Values, part: int = 1, check: str | None = None
-) -> Failure:
-    """The worst element in numbers, and the guess."""
-    got, want = c.got[part][i], c.want[part][i]
-    ratio = np.where(bad, _ratio(got, want, bound), -1.0)
-    difference = np.where(bad, abs(np.nan_to_num(got) - np.nan_to_num(want)), -1.0)
-    lost = bad & ~np.isfinite(got)
-    place = lost.argmax() if lost.any() else difference.argmax()
-    index = tuple(int(k) for k in np.unravel_index(int(place), got.shape))
+def fail(trial: Trial, c: Results, i: int, bad: np.ndarray, bounds: Both, part: int = 1) -> None:
+    """Write the worst entry down, and the guess."""
+    got, want, bound = c.got[part][i], c.want[part][i], bounds[part][i]
     guess = trial.problems.pop() if trial.problems else explain(trial, c.point, i, part, c.got, c.want, bad, bound)
-    return Failure(
-        check=check or (c.check if part == 1 else VALUE),
-        argument=trial.names[i] if part == 1 else trial.result_names[i],
-        diagnosis=guess,
-        data=c.point.name,
-        dtype=c.dtype,
-        index=index,
-        got=float(got[index]),
-        want=float(want[index]),
-        error=float(difference[index]) if np.isfinite(got[index]) else float("inf"),
-        bound=float(bound[index]),
-        ratio=float(ratio[index]),
-        wrong=int(bad.sum()),
-        of=int(got.size),
-    )
+    name = (trial.result_names, trial.names)[part][i]
+    check = c.check if part == 1 else VALUE
+    trial.report.fail(check, name, guess, c.point.name, c.dtype, **worst(got, want, bound, bad))

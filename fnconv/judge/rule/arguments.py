@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.errors import mistyped
+from fnconv.judge.engine.names import parameter_names
 
 Function = Callable[..., Any]
 ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
@@ -88,7 +88,7 @@ def signature(fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> S
         raise mistyped("check_vjp", "fn", "must be a function", type(fn).__name__)
     static = set(getattr(fn, "nondiff_argnums", ()))
     paths, tree = jax.tree.flatten_with_path((tuple(args), dict(kwargs)))
-    names = _parameter_names(fn, len(args))
+    names = parameter_names(fn, len(args))
     moving: list[Leaf] = []
     places: list[int] = []
     leaf_names: list[str] = []
@@ -148,18 +148,3 @@ def _is_complex(value: Any) -> bool:
 
 def _kinds(paths: Sequence[tuple[Any, Any]]) -> str:
     return ", ".join(str(getattr(v, "dtype", type(v).__name__)) for _, v in paths) or "no arguments"
-
-
-def _parameter_names(fn: Function, count: int) -> list[str]:
-    """Names of the first positional parameters, as far as the function tells them."""
-    try:
-        parameters = list(inspect.signature(fn).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
-    names: list[str] = []
-    for p in parameters:
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
-            names.append(p.name)
-        elif p.kind is p.VAR_POSITIONAL:
-            names += [f"{p.name}[{i}]" for i in range(count - len(names))]
-    return names[:count] + [f"args[{i}]" for i in range(len(names), count)]

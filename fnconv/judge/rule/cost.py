@@ -6,11 +6,9 @@ import re
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fnconv.judge.own.programs import arithmetic
-from fnconv.judge.own.references import abstract
+from fnconv.judge.engine.programs import abstract, precision, residual_bytes
 from fnconv.judge.rule.programs import Flat, value_and_cotangents
 from fnconv.judge.rule.trial import Trial
 
@@ -24,7 +22,7 @@ def measure(trial: Trial) -> None:
     cost: dict[str, Any] = {}
     for name, flat in (("rule", trial.rule_flat), ("autodiff", trial.reference_flat)):
         try:
-            with arithmetic(trial.dtype):
+            with precision(trial.dtype):
                 cost[name] = _of(trial, flat)
         except Exception:  # there may be no derivative of the reference
             cost[name] = {}
@@ -46,13 +44,7 @@ def measure(trial: Trial) -> None:
 
 
 def _of(trial: Trial, flat: Flat) -> dict[str, Any]:
-    def pullback(*values: Any) -> Any:
-        return jax.vjp(flat, *values, has_aux=True)[1]
-
-    residuals = jax.tree.leaves(jax.eval_shape(pullback, *trial.kinds))
-    found: dict[str, Any] = {
-        "residual_bytes": int(sum(np.prod(r.shape) * r.dtype.itemsize for r in residuals if hasattr(r, "shape")))
-    }
+    found: dict[str, Any] = {"residual_bytes": residual_bytes(lambda values: flat(*values)[0], trial.kinds)}
     cotangents = tuple(abstract(r.shape, r.dtype) for r in trial.results)
     lowered = jax.jit(value_and_cotangents(flat)).lower(trial.kinds, cotangents)
     analysis = lowered.cost_analysis() or {}

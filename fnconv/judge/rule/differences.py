@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fnconv.judge.engine.programs import FEW, settled
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.data import Point
 from fnconv.judge.rule.linearity import smooth_point
-from fnconv.judge.rule.programs import MORE, Wide
-from fnconv.judge.rule.report import Failure
+from fnconv.judge.rule.programs import Replayed
 from fnconv.judge.rule.trial import Trial
 
 DIFFERENCES = "finite differences"
@@ -103,21 +103,21 @@ def _directions(trial: Trial, point: Point) -> list[tuple[int, Values]]:
     return found
 
 
-def _one(trial: Trial, program: Wide, point: Point, i: int, direction: Values) -> bool | None:
+def _one(trial: Trial, program: Replayed, point: Point, i: int, direction: Values) -> bool | None:
     """Whether there is a kink; None where there is no slope.  A wrong slope is written down."""
 
     def f(t: float) -> float:
         values = tuple(v + t * direction if j == i else v for j, v in enumerate(point.values))
         return sum(
             float((r * c).sum())
-            for r, c in zip(program.clean(values, point.cotangents)[0], point.cotangents, strict=True)
+            for r, c in zip(program.exact(values, point.cotangents)[0], point.cotangents, strict=True)
         )
 
-    results = program.clean(point.values, point.cotangents)[0]
-    spread = program.spread(point.values, point.cotangents, native=False, samples=4)[0]
+    results = program.exact(point.values, point.cotangents)[0]
+    room = program.bounds(point.values, point.cotangents, FEW)[0]
     noise = sum(
-        float((4 * s * abs(c)).sum()) + 2.0**-52 * float(abs(r * c).sum())
-        for s, c, r in zip(spread, point.cotangents, results, strict=True)
+        float((s * abs(c)).sum()) + 2.0**-52 * float(abs(r * c).sum())
+        for s, c, r in zip(room, point.cotangents, results, strict=True)
     )
     size = float(np.sqrt(np.mean(np.square(point.values[i])))) or 1.0
     found = slope(f, noise, size)
@@ -125,17 +125,18 @@ def _one(trial: Trial, program: Wide, point: Point, i: int, direction: Values) -
         return None
     if found.kink or (found.error > 0.02 * max(abs(found.value), 1e-300) and found.error > 1e3 * noise):
         return True
-    gradient = trial.rule.clean(point.values, point.cotangents)[1][i]
+    gradient = trial.rule.exact(point.values, point.cotangents)[1][i]
     got = float((gradient * direction).sum())
     error = abs(got - found.value)
-    for samples in (4, MORE):
-        room = trial.rule.spread(point.values, point.cotangents, native=False, samples=samples)[1][i]
-        bound = found.error + 16 * float((room * abs(direction)).sum())
-        if error <= bound:
-            break
+
+    def bounds(samples: int) -> float:
+        of_rule = trial.rule.bounds(point.values, point.cotangents, samples)[1][i]
+        return found.error + float((of_rule * abs(direction)).sum())
+
+    bound = settled(bounds, lambda bound: error <= bound)
     row = trial.report.row(DIFFERENCES)
     if error <= bound:
-        row.ratio = max(row.ratio or 0.0, error / bound if bound else 0.0)
+        row.reach(error / bound if bound else 0.0)
         return False
     if error <= 1e-6 * (abs(found.value) + float(abs(gradient * direction).sum())):
         return False  # finite differences cannot tell so little
@@ -150,19 +151,6 @@ def _one(trial: Trial, program: Wide, point: Point, i: int, direction: Values) -
         f"along a random direction in {trial.names[i]} the function's slope is {found.value:.9g}, the rule's {got:.9g}"
     )
     text += ": a stop_gradient in the function itself?" if trial.right is not None else ""
-    trial.report.fail(
-        Failure(
-            DIFFERENCES,
-            trial.names[i],
-            text,
-            point.name,
-            "float64",
-            None,
-            got,
-            found.value,
-            error,
-            bound,
-            error / bound,
-        )
-    )
+    numbers = {"got": got, "want": found.value, "error": error, "bound": bound, "ratio": error / bound}
+    trial.report.fail(DIFFERENCES, trial.names[i], text, point.name, "float64", **numbers)
     return False

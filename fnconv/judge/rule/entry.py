@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fnconv.base.errors import invalid
 
 if TYPE_CHECKING:
-    from fnconv.judge.rule.report import Report
+    from fnconv.judge.rule.report import RuleReport
 
 LEVELS = ("quick", "full")
 
@@ -22,7 +22,7 @@ def check_vjp(
     kwargs: Mapping[str, Any] | None = None,
     order: int = 2,
     seed: int = 0,
-) -> Report:
+) -> RuleReport:
     """Judge a function's gradient: a `jax.custom_vjp` or `jax.custom_jvp` of your own, or whatever contains one.
 
     Right is V(u) = (∂f/∂x)ᵀ u, f being `reference`, differentiated automatically; without one, fn's own plain forward

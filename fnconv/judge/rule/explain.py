@@ -67,13 +67,13 @@ def _usual_mistakes(trial: Trial, point: Point, i: int, want: Both) -> list[tupl
     """What would have come out, by the name of the mistake."""
     if trial.right is None:
         return []
-    clean = trial.right.clean
+    exact = trial.right.exact
 
     def pulled(cotangents: Sequence[Values]) -> Values:
-        return np.asarray(clean(point.values, tuple(cotangents))[1][i])
+        return np.asarray(exact(point.values, tuple(cotangents))[1][i])
 
     def at(values: Sequence[Values]) -> Values:
-        return np.asarray(clean(tuple(values), point.cotangents)[1][i])
+        return np.asarray(exact(tuple(values), point.cotangents)[1][i])
 
     found: list[tuple[str, Callable[[], Any]]] = []
     for j, other in enumerate(want[1]):
@@ -107,7 +107,7 @@ def _usual_mistakes(trial: Trial, point: Point, i: int, want: Both) -> list[tupl
             if not want[1][i].any():
                 found.append(("the incoming cotangent is passed straight through a flat function", partial(_same, u)))
             text = "the function itself is applied to the incoming cotangent, instead of its transpose"
-            found.append((text, partial(_applied, clean, point, i, k)))
+            found.append((text, partial(_applied, exact, point, i, k)))
         ones = [np.ones_like(c) if j == k else c for j, c in enumerate(point.cotangents)]
         found.append(("the incoming cotangent is taken to be 1", partial(pulled, ones)))
         size = [abs(c) if j == k else c for j, c in enumerate(point.cotangents)]
@@ -131,9 +131,9 @@ def _usual_mistakes(trial: Trial, point: Point, i: int, want: Both) -> list[tupl
     return found
 
 
-def _applied(clean: Callable[..., Any], point: Point, i: int, k: int) -> Values:
+def _applied(exact: Callable[..., Any], point: Point, i: int, k: int) -> Values:
     """Result k where leaf i is its own cotangent."""
-    return np.asarray(clean(tuple(_with(point.values, i, point.cotangents[k])), point.cotangents)[0][k])
+    return np.asarray(exact(tuple(_with(point.values, i, point.cotangents[k])), point.cotangents)[0][k])
 
 
 def _axes(axes: Sequence[int]) -> str:

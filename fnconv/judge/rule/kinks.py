@@ -14,7 +14,7 @@ import numpy as np
 
 from fnconv.judge.engine.running_error import Values
 
-Arrays = tuple[Values, ...]
+Arrays = Sequence[Values]
 Gradient = Callable[[Arrays, Arrays], Arrays]  # values, cotangents -> cotangents of the values
 
 STEP = 2.0**-24

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from fnconv.judge.engine.distances import ratios, within
+from fnconv.judge.engine.programs import settled
 from fnconv.judge.engine.running_error import Values
-from fnconv.judge.rule.agreement import Comparison, failure
+from fnconv.judge.rule.agreement import Results, fail
 from fnconv.judge.rule.data import Draw, Point
-from fnconv.judge.rule.programs import FACTOR, MORE, SAMPLES, Task, Wide, compile_wide
-from fnconv.judge.rule.report import Failure
+from fnconv.judge.rule.programs import Replayed, Task, compile_all
 from fnconv.judge.rule.trial import Trial, first_line
 
 LINEAR, ADJOINT, MULTILINEAR = "linear in the cotangent", "adjoint identity", "multilinear"
@@ -29,14 +31,14 @@ def check_linear(trial: Trial) -> None:
     zero, other = tuple(0 * c for c in u), tuple(map(np.add, u, v))
     of_u, of_v = pull(trial.rule, point, u), pull(trial.rule, point, v)
 
+    @cache
     def allowed(samples: int) -> list[Values]:
-        room = [_spread(trial, point, cotangents, samples) for cotangents in (u, v, other)]
+        rooms = [trial.rule.bounds(point.values, cotangents, samples)[1] for cotangents in (u, v, other)]
         return [
-            FACTOR * (a + b + c) + 2.0**-46 * _largest(x, y) + 1e-300
-            for a, b, c, x, y in zip(*room, of_u, of_v, strict=True)
+            np.sqrt(a**2 + b**2 + c**2) + 2.0**-46 * _largest(x, y) + 1e-300
+            for a, b, c, x, y in zip(*rooms, of_u, of_v, strict=True)
         ]
 
-    total, more = allowed(SAMPLES), False
     far = 1024 if trial.rule.opaque else 2**40  # a step that keeps its dtype may overflow
     tests: list[tuple[str, float, Sequence[Values], list[Values]]] = [
         ("the cotangents of a zero cotangent are not zero", 0, zero, [0 * g for g in of_u]),
@@ -49,25 +51,19 @@ def check_linear(trial: Trial) -> None:
     for text, times, cotangents, want in tests:
         got = pull(trial.rule, point, cotangents)
         for i, (g, w) in enumerate(zip(got, want, strict=True)):
-            bound, bad = _beyond(g, w, times * total[i])
-            if bad.any() and not more:
-                total, more = allowed(MORE), True
-                bound, bad = _beyond(g, w, times * total[i])
-            with np.errstate(invalid="ignore"):
-                part = np.where(bound > 0, abs(g - w) / np.where(bound > 0, bound, 1), 0.0)
-            row.ratio = max(row.ratio or 0.0, float(np.nan_to_num(part[~bad]).max(initial=0)))
-            if bad.any():
+
+            def bounds(samples: int, i: int = i, w: Values = w, times: float = times) -> Values:
+                return np.where(np.isfinite(w), times * allowed(samples)[i], np.inf)
+
+            bound = settled(bounds, partial(within, g, w))
+            ratio = ratios(g, w, bound)
+            row.reach(float(ratio[ratio <= 1].max(initial=0)))
+            if (ratio > 1).any():
                 trial.problems.append(f"{text}: the rule is not linear in the incoming cotangent")
-                c = Comparison(point, ((), got), ((), want), lambda _: ([], []), "float64", LINEAR)
-                trial.report.fail(failure(trial, c, i, bad, bound))
+                at = ((), [bound] * len(got))
+                c = Results(point, ((), got), ((), want), lambda _, at=at: at, "float64", LINEAR)  # type: ignore[misc]
+                fail(trial, c, i, ratio > 1, at)
                 return
-
-
-def _beyond(got: Values, want: Values, bound: Values) -> tuple[Values, np.ndarray]:
-    with np.errstate(invalid="ignore"):
-        bound = np.where(np.isnan(bound), np.inf, bound)
-        right = (got == want) | (abs(got - want) <= bound) | ~np.isfinite(bound) | ~np.isfinite(want)
-    return bound, np.asarray(~right)
 
 
 def check_adjoint(trial: Trial) -> None:
@@ -91,11 +87,11 @@ def check_adjoint(trial: Trial) -> None:
         _, pullback, _ = jax.vjp(trial.rule_flat, *values, has_aux=True)
         return (), jax.linear_transpose(pullback, kinds[1])(tuple(tangents))[0], ()
 
-    (program,) = compile_wide([Task(transposed, kinds[0], kinds[0], trial.dtype, True, quiet=True)])
+    (program,) = compile_all([Task(transposed, kinds[0], kinds[0], trial.dtype, limited=True, exactly=True)])
     if isinstance(program, Exception):  # not every rule can be transposed
         trial.report.warn(ADJOINT, f"the rule cannot be transposed: {first_line(program)}")
         return
-    pushed = program.clean(point.values, tangents)[1]
+    pushed = program.exact(point.values, tangents)[1]
     left = sum(float((p * c).sum()) for p, c in zip(pushed, point.cotangents, strict=True))
     gradients = pull(trial.rule, point, point.cotangents)
     terms = [(g * t) for g, t in zip(gradients, tangents, strict=True)]
@@ -104,22 +100,23 @@ def check_adjoint(trial: Trial) -> None:
         float(abs(p * c).sum()) for p, c in zip(pushed, point.cotangents, strict=True)
     )
     count = sum(v.size for v in (*point.values, *point.cotangents))
-    for samples in (SAMPLES, MORE):
-        room = _spread(trial, point, point.cotangents, samples)
-        spread = sum(float((FACTOR * s * abs(t)).sum()) for s, t in zip(room, tangents, strict=True))
-        bound = 4 * spread + 2.0**-51 * (count + 64) * size
-        if abs(left - right) <= bound:
-            break
+
+    def room(samples: int) -> float:
+        rooms = trial.rule.bounds(point.values, point.cotangents, samples)[1]
+        spread = sum(float((r * abs(t)).sum()) for r, t in zip(rooms, tangents, strict=True))
+        return 2 * spread + 2.0**-51 * (count + 64) * size
+
+    bound = settled(room, lambda bound: abs(left - right) <= bound)
     if not np.isfinite(left + right + bound):
         return
-    row.ratio = abs(left - right) / bound if bound else 0.0
-    if row.ratio > 1:
+    error = abs(left - right)
+    ratio = error / bound if bound else 0.0
+    row.reach(ratio)
+    if ratio > 1:
         text = (
             f"<u, J t> = {left:.9g} by the transposed rule, <V(u), t> = {right:.9g}: V is not what its transpose undoes"
         )
-        trial.report.fail(
-            Failure(ADJOINT, "", text, point.name, "float64", error=abs(left - right), bound=bound, ratio=row.ratio)
-        )
+        trial.report.fail(ADJOINT, "", text, point.name, "float64", error=error, bound=bound, ratio=ratio)
 
 
 def note_multilinear(trial: Trial) -> None:
@@ -128,7 +125,7 @@ def note_multilinear(trial: Trial) -> None:
         return
     draw = trial.draw(5)
     base, other = draw.integers(3), draw.integers(3)
-    run = trial.right.clean
+    run = trial.right.exact
     linear = []
     for i, name in enumerate(trial.names):
 
@@ -144,17 +141,13 @@ def note_multilinear(trial: Trial) -> None:
     row.detail = f"linear in {', '.join(linear)}" if linear else "in no argument"
 
 
-def pull(program: Wide, point: Point, cotangents: Sequence[Values]) -> list[Values]:
+def pull(program: Replayed, point: Point, cotangents: Sequence[Values]) -> list[Values]:
     """The rule's cotangents at a point."""
-    return list(program.clean(point.values, tuple(cotangents))[1])
+    return list(program.exact(point.values, tuple(cotangents))[1])
 
 
 def _largest(*arrays: Values) -> float:
     return max(float(abs(np.where(np.isfinite(a), a, 0)).max(initial=0)) for a in arrays)
-
-
-def _spread(trial: Trial, point: Point, cotangents: Sequence[Values], samples: int) -> list[Values]:
-    return list(trial.rule.spread(point.values, tuple(cotangents), native=False, samples=samples)[1])
 
 
 def smooth_point(draw: Draw) -> Point | None:

@@ -19,16 +19,18 @@ import numpy as np
 from jax.extend import core, source_info_util
 
 from fnconv.judge.engine.diagnose import UNKNOWN, diagnose
+from fnconv.judge.engine.programs import fast_options, precision
+from fnconv.judge.engine.replay import CALLS, STRUCTURES, Arithmetic, bind, opened, replay
 from fnconv.judge.engine.running_error import Values
-from fnconv.judge.own.programs import arithmetic, fast_options
-from fnconv.judge.rule import primal
 from fnconv.judge.rule.data import Point
-from fnconv.judge.rule.widen import FUNCTIONS
 
 if TYPE_CHECKING:
     from fnconv.judge.rule.trial import Trial
 
-OPENED = (*primal.CALLS, *primal.RULES)
+FUNCTIONS = (
+    *("exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "erf", "erfc", "rsqrt", "cbrt", "integer_pow"),
+    *("asinh", "acosh", "atanh", "sinh", "cosh", "asin", "acos", "atan"),
+)
 MANY = 200  # gates: a longer function is not looked at
 PAIRS = 32  # gates up to which two are closed at once
 FEW = 3  # entries of an array that any single number could explain
@@ -40,19 +42,19 @@ class Routes:
     def __init__(self, trial: Trial, point: Point) -> None:
         self.names: list[str] = []
         self.functions: list[int] = []  # gates that make the derivative of a function 1 instead of 0
-        with arithmetic(jnp.float64):
+        with precision(jnp.float64):
             kinds = trial.traced_for(trial.reference_flat)
             if kinds is None:
                 raise ValueError("the reference cannot be traced")
             jaxpr = jax.make_jaxpr(lambda *v: trial.reference_flat(*v)[0])(*kinds[0])
-            _Gated(jaxpr, None, self).evaluate(kinds[0])
+            jax.eval_shape(lambda *v: replay(jaxpr, v, _Gated(None, self)), *kinds[0])
             if len(self.names) > MANY:
                 raise ValueError("the reference is too long")
             values = tuple(jnp.asarray(v, k.dtype) for v, k in zip(point.values, kinds[0], strict=True))
             cotangents = tuple(jnp.asarray(c, k.dtype) for c, k in zip(point.cotangents, kinds[1], strict=True))
 
             def program(gates: Any) -> Any:
-                _, pull = jax.vjp(lambda *v: tuple(_Gated(jaxpr, gates, None).evaluate(v)), *values)
+                _, pull = jax.vjp(lambda *v: tuple(replay(jaxpr, v, _Gated(gates, None))), *values)
                 return pull(cotangents)
 
             lowered = jax.jit(program).lower(jnp.ones(len(self.names)))
@@ -62,51 +64,42 @@ class Routes:
         """With some gates closed; those of functions are open when they are 1, and the derivative is 1 when 0."""
         gates = np.ones(len(self.names))
         gates[list(changed)] = 0.0
-        with arithmetic(jnp.float64):
+        with precision(jnp.float64):
             return np.asarray(self.compiled(jnp.asarray(gates))[i], np.float64)
 
 
-class _Gated:
-    """A jaxpr with gates; without numbers for them it only notes their names."""
+class _Gated(Arithmetic):
+    """A gate behind each step, and before each operand that is read more than once.
 
-    def __init__(self, jaxpr: Any, gates: Any, routes: Routes | None) -> None:
-        self.jaxpr, self.gates, self.routes, self.count = jaxpr, gates, routes, 0
+    Without numbers for the gates it only notes their names in `routes`.
+    """
 
-    def evaluate(self, operands: Sequence[Any]) -> list[Any]:
-        if self.routes is not None:
-            return list(jax.eval_shape(lambda *v: self._jaxpr(self.jaxpr, v), *operands))
-        return self._jaxpr(self.jaxpr, operands)
+    def __init__(self, gates: Any, routes: Routes | None) -> None:
+        self.gates, self.routes, self.count = gates, routes, 0
+        self.moving: set[Any] = set()
+        self.uses: Counter[Any] = Counter()
 
-    def _jaxpr(self, jaxpr: Any, operands: Sequence[Any]) -> list[Any]:
-        body = primal.opened(jaxpr)
-        env: dict[Any, Any] = dict(zip(body.invars, operands, strict=True))
-        env |= dict(zip(body.constvars, primal.consts(jaxpr), strict=True))
-        moving = set(body.invars)
-        uses = Counter(v for e in body.eqns for v in e.invars if isinstance(v, core.Var))
-        for e in body.eqns:
-            active = any(isinstance(v, core.Var) and v in moving for v in e.invars)
-            read = []
-            for k, v in enumerate(e.invars):
-                if isinstance(v, core.Literal):
-                    read.append(v.val)
-                elif v in moving and uses[v] > 1 and _is_float(env[v]) and e.primitive.name not in OPENED:
-                    read.append(self._gate(env[v], f"operand {k} of {_name(e)}"))
-                else:
-                    read.append(env[v])
-            results = self._equation(e, read, active)
-            if active:
-                moving |= set(e.outvars)
-            env |= dict(zip(e.outvars, results, strict=True))
-        return [v.val if isinstance(v, core.Literal) else env[v] for v in body.outvars]
+    def body(self, jaxpr: Any) -> _Gated:
+        self.moving |= set(opened(jaxpr).invars)
+        self.uses += Counter(v for e in opened(jaxpr).eqns for v in e.invars if isinstance(v, core.Var))
+        return self
 
-    def _equation(self, e: Any, operands: list[Any], active: bool) -> list[Any]:
-        if e.primitive.name in OPENED:
-            return self._jaxpr(primal.inner(e)[0], operands)
-        results = primal.bind(e, operands)
-        if not active:
+    def equation(self, e: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        active = [isinstance(v, core.Var) and v in self.moving for v in e.invars]
+        if any(active):
+            self.moving |= set(e.outvars)
+        if e.primitive.name in CALLS:
+            return STRUCTURES[e.primitive.name](e, operands, self)
+        shared = [moves and self.uses[v] > 1 for v, moves in zip(e.invars, active, strict=True)]
+        read = [
+            self._gate(x, f"operand {k} of {_name(e)}") if gated and _is_float(x) else x
+            for k, (x, gated) in enumerate(zip(operands, shared, strict=True))
+        ]
+        results = bind(e, read)
+        if not any(active):
             return results
-        if e.primitive.name in FUNCTIONS and len(operands) == 1 and _is_float(results[0]):
-            results = [self._gate(results[0], _name(e), of=operands[0])]
+        if e.primitive.name in FUNCTIONS and _is_float(results[0]):
+            results = [self._gate(results[0], _name(e), of=read[0])]
         return [self._gate(r, _name(e)) if _is_float(r) else r for r in results]
 
     def _gate(self, value: Any, name: str, of: Any = None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fnconv.judge.rule import agreement, cost, differences, linearity, second, structure
 from fnconv.judge.rule.arguments import Function, Signature, python_floats, signature
-from fnconv.judge.rule.report import Failure, Report
+from fnconv.judge.rule.report import RuleReport
 from fnconv.judge.rule.transformations import check_transformations
 from fnconv.judge.rule.trial import Trial, first_line
 
@@ -20,7 +20,7 @@ def prepare(
 ) -> Trial:
     """The rule on trial; Python floats that fn must know at trace time are held."""
     call = signature(fn, args, kwargs)
-    report = Report(_name(fn), level)
+    report = RuleReport(_name(fn), level)
     try:
         return Trial(call, reference, level, seed, report)
     except Exception:
@@ -39,13 +39,13 @@ def run(
     level: str,
     order: int,
     seed: int,
-) -> Report:
+) -> RuleReport:
     """All checks; those that need others to have passed are left out where these failed."""
     trial = prepare(fn, args, kwargs, reference, level, seed)
     return judge(trial, order)
 
 
-def judge(trial: Trial, order: int, *, transformations: bool = True) -> Report:
+def judge(trial: Trial, order: int, *, transformations: bool = True) -> RuleReport:
     """The checks in order; programs that are compiled already are used again."""
     report = trial.report
     if not structure.check_structure(trial):
@@ -54,7 +54,7 @@ def judge(trial: Trial, order: int, *, transformations: bool = True) -> Report:
         try:
             trial.compile()
         except Exception as error:
-            report.fail(Failure(RUNS, "", f"the rule's program does not compile: {first_line(error)}"))
+            report.fail(RUNS, "", f"the rule's program does not compile: {first_line(error)}")
             return report
     _guarded(report, agreement.check_float64, trial)
     _guarded(report, agreement.check_own_dtype, trial)
@@ -73,7 +73,7 @@ def judge(trial: Trial, order: int, *, transformations: bool = True) -> Report:
     return report
 
 
-def _guarded(report: Report, check: Callable[[Trial], None], trial: Trial) -> None:
+def _guarded(report: RuleReport, check: Callable[[Trial], None], trial: Trial) -> None:
     """A check that ends in an error has not run, and says so; what a rule may raise the checks catch themselves."""
     before = len(report.rows)
     try:

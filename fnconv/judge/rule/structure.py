@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.judge.own.programs import arithmetic
-from fnconv.judge.own.references import abstract
-from fnconv.judge.rule import primal
-from fnconv.judge.rule.data import Point
+from fnconv.base.dtypes import short_name
+from fnconv.judge.engine.distances import ratios, within, worst
+from fnconv.judge.engine.programs import abstract, precision, settled
+from fnconv.judge.engine.replay import equations, opened
+from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.linearity import smooth_point
-from fnconv.judge.rule.programs import FACTOR, MORE, SAMPLES, Task, compile_wide, value_and_cotangents
-from fnconv.judge.rule.report import Failure
-from fnconv.judge.rule.trial import Trial, first_line, short
+from fnconv.judge.rule.programs import Task, compile_all, value_and_cotangents
+from fnconv.judge.rule.trial import Trial, first_line
 
 STRUCTURE, SYMBOLS = "structure", "arguments one by one"
 
@@ -26,35 +26,36 @@ def check_structure(trial: Trial) -> bool:
     row = trial.report.row(STRUCTURE)
     cotangents = tuple(abstract(r.shape, r.dtype) for r in trial.results)
     raw = _raw_cotangents(trial)
-    with arithmetic(trial.dtype):
+    with precision(trial.dtype):
         try:
             jaxpr, shape = jax.make_jaxpr(value_and_cotangents(trial.rule_flat), return_shape=True)(
                 trial.kinds, cotangents
             )
         except Exception as error:  # whatever a user's rule raises
             guess = _misshapen(trial, raw) or _explain_error(trial, error)
-            trial.report.fail(Failure(STRUCTURE, "", guess))
+            trial.report.fail(STRUCTURE, "", guess)
             return False
     results, gradients, _ = shape
-    avals = primal.opened(jaxpr).outvars
+    avals = opened(jaxpr).outvars
     for i, (leaf, g) in enumerate(zip(trial.call.moving, gradients, strict=True)):
         aval = avals[len(results) + i].aval
         if g.dtype != leaf.dtype:
-            text = f"the cotangent is {short(g.dtype)}, the argument {short(leaf.dtype)}; JAX accepts it silently: "
+            text = f"the cotangent is {short_name(g.dtype)}, the argument {short_name(leaf.dtype)}; JAX accepts it silently: "
             text += f"bwd should end in .astype({leaf.name}.dtype)"
-            trial.report.fail(Failure(STRUCTURE, leaf.name, text, dtype=short(leaf.dtype)))
+            trial.report.fail(STRUCTURE, leaf.name, text, dtype=short_name(leaf.dtype))
         elif aval.weak_type and not leaf.weak:
             text = "the cotangent is weakly typed, as a Python number is: whatever it is added to decides its dtype"
-            trial.report.fail(Failure(STRUCTURE, leaf.name, text, dtype=short(leaf.dtype)))
+            trial.report.fail(STRUCTURE, leaf.name, text, dtype=short_name(leaf.dtype))
     for name, r, due in zip(trial.result_names, results, trial.results, strict=True):
         if (r.shape, r.dtype) != (due.shape, due.dtype):
-            text = f"fwd returns {short(r.dtype)}{list(r.shape)}, the function {short(due.dtype)}{list(due.shape)}"
-            trial.report.fail(Failure(STRUCTURE, name, text))
+            text = f"fwd returns {short_name(r.dtype)}{list(r.shape)}, the function {short_name(due.dtype)}{list(due.shape)}"
+            trial.report.fail(STRUCTURE, name, text)
     if raw is not None:
         _check_integers(trial, raw)
     _check_reference(trial)
     row.detail = row.detail or _summary(trial, raw)
-    trial.symbolic = "symbolic_zeros=True" in str(_rules(jaxpr_of(trial)))
+    rules = (e.params for e in equations(jaxpr_of(trial)) if e.primitive.name == "custom_vjp_call")
+    trial.symbolic = any(p.get("symbolic_zeros") for p in rules)
     return True
 
 
@@ -62,7 +63,7 @@ def _check_reference(trial: Trial) -> None:
     """The reference returns arrays of the same shapes."""
     if trial.reference is None:
         return
-    with arithmetic(trial.dtype):
+    with precision(trial.dtype):
         try:
             results, _ = jax.eval_shape(trial.reference_flat, *trial.kinds)
         except Exception as error:
@@ -74,18 +75,8 @@ def _check_reference(trial: Trial) -> None:
 
 def jaxpr_of(trial: Trial) -> Any:
     """The function as JAX sees it before it differentiates."""
-    with arithmetic(trial.dtype):
+    with precision(trial.dtype):
         return jax.make_jaxpr(trial.rule_flat)(*trial.kinds)
-
-
-def _rules(jaxpr: Any) -> list[str]:
-    """Parameters of the custom_vjp functions in it, in words."""
-    found: list[str] = []
-    for e in primal.opened(jaxpr).eqns:
-        if e.primitive.name == "custom_vjp_call":
-            found.append(f"symbolic_zeros={e.params.get('symbolic_zeros', False)}")
-        found += [text for j in primal.inner(e) for text in _rules(j)]
-    return found
 
 
 def _summary(trial: Trial, raw: Any) -> str:
@@ -121,7 +112,7 @@ def _raw_cotangents(trial: Trial, values: Sequence[Any] | None = None) -> list[A
         ones = jax.tree.map(lambda o: jnp.ones(jnp.shape(o), jnp.result_type(o)), out)
         return bwd(*static.values(), residuals, ones)
 
-    with arithmetic(trial.dtype):
+    with precision(trial.dtype):
         try:
             returned = jax.eval_shape(run, *moving) if values is None else run(*moving)
         except Exception:  # then JAX says what is wrong
@@ -157,9 +148,9 @@ def _check_integers(trial: Trial, raw: list[Any]) -> None:
         name = trial.call.leaf_names[i]
         advice = f"JAX drops it silently; the cotangent of {name}, of integers, is None"
         if made is not None and np.asarray(made[i]).any():
-            trial.report.fail(Failure(STRUCTURE, name, f"bwd returns numbers other than zero for it: {advice}"))
+            trial.report.fail(STRUCTURE, name, f"bwd returns numbers other than zero for it: {advice}")
         else:
-            trial.report.warn(STRUCTURE, f"bwd returns zeros of {short(raw[i].dtype)} for {name}: {advice}")
+            trial.report.warn(STRUCTURE, f"bwd returns zeros of {short_name(raw[i].dtype)} for {name}: {advice}")
 
 
 def _is_exact(leaf: Any) -> bool:
@@ -228,24 +219,28 @@ def check_one_by_one(trial: Trial) -> None:
             gradients.append(sum(parts[1:], parts[0]))
         return (), gradients, ()
 
-    (program,) = compile_wide([Task(alone, *kinds, trial.dtype, True, quiet=True)])
+    (program,) = compile_all([Task(alone, *kinds, trial.dtype, limited=True, exactly=True)])
     if isinstance(program, Exception):
         name = trial.names[asked[0]]
         text = f"differentiating by {name} alone fails: {first_line(program)}"
-        trial.report.fail(Failure(SYMBOLS, name, text))
+        trial.report.fail(SYMBOLS, name, text)
         return
-    got, want = (p.clean(point.values, point.cotangents)[1] for p in (program, trial.rule))
-    for i, (g, w) in enumerate(zip(got, want, strict=True)):
-        size = float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0))
-        for samples in (SAMPLES, MORE):
-            spread = trial.rule.spread(point.values, point.cotangents, native=False, samples=samples)[1][i]
-            bound = 2 * FACTOR * spread + 2.0**-46 * size
-            with np.errstate(invalid="ignore"):
-                bad = ~((abs(g - w) <= bound) | (g == w)) & np.isfinite(w + bound)
-            if not bad.any():
-                break
+    got, want = (p.exact(point.values, point.cotangents)[1] for p in (program, trial.rule))
+
+    def bounds(samples: int) -> list[Values]:
+        rooms = trial.rule.bounds(point.values, point.cotangents, samples)[1]
+        sizes = [float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0)) for w in want]
+        return [
+            np.where(np.isfinite(w), 2 * room + 2.0**-46 * size, np.inf)
+            for w, room, size in zip(want, rooms, sizes, strict=True)
+        ]
+
+    found = settled(bounds, lambda bounds: all(map(within, got, want, bounds)))
+    for name, g, w, bound in zip(trial.names, got, want, found, strict=True):
+        bad = ratios(g, w, bound) > 1
         if bad.any():
-            _fail_alone(trial, i, g, w, bad, bound, point)
+            text = f"differentiated by {name} alone, one result at a time, it differs from all at once: symbolic zeros?"
+            trial.report.fail(SYMBOLS, name, text, point.name, "float64", **worst(g, w, bound, bad))
             return
     row.detail = "the same"
 
@@ -257,16 +252,3 @@ def _alone(trial: Trial, values: Sequence[Any], i: int, k: int) -> Any:
         return trial.rule_flat(*values[:i], value, *values[i + 1 :])[0][k]
 
     return jax.vjp(function, values[i])[1]
-
-
-def _fail_alone(trial: Trial, i: int, got: Any, want: Any, bad: Any, bound: Any, point: Point) -> None:
-    index = tuple(int(k) for k in np.unravel_index(int(np.where(bad, abs(got - want), -1).argmax()), got.shape))
-    text = (
-        f"differentiated by {trial.names[i]} alone, one result at a time, it differs from all at once: symbolic zeros?"
-    )
-    size = float(bound[index])
-    error = float(abs(got - want)[index])
-    facts = (index, float(got[index]), float(want[index]), error, size, error / size if size else float("inf"))
-    trial.report.fail(
-        Failure(SYMBOLS, trial.names[i], text, point.name, "float64", *facts, int(bad.sum()), int(got.size))
-    )

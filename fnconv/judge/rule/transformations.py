@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.judge.engine.running_error import Arithmetic, Values
-from fnconv.judge.own.programs import arithmetic
-from fnconv.judge.own.references import abstract
-from fnconv.judge.rule import primal
+from fnconv.base.dtypes import short_name
+from fnconv.judge.engine.distances import ratios, within, worst
+from fnconv.judge.engine.programs import abstract, precision, settled
+from fnconv.judge.engine.replay import RULES, equations
+from fnconv.judge.engine.running_error import Arithmetic
 from fnconv.judge.rule.data import Point
 from fnconv.judge.rule.linearity import smooth_point
-from fnconv.judge.rule.programs import FACTOR, MORE, SAMPLES, Native, Task, compile_wide, trace, value_and_cotangents
-from fnconv.judge.rule.report import FAILS, Failure
-from fnconv.judge.rule.trial import Trial, first_line, short
+from fnconv.judge.rule.programs import Both, Native, Task, compile_all, trace, value_and_cotangents
+from fnconv.judge.rule.report import FAILS
+from fnconv.judge.rule.trial import Trial, first_line
 
 EAGER, REPEAT, STALE, VMAP = "jit = eager", "repeated runs", "two traces at once", "vmap = loop"
 TRACES, PROMOTION, TRANSFER = "checkpoint, scan", "strict promotion", "host transfers"
@@ -47,7 +48,7 @@ def _check_eager(trial: Trial, point: Point) -> None:
     try:
         first, second = trial.run_native(point, eager), trial.run_native(point, eager)
     except Exception as error:  # whatever a user's rule raises
-        trial.report.fail(Failure(EAGER, "", f"it runs under jit only: {first_line(error)}"))
+        trial.report.fail(EAGER, "", f"it runs under jit only: {first_line(error)}")
         return
     _compare(
         trial, EAGER, point, first, jitted, "jit and eager evaluation differ: a side effect, or a test for tracers?"
@@ -76,7 +77,7 @@ def _check_two_traces(trial: Trial, point: Point) -> None:
         return
     other = other.rounded([k.dtype for k in trial.kinds], [r.dtype for r in trial.results])
     want = trial.run_native(point)
-    with arithmetic(trial.dtype):
+    with precision(trial.dtype):
         a, b = ([jnp.asarray(v, k.dtype) for v, k in zip(p.values, trial.kinds, strict=True)] for p in (point, other))
         u = tuple(jnp.asarray(c, r.dtype) for c, r in zip(point.cotangents, trial.results, strict=True))
         try:
@@ -92,7 +93,7 @@ def _check_two_traces(trial: Trial, point: Point) -> None:
                 if leak
                 else "vjp of jit fails"
             )
-            trial.report.fail(Failure(STALE, "", f"{guess}: {first_line(error)}"))
+            trial.report.fail(STALE, "", f"{guess}: {first_line(error)}")
             return
     text = "the pullback of one call uses numbers of a later one: residuals belong into what fwd returns"
     _compare(trial, STALE, point, late, want, text)
@@ -102,7 +103,7 @@ def _check_two_traces(trial: Trial, point: Point) -> None:
 def _check_vmap(trial: Trial) -> None:
     """A batch of primals and cotangents at once, in float64, against one after the other."""
     row = trial.report.row(VMAP)
-    base = trial.task(trial.rule_flat, native=False, own=True)
+    base = trial.task(trial.rule_flat, native=False, limited=True)
 
     def batched(values: Any, cotangents: Any) -> tuple[Any, Any, Any]:
         results, gradients, _ = jax.vmap(lambda v, c: (*base.program(v, c)[:2], ()))(tuple(values), tuple(cotangents))
@@ -111,44 +112,34 @@ def _check_vmap(trial: Trial) -> None:
     def stacked(avals: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(abstract((BATCH, *a.shape), a.dtype) for a in avals)
 
-    task = Task(batched, stacked(base.values), stacked(base.cotangents), trial.dtype, True, quiet=True)
-    (program,) = compile_wide([task])
+    task = Task(batched, stacked(base.values), stacked(base.cotangents), trial.dtype, limited=True, exactly=True)
+    (program,) = compile_all([task])
     if isinstance(program, Exception):
-        trial.report.fail(Failure(VMAP, "", f"it does not run under vmap: {first_line(program)}"))
+        trial.report.fail(VMAP, "", f"it does not run under vmap: {first_line(program)}")
         return
     draw = trial.draw(11)
     several = [p for p in (smooth_point(draw) for _ in range(BATCH)) if p is not None]
     values = tuple(np.stack([p.values[i] for p in several]) for i in range(len(trial.kinds)))
     cotangents = tuple(np.stack([draw.rng.standard_normal(r.shape) for _ in several]) for r in trial.results)
-    got = program.clean(values, cotangents)
+    got = program.exact(values, cotangents)
     single = [tuple(c[b] for c in cotangents) for b in range(BATCH)]
-    loop = [trial.rule.clean(p.values, c) for p, c in zip(several, single, strict=True)]
+    loop = [trial.rule.exact(p.values, c) for p, c in zip(several, single, strict=True)]
 
-    def room(part: int, i: int, samples: int) -> Values:
-        runs = [
-            trial.rule.spread(p.values, c, native=False, samples=samples) for p, c in zip(several, single, strict=True)
-        ]
-        return np.stack([r[part][i] for r in runs])
+    want = _stacked(loop)
 
-    for part in (0, 1):
-        for i, g in enumerate(got[part]):
-            want = np.stack([r[part][i] for r in loop])
-            size = float(abs(np.where(np.isfinite(want), want, 0)).max(initial=0))
+    def bounds(samples: int) -> Both:
+        rooms = [trial.rule.bounds(p.values, c, samples) for p, c in zip(several, single, strict=True)]
+        return _relaxed(_stacked(rooms), want)
 
-            def bound(samples: int, part: int = part, i: int = i, size: float = size) -> Values:
-                return np.asarray(4 * FACTOR * room(part, i, samples) + 2.0**-48 * size)
-
-            name = (trial.result_names, trial.names)[part][i]
-            text = "under vmap it differs from a loop: a reduction over a batch axis, or a rule that counts axes?"
-            if _numbers(trial, VMAP, name, g, want, bound, "normal floats, a batch of 3", "float64", text):
-                return
-    row.detail = row.detail or "primals and cotangents"
+    text = "under vmap it differs from a loop: a reduction over a batch axis, or a rule that counts axes?"
+    if _agree(trial, VMAP, got, want, bounds, "normal floats, a batch of 3", "float64", text):
+        row.detail = "primals and cotangents"
 
 
 def _check_traces(trial: Trial) -> None:
     """jax.checkpoint and lax.scan take the rule; with level "full" their results are compared."""
     row = trial.report.row(TRACES)
-    base = trial.task(trial.rule_flat, native=False, own=True)
+    base = trial.task(trial.rule_flat, native=False, limited=True)
 
     def remat(values: Any, cotangents: Any) -> tuple[Any, Any, Any]:
         return value_and_cotangents(jax.checkpoint(trial.rule_flat))(values, cotangents)
@@ -161,12 +152,12 @@ def _check_traces(trial: Trial) -> None:
         return [r[-1] for r in results], [g[-1] for g in gradients], ()
 
     for name, program in (("jax.checkpoint", remat), ("lax.scan", scanned)):
-        task = Task(program, base.values, base.cotangents, trial.dtype, True, quiet=True)
+        task = Task(program, base.values, base.cotangents, trial.dtype, limited=True, exactly=True)
         try:
-            with arithmetic(jnp.float64):
+            with precision(jnp.float64):
                 trace(task)
         except Exception as error:
-            trial.report.fail(Failure(TRACES, "", f"it does not run under {name}: {first_line(error)}"))
+            trial.report.fail(TRACES, "", f"it does not run under {name}: {first_line(error)}")
             return
         if trial.level == "full" and not _equal_program(trial, task, name):
             return
@@ -174,31 +165,35 @@ def _check_traces(trial: Trial) -> None:
 
 
 def _equal_program(trial: Trial, task: Task, name: str) -> bool:
-    (program,) = compile_wide([task])
+    (program,) = compile_all([task])
     point = smooth_point(trial.draw(12))
     if isinstance(program, Exception) or point is None:
         return True
-    got, want = program.clean(point.values, point.cotangents), trial.rule.clean(point.values, point.cotangents)
-    for part in (0, 1):
-        for i, (g, w) in enumerate(zip(got[part], want[part], strict=True)):
-            size = 2.0**-48 * float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0))
+    got, want = (p.exact(point.values, point.cotangents) for p in (program, trial.rule))
 
-            def bound(samples: int, part: int = part, i: int = i, size: float = size) -> Values:
-                room = trial.rule.spread(point.values, point.cotangents, native=False, samples=samples)
-                return np.asarray(4 * FACTOR * room[part][i] + size)
+    def bounds(samples: int) -> Both:
+        return _relaxed(trial.rule.bounds(point.values, point.cotangents, samples), want)
 
-            label = (trial.result_names, trial.names)[part][i]
-            text = f"under {name} it differs from itself"
-            if _numbers(trial, TRACES, label, g, w, bound, point.name, "float64", text):
-                return False
-    return True
+    return _agree(trial, TRACES, got, want, bounds, point.name, "float64", f"under {name} it differs from itself")
+
+
+def _stacked(several: Sequence[Both]) -> Both:
+    results, gradients = ([np.stack(x) for x in zip(*part, strict=True)] for part in zip(*several, strict=True))
+    return results, gradients
+
+
+def _relaxed(bounds: Both, want: Both) -> Both:
+    """Two orders of evaluation may differ by twice what rounding explains of one, and by float64's own roundings."""
+    sizes = [[2.0**-48 * float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0)) for w in part] for part in want]
+    results, gradients = ([2 * b + s for b, s in zip(*part, strict=True)] for part in zip(bounds, sizes, strict=True))
+    return results, gradients
 
 
 def _check_promotion(trial: Trial) -> None:
     """Under strict promotion a rule should run where its function does."""
     trial.report.row(PROMOTION)
     cotangents = tuple(abstract(r.shape, r.dtype) for r in trial.results)
-    with arithmetic(trial.dtype), jax.numpy_dtype_promotion("strict"):
+    with precision(trial.dtype), jax.numpy_dtype_promotion("strict"):
         try:
             jax.eval_shape(lambda *v: trial.rule_flat(*v), *trial.kinds)
         except Exception:  # the function itself promotes
@@ -213,8 +208,8 @@ def _check_promotion(trial: Trial) -> None:
 def _check_transfers(trial: Trial) -> None:
     """Callbacks to the host in the rule that the function does not have."""
     trial.report.row(TRANSFER)
-    task = trial.task(trial.rule_flat, native=True, own=True)
-    with arithmetic(trial.dtype):
+    task = trial.task(trial.rule_flat, native=True, limited=True)
+    with precision(trial.dtype):
         rule = _callbacks(trace(task)[0])
         function = _callbacks(jax.make_jaxpr(trial.rule_flat)(*trial.kinds))
     if rule > function:
@@ -222,70 +217,55 @@ def _check_transfers(trial: Trial) -> None:
 
 
 def _callbacks(jaxpr: Any) -> int:
-    count = 0
-    for e in primal.opened(jaxpr).eqns:
-        count += e.primitive.name in CALLBACKS
-        if e.primitive.name not in ("custom_vjp_call", "custom_jvp_call"):
-            count += sum(_callbacks(j) for j in primal.inner(e))
-    return count
+    entered = equations(jaxpr, lambda e: e.primitive.name not in RULES)
+    return sum(e.primitive.name in CALLBACKS for e in entered)
 
 
 # ---- comparing ------------------------------------------------------------------------------------------------------
 
-Both = tuple[Sequence[Any], Sequence[Any]]
 
-
-def _same(a: Both, b: Both) -> bool:
+def _same(a: Any, b: Any) -> bool:
     pairs = [(x, y) for i, j in zip(a, b, strict=True) for x, y in zip(i, j, strict=True)]
     return all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in pairs)
 
 
-def _compare(trial: Trial, check: str, point: Point, got: Both, want: Both, text: str, *, exact: bool = False) -> None:
+def _compare(trial: Trial, check: str, point: Point, got: Any, want: Any, text: str, *, exact: bool = False) -> None:
     """Two runs of the rule in its own dtype, within twice what rounding explains."""
     if _same(got, want):
         return
+    values, gradients = ([w.astype(np.float64) for w in part] for part in want)
     u = Arithmetic.of(trial.dtype).u
-    for part in (0, 1):
-        for i, (g, w) in enumerate(zip(got[part], want[part], strict=True)):
-            g, w = g.astype(np.float64), w.astype(np.float64)
 
-            def bound(samples: int, part: int = part, i: int = i, w: Values = w) -> Values:
-                if exact:
-                    return np.zeros_like(w)
-                room = trial.rule_rounded.spread(point.values, point.cotangents, native=True, samples=samples)
-                return np.asarray(2 * FACTOR * room[part][i] + 4 * u * abs(np.nan_to_num(w)))
+    def bounds(samples: int) -> Any:
+        room = trial.rule_rounded.bounds(point.values, point.cotangents, samples, fine=False)
+        return [
+            [0 * w if exact else 2 * b + 4 * u * abs(np.nan_to_num(w)) for b, w in zip(*part, strict=True)]
+            for part in zip(room, (values, gradients), strict=True)
+        ]
 
-            name = (trial.result_names, trial.names)[part][i]
-            if _numbers(trial, check, name, g, w, bound, point.name, short(trial.dtype), text):
-                return
+    _agree(trial, check, got, (values, gradients), bounds, point.name, short_name(trial.dtype), text)
 
 
-def _numbers(
+def _agree(
     trial: Trial,
     check: str,
-    name: str,
-    got: Values,
-    want: Values,
-    bounds: Callable[[int], Values],
+    got: Both,
+    want: Both,
+    bounds: Callable[[int], Both],
     data: str,
     dtype: str,
     text: str,
 ) -> bool:
-    """Write a failure down if two arrays differ by more than the bound, which takes a number of samples."""
-    for samples in (SAMPLES, MORE):
-        bound = bounds(samples)
-        with np.errstate(invalid="ignore"):
-            bad = ~((abs(got - want) <= bound) | (got == want) | (np.isnan(got) & np.isnan(want)) | np.isinf(bound))
-        if not bad.any():
-            return False
-    index = tuple(
-        int(k) for k in np.unravel_index(int(np.where(bad, abs(np.nan_to_num(got - want)), -1).argmax()), got.shape)
-    )
-    error, size = float(abs(got - want)[index]), float(bound[index])
-    ratio = error / size if size else float("inf")
-    facts = (index, float(got[index]), float(want[index]), error, size, ratio, int(bad.sum()), int(got.size))
-    trial.report.fail(Failure(check, name, text, data, dtype, *facts))
+    """Whether all results are within their bounds; the first that is not is written down."""
+
+    def agree(bounds: Both) -> bool:
+        return all(all(map(within, *part)) for part in zip(got, want, bounds, strict=True))
+
+    found = settled(bounds, agree)
+    for names, *part in zip((trial.result_names, trial.names), got, want, found, strict=True):
+        for name, g, w, bound in zip(names, *part, strict=True):
+            bad = ratios(g, w, bound) > 1
+            if bad.any():
+                trial.report.fail(check, name, text, data, dtype, **worst(g, w, bound, bad))
+                return False
     return True
-
-
-Check = Callable[[Trial], None]

@@ -10,14 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnconv.base.dtypes import accumulator, short_name
-from fnconv.judge.own.programs import arithmetic
-from fnconv.judge.own.references import abstract
+from fnconv.base.dtypes import accumulator
+from fnconv.judge.engine.programs import abstract, precision
+from fnconv.judge.engine.replay import without_rules
 from fnconv.judge.rule.arguments import Function, Signature
 from fnconv.judge.rule.data import Draw
-from fnconv.judge.rule.primal import without_rules
-from fnconv.judge.rule.programs import Flat, Native, Task, Wide, compile_wide, value_and_cotangents
-from fnconv.judge.rule.report import Report
+from fnconv.judge.rule.programs import Flat, Native, Replayed, Task, compile_all, value_and_cotangents
+from fnconv.judge.rule.report import RuleReport
 
 Avals = tuple[Sequence[Any], Sequence[Any]]  # of values and of cotangents
 
@@ -30,7 +29,7 @@ class Trial:
     reference: Function | None
     level: str
     seed: int
-    report: Report
+    report: RuleReport
     results: tuple[Any, ...] = ()  # shapes and dtypes of fn's floating results
     others: tuple[Any, ...] = ()  # of those without derivative
     problems: list[str] = field(default_factory=list)  # guesses that a check left for the failure that follows
@@ -42,7 +41,7 @@ class Trial:
         self.rule_flat: Flat = self.call.flat(self.call.fn)
         own: Flat = without_rules(self.rule_flat)
         self.reference_flat: Flat = own if self.reference is None else self.call.flat(self.reference)
-        with arithmetic(self.dtype):
+        with precision(self.dtype):
             self.results, self.others = jax.eval_shape(self.rule_flat, *self.kinds)
 
     @property
@@ -76,7 +75,7 @@ class Trial:
 
     def _widest(self, flat: Flat) -> Avals | None:
         for dtype in (jnp.float64, jnp.float32, None):
-            with arithmetic(jnp.float64):
+            with precision(jnp.float64):
                 kinds = self.call.cast(dtype)
                 try:
                     results, _ = jax.eval_shape(flat, *kinds)
@@ -86,50 +85,50 @@ class Trial:
                 return kinds, _strong(results)
         return None
 
-    def task(self, flat: Flat, *, native: bool, own: bool) -> Task:
+    def task(self, flat: Flat, *, native: bool, limited: bool) -> Task:
         if native:
-            with arithmetic(self.dtype):
+            with precision(self.dtype):
                 kinds, cotangents = self.kinds, _strong(jax.eval_shape(flat, *self.kinds)[0])
         else:
             kinds, cotangents = self.traced_for(flat) or (self.kinds, _strong(self.results))  # type: ignore[assignment]
-        return Task(value_and_cotangents(flat), kinds, cotangents, self.dtype, own)
+        return Task(value_and_cotangents(flat), kinds, cotangents, self.dtype, limited)
 
     def compile(self) -> None:
         """The four programs: rule and reference, traced in float64 and, for half precisions, in the own dtype."""
-        tasks = [self.task(self.rule_flat, native=False, own=True)]
-        tasks += [self.task(self.reference_flat, native=False, own=False)]
+        tasks = [self.task(self.rule_flat, native=False, limited=True)]
+        tasks += [self.task(self.reference_flat, native=False, limited=False)]
         if accumulator(self.dtype) != self.dtype:
-            tasks += [self.task(self.rule_flat, native=True, own=True)]
+            tasks += [self.task(self.rule_flat, native=True, limited=True)]
             tasks += [self._reference_task()]
-        programs = compile_wide(tasks)
+        programs = compile_all(tasks)
         rule, reference = programs[0], programs[1]
         if isinstance(rule, Exception):
             raise rule
-        self.rule: Wide = rule
-        self.right: Wide | None = reference if isinstance(reference, Wide) else None
-        self.no_reference = "" if isinstance(reference, Wide) else first_line(reference)
-        own = [p if isinstance(p, Wide) else None for p in programs[2:]] or [self.rule, self.right]
-        self.rule_rounded: Wide = own[0] or self.rule
-        self.right_rounded: Wide | None = own[1] or self.right
+        self.rule: Replayed = rule
+        self.right: Replayed | None = reference if isinstance(reference, Replayed) else None
+        self.no_reference = "" if isinstance(reference, Replayed) else first_line(reference)
+        own = [p if isinstance(p, Replayed) else None for p in programs[2:]] or [self.rule, self.right]
+        self.rule_rounded: Replayed = own[0] or self.rule
+        self.right_rounded: Replayed | None = own[1] or self.right
         self.native = Native(value_and_cotangents(self.rule_flat), self.dtype)
         self.compiled = True
 
     @cached_property
-    def plain(self) -> Wide | None:
+    def plain(self) -> Replayed | None:
         """The reference's values alone, for where it has no derivative."""
 
         def program(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, Any, Any]:
             return self.reference_flat(*values)[0], (), ()
 
-        task = self.task(self.rule_flat, native=False, own=True)
-        (wide,) = compile_wide([Task(program, task.values, task.cotangents, task.dtype, False)])
-        return wide if isinstance(wide, Wide) else None
+        task = self.task(self.rule_flat, native=False, limited=True)
+        (program_,) = compile_all([Task(program, task.values, task.cotangents, task.dtype, False)])
+        return program_ if isinstance(program_, Replayed) else None
 
     def _reference_task(self) -> Task:
         try:
-            return self.task(self.reference_flat, native=True, own=False)
+            return self.task(self.reference_flat, native=True, limited=False)
         except Exception:  # then its float64 program serves
-            return self.task(self.reference_flat, native=False, own=False)
+            return self.task(self.reference_flat, native=False, limited=False)
 
     @cached_property
     def native_reference(self) -> Native:
@@ -147,8 +146,3 @@ def first_line(error: BaseException) -> str:
     """Type and first line of an error."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
-
-
-def short(dtype: Any) -> str:
-    """f32, bf16, ..."""
-    return short_name(dtype)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnconv.judge.engine.programs import abstract
 from fnconv.judge.own import references
 from fnconv.judge.own.bounds import Multilinear
 from fnconv.judge.own.case import INTEGERS, NORMAL, Case
@@ -54,7 +55,7 @@ def col2im(g: Window, order: str, *, quick: bool) -> Case:
     rows, columns = CHANNELS * math.prod(g.window), math.prod(g.output)
 
     def reference(cols: Any) -> jax.Array:
-        x = references.abstract(shape, cols.dtype)
+        x = abstract(shape, cols.dtype)
         (result,) = jax.linear_transpose(partial(_im2col, g, order), x)(cols)
         return result
 

@@ -10,31 +10,12 @@ from typing import Any
 import numpy as np
 
 from fnconv.judge.engine.diagnose import diagnose
+from fnconv.judge.engine.distances import ratios, ulps, worst
 from fnconv.judge.engine.running_error import Values
-from fnconv.judge.own.bounds import Results, ulps
+from fnconv.judge.own.bounds import Results
 from fnconv.judge.own.case import Arrays, Case, Sample
 from fnconv.judge.own.programs import compile_reference
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A result that is wrong: which, where, and by how much."""
-
-    operation: str
-    rule: str
-    map: str
-    argument: str
-    geometry: str
-    dtype: str
-    device: str
-    data: str
-    index: tuple[int, ...] | None = None
-    got: float | None = None
-    want: float | None = None
-    bound: float | None = None  # None: every bit was due
-    wrong: int = 0
-    of: int = 0
-    guess: str = ""
+from fnconv.judge.own.report import Failure
 
 
 @dataclass
@@ -61,7 +42,7 @@ class Drawn:
     rounding: frozenset[str] = frozenset()  # rules that divide, so that integers do not stay exact
 
 
-def judge(
+def compare(
     case: Case,
     rule: str,
     drawn: Drawn,
@@ -82,18 +63,15 @@ def judge(
             found.failures.append(_failure(case, rule, name, drawn, result, None, where))
             found.exact = False if exact else found.exact
             continue
-        wide = result.astype(np.float64)
-        same = (wide == right) | (np.isnan(wide) & np.isnan(right))
         if bits_due:
-            agrees = same & (wide == automatic[name].astype(np.float64))
+            none = np.zeros_like(right)
+            agrees = (
+                np.maximum(ratios(result, right, none), ratios(result, automatic[name].astype(np.float64), none)) == 0
+            )
             if exact:
                 found.exact = bool(agrees.all()) and found.exact is not False
         else:
-            error = np.where(same, 0.0, abs(np.where(same, 0, wide) - np.where(same, 0, right)))
-            bound = bounds[name]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = np.where(error > 0, error / bound, 0.0)
-            ratio = np.where(np.isnan(ratio), np.inf, ratio)
+            ratio = ratios(result, right, bounds[name])
             agrees = ratio <= 1
             found.ratio = max(found.ratio, float(ratio.max(initial=0)))
             found.ulps_automatic = max(found.ulps_automatic, ulps(result, automatic[name]))
@@ -116,22 +94,25 @@ def _failure(
     right = drawn.right[name]
     facts: dict[str, Any] = {"of": int(right.size), "wrong": int(right.size)}
     if agrees is not None:
-        difference = abs(np.nan_to_num(result.astype(np.float64)) - np.nan_to_num(right))
-        index = np.unravel_index(int(np.where(agrees, -1.0, difference).argmax()), right.shape)
         exact = (drawn.sample.exact and rule not in drawn.rounding) or name == case.auxiliary
-        facts |= {
-            "wrong": int((~agrees).sum()),
-            "index": tuple(int(i) for i in index),
-            "got": float(result[index]),
-            "want": float(right[index]),
-            "bound": None if exact else float(drawn.grown.get(rule, drawn.errors)[name][index]),
-        }
+        bound = np.zeros_like(right) if exact else drawn.grown.get(rule, drawn.errors)[name]
+        facts = worst(result, right, bound, ~agrees) | ({"bound": None} if exact else {})
     map_ = case.maps.get(name, "forward" if name == case.value else "backward")
     dtype, device = where
-    return Failure(case.operation, rule, map_, name, case.geometry, dtype, device, drawn.sample.name, **facts)
+    return Failure(
+        operation=case.operation,
+        rule=rule,
+        map=map_,
+        argument=name,
+        geometry=case.geometry,
+        dtype=dtype,
+        device=device,
+        data=drawn.sample.name,
+        **facts,
+    )
 
 
-def explain(case: Case, failure: Failure, drawn: Drawn, result: np.ndarray, run: Any, device: Any) -> str:
+def guess_of(case: Case, failure: Failure, drawn: Drawn, result: np.ndarray, run: Any, device: Any) -> str:
     """A guess at the cause of a failure: from the pattern, and from what this operation's usual mistakes give."""
     name = failure.argument
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fnconv.judge.own.bounds import ulps
+from fnconv.judge.engine.distances import distance, ratios, ulps
+from fnconv.judge.engine.report import Row, short
+from fnconv.judge.engine.running_error import Values
 
 EQUAL, AGREES, AUTODIFF_WRONG, MANUAL_WRONG, BOTH_WRONG, ALONE = (
     "equal",
@@ -19,8 +20,6 @@ EQUAL, AGREES, AUTODIFF_WRONG, MANUAL_WRONG, BOTH_WRONG, ALONE = (
     "no autodiff",
 )
 MANUAL, AUTODIFF, NEITHER = "manual", "autodiff", "neither"
-
-Float64s = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Element:
 
 
 @dataclass(frozen=True)
-class Leaf:
+class Leaf(Row):
     """What was found on one array of the gradient, or of the value.
 
     Attributes:
@@ -74,15 +73,28 @@ class Leaf:
         """The manual gradient is autodiff's, or as near to float64's as rounding leaves it."""
         return self.verdict in (EQUAL, AGREES, AUTODIFF_WRONG, ALONE)
 
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.path,
+            "x".join(map(str, self.shape)) or "()",
+            self.dtype,
+            short(self.ulps, "g"),
+            short(self.relative, ".1e") if self.relative else "0",
+            short(self.ratio, ".3f"),
+            short(self.ratio_autodiff, ".3f"),
+            self.nearer,
+            self.verdict,
+        )
 
-def judge(path: str, manual: Any, autodiff: Any | None, exact: Float64s, bound: Float64s) -> Leaf:
+
+def leaf_of(path: str, manual: Any, autodiff: Any | None, exact: Values, bound: Values) -> Leaf:
     """The leaf of these arrays; `bound` is the error that rounding explains, entry by entry."""
     mine = np.asarray(manual)
     theirs = None if autodiff is None else np.asarray(autodiff)
-    off = _distance(mine, exact)
-    ratio = _over(off, bound)
-    off_autodiff = off if theirs is None else _distance(theirs, exact)
-    ratio_autodiff = ratio if theirs is None else _over(off_autodiff, bound)
+    off = distance(mine, exact)
+    ratio = ratios(mine, exact, bound)
+    off_autodiff = off if theirs is None else distance(theirs, exact)
+    ratio_autodiff = ratio if theirs is None else ratios(theirs, exact, bound)
     equal = theirs is not None and np.array_equal(mine, theirs, equal_nan=True)
     within, within_autodiff = ratio.max(initial=0) <= 1, ratio_autodiff.max(initial=0) <= 1
     if equal:
@@ -93,7 +105,7 @@ def judge(path: str, manual: Any, autodiff: Any | None, exact: Float64s, bound: 
         verdict = AGREES if within_autodiff else AUTODIFF_WRONG
     else:
         verdict = MANUAL_WRONG if within_autodiff else BOTH_WRONG
-    apart = np.zeros(mine.shape) if theirs is None else _distance(mine, theirs.astype(np.float64))
+    apart = np.zeros(mine.shape) if theirs is None else distance(mine, theirs.astype(np.float64))
     scale = exact if theirs is None else theirs.astype(np.float64)
     place = _worst(ratio, off, apart)
     element = None
@@ -118,32 +130,18 @@ def judge(path: str, manual: Any, autodiff: Any | None, exact: Float64s, bound: 
     )
 
 
-def _distance(got: npt.NDArray[Any], want: Float64s) -> Float64s:
-    """|got - want|; 0 where both are the same infinity or no number, infinity where only one is a number."""
-    wide = got.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        off = abs(wide - want)
-    same = (wide == want) | (np.isnan(wide) & np.isnan(want))
-    return np.where(same, 0.0, np.where(np.isnan(off), np.inf, off))
-
-
-def _over(off: Float64s, bound: Float64s) -> Float64s:
-    """off / bound; 0 / 0 is 0."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.where(off == 0, 0.0, np.where(np.isfinite(bound), off / bound, np.where(np.isinf(off), np.inf, 0.0)))
-
-
-def _relative(off: Float64s, of: Float64s) -> float:
+def _relative(off: Values, of: Values) -> float:
     finite = abs(of[np.isfinite(of)])
-    return float(_over(off.max(initial=0)[None], finite.max(initial=0)[None])[0])
+    most, size = float(off.max(initial=0)), float(finite.max(initial=0))
+    return 0.0 if most == 0 else most / size if size else np.inf
 
 
-def _rms(off: Float64s) -> float:
+def _rms(off: Values) -> float:
     with np.errstate(over="ignore"):
         return float(np.sqrt(np.mean(off**2))) if off.size else 0.0
 
 
-def _worst(ratio: Float64s, off: Float64s, apart: Float64s) -> tuple[int, ...] | None:
+def _worst(ratio: Values, off: Values, apart: Values) -> tuple[int, ...] | None:
     """Where the ratio is largest; among equals where the error is, then where the two are furthest apart."""
     if not ratio.size:
         return None
