@@ -238,7 +238,8 @@ class Rounding(Float64):
         if name in SUMS:
             magnitude = abs(again(*_with(abs, name, operands))[i])
             n = jnp.asarray(_terms(name, e, operands, again, i) + 2, np.float64)  # products, and once more the result
-            kept = jnp.promote_types(dtype, np.float32) if self.limited and name in WIDE_SUMS else dtype
+            wide_sum = self.limited and name in WIDE_SUMS and self._unit(dtype) > F32
+            kept = np.dtype(np.float32) if wide_sum else dtype
             size = (self._scaled(self._unit(kept)) * jnp.sqrt(n) + self._operands(name, e, dtype)) * magnitude
             if kept != dtype:
                 size = size + unit * abs(y)
