@@ -34,6 +34,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+from fnconv.base.dtypes import accumulator, unit_roundoff
 from fnconv.judge.engine.replay import JAXPRS, STRUCTURES, Arithmetic, Values, bind, equations, inner, opened
 from fnconv.judge.engine.replay import replay as evaluate
 from fnconv.judge.engine.running_error import ELEMENTARY
@@ -209,10 +210,10 @@ class Rounding(Float64):
         long, rounded = _rounded_numbers(array, aval.dtype)
         if not rounded:
             return exact
-        own = self._unit(self._computed(aval.dtype))
+        own = unit_roundoff(self._computed(aval.dtype))
         typed = own
         if aval.dtype == jnp.float64:
-            typed = max(min(self._unit(self.dtype or aval.dtype), F32), _last_digit(array))
+            typed = max(min(unit_roundoff(self.dtype or aval.dtype), F32), _last_digit(array))
         return self._moved(
             exact, lax.select(self.fine, np.float64(MAGNIFIED * typed), np.float64(own if long else 0.0)) * abs(exact)
         )
@@ -229,18 +230,17 @@ class Rounding(Float64):
     def _step(self, e: Any, operands: Values, y: Any, again: Callable[..., Values] | None, i: int) -> Any:
         name, dtype = _name(e), self._computed(e.outvars[i].aval.dtype)
         info = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
-        unit = self._scaled(self._unit(dtype))
+        unit = self._scaled(unit_roundoff(dtype))
         if again is None or name in NORMWISE:
-            own = unit if again is not None else self._unit(e.outvars[i].aval.dtype)
+            own = unit if again is not None else unit_roundoff(e.outvars[i].aval.dtype)
             return self._moved(y, 64 * own * jnp.max(abs(y), initial=0))
         if name == "reduce_precision" and not self.limited:
-            unit = self._scaled(max(self._unit(dtype), 2.0 ** -(e.params["mantissa_bits"] + 1)))
+            unit = self._scaled(max(unit_roundoff(dtype), 2.0 ** -(e.params["mantissa_bits"] + 1)))
         if name in SUMS:
             magnitude = abs(again(*_with(abs, name, operands))[i])
             n = jnp.asarray(_terms(name, e, operands, again, i) + 2, np.float64)  # products, and once more the result
-            wide_sum = self.limited and name in WIDE_SUMS and self._unit(dtype) > F32
-            kept = np.dtype(np.float32) if wide_sum else dtype
-            size = (self._scaled(self._unit(kept)) * jnp.sqrt(n) + self._operands(name, e, dtype)) * magnitude
+            kept = accumulator(dtype) if self.limited and name in WIDE_SUMS else dtype
+            size = (self._scaled(unit_roundoff(kept)) * jnp.sqrt(n) + self._operands(name, e, dtype)) * magnitude
             if kept != dtype:
                 size = size + unit * abs(y)
             # that a sum happens to be one of the type says nothing of its partial sums: some digits must be free
@@ -257,11 +257,8 @@ class Rounding(Float64):
         """The dtype that a step of the program is taken to be computed in."""
         if self.dtype is None:
             return dtype
-        narrow = dtype == jnp.float64 or (self.limited and self._unit(dtype) > self._unit(self.dtype))
+        narrow = dtype == jnp.float64 or (self.limited and unit_roundoff(dtype) > unit_roundoff(self.dtype))
         return self.dtype if narrow else dtype
-
-    def _unit(self, dtype: Any) -> float:
-        return float(jnp.finfo(dtype).eps) / 2  # type: ignore[no-untyped-call]
 
     def _scaled(self, unit: float) -> Any:
         return unit if self.fine is None else lax.select(self.fine, np.float64(MAGNIFIED * F64), np.float64(unit))
@@ -397,5 +394,5 @@ class WholeNumbers(Float64):
 
 
 def _holds(dtype: Any, y: Any, most: Any) -> bool:
-    seen, limit = np.asarray(y), 2 / float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+    seen, limit = np.asarray(y), 1 / unit_roundoff(dtype)
     return bool((seen == np.round(seen)).all() and (abs(np.asarray(most)) <= limit).all())

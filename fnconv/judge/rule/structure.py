@@ -40,15 +40,16 @@ def check_structure(trial: Trial) -> bool:
     for i, (leaf, g) in enumerate(zip(trial.call.moving, gradients, strict=True)):
         aval = avals[len(results) + i].aval
         if g.dtype != leaf.dtype:
-            text = f"the cotangent is {short_name(g.dtype)}, the argument {short_name(leaf.dtype)}; JAX accepts it silently: "
-            text += f"bwd should end in .astype({leaf.name}.dtype)"
+            text = f"the cotangent is {short_name(g.dtype)}, the argument {short_name(leaf.dtype)}; "
+            text += f"JAX accepts it silently: bwd should end in .astype({leaf.name}.dtype)"
             trial.report.fail(STRUCTURE, leaf.name, text, dtype=short_name(leaf.dtype))
         elif aval.weak_type and not leaf.weak:
             text = "the cotangent is weakly typed, as a Python number is: whatever it is added to decides its dtype"
             trial.report.fail(STRUCTURE, leaf.name, text, dtype=short_name(leaf.dtype))
     for name, r, due in zip(trial.result_names, results, trial.results, strict=True):
         if (r.shape, r.dtype) != (due.shape, due.dtype):
-            text = f"fwd returns {short_name(r.dtype)}{list(r.shape)}, the function {short_name(due.dtype)}{list(due.shape)}"
+            text = f"fwd returns {short_name(r.dtype)}{list(r.shape)}, "
+            text += f"the function {short_name(due.dtype)}{list(due.shape)}"
             trial.report.fail(STRUCTURE, name, text)
     if raw is not None:
         _check_integers(trial, raw)
