@@ -250,7 +250,10 @@ class Rounding(Float64):
             size = unit * weight * (1 + abs(y) if name in OSCILLATING else abs(y))
             # that float64 rounds tanh(20) to 1 does not make it 1
             exact = _fits(y, info) if name not in ("pow", "reduce_precision") and weight != ELEMENTARY else y == 0
-        tiny = float(info.smallest_subnormal if dtype == jnp.float16 else info.smallest_normal)  # others may be flushed
+        # subnormal numbers may be flushed, but not by float16's arithmetic; its functions lose them where their way
+        # overflows, as that of the logistic function does
+        gradual = dtype == jnp.float16 and (name in SUMS or name in ONE)
+        tiny = float(info.smallest_subnormal if gradual else info.smallest_normal)
         return self._moved(y, size + tiny, exact)
 
     def _computed(self, dtype: Any) -> Any:
