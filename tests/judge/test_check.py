@@ -315,7 +315,7 @@ def test_a_cancelling_formula_exceeds_its_bound(monkeypatch, fresh_caches):
 def _picky(spec, dy):
     if any(a.stride != a.window for a in spec.axes):
         raise ValueError("avg_pool: rule picky accepts windows that tile the input only")
-    return avg_pool.upsample_input_vjp(spec, dy)
+    return avg_pool.upsample.input_vjp(spec, dy)
 
 
 def test_a_refusal_is_counted_not_judged(monkeypatch, fresh_caches):
@@ -339,7 +339,7 @@ def test_an_error_that_is_no_refusal_fails(wrong, monkeypatch, fresh_caches):
                 _, _ = spec.axes * 3
             case "type":
                 raise TypeError("avg_pool: this rule takes nothing")
-        return avg_pool.upsample_input_vjp(spec, dy)[:, 1:]
+        return avg_pool.upsample.input_vjp(spec, dy)[:, 1:]
 
     monkeypatch.setitem(avg_pool.RULES["input_vjp"], "broken", broken)
     report = check(["avg_pool"], ["broken", "matrix"], ["f32"], quick=True)
