@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fnconv.cli import interrupts
+from fnconv.cli.outcome import console, refuse, told
+
 if TYPE_CHECKING:
     from fnconv.show import Page
 
-WIDTH = 100
 STYLES = {"title": "bold", "heading": "bold cyan", "formula": "green", "label": "dim", "slip": "yellow", "": ""}
 
-app = typer.Typer(no_args_is_help=True, help="Write a layer out: every element and every gradient, in symbols.")
+NAMES = (
+    "input",
+    "kernel",
+    "window",
+    "output",
+    "weights",
+    "cotangent",
+    "padding",
+    "dilation",
+    "channels",
+    "out_channels",
+)
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in (*NAMES, "groups", "seed", "kind", "ties", "ceil_mode", "p")}
+OPTIONS["strides"] = "--stride"
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Write a layer out: every element and every gradient, in symbols."
+)
 
 Kind = Literal["max", "avg", "lp"]
 Ties = Literal["row_major", "column_major"]
@@ -56,6 +74,7 @@ def conv(
     groups: Annotated[int, typer.Option(help="Independent groups of channels.")] = 1,
     values: Values = False,
     seed: Seed = 0,
+    pooling: Annotated[bool, typer.Option("--pooling", help="Go on with max pooling of the same windows.")] = False,
     latex: AsLatex = False,
     html: HtmlFile = None,
 ) -> None:
@@ -76,6 +95,7 @@ def conv(
             groups=groups,
             values=values,
             seed=seed,
+            pooling=pooling,
         )
 
     _show(page, latex, html)
@@ -202,11 +222,12 @@ def _show(page: Callable[[], Page], latex: bool, html: Path | None) -> None:
     try:
         shown = page()
         if html is not None:
-            html.write_text(shown.to_html(), encoding="utf-8")
+            with interrupts.whole():
+                html.write_text(shown.to_html(), encoding="utf-8")
     except (ValueError, TypeError) as error:
-        raise _refuse(str(error)) from None
+        raise refuse("show", told(error, OPTIONS)) from None
     except OSError as error:
-        raise _refuse(f"--html: cannot write {html}: {error.strerror}") from None
+        raise refuse("show", f"--html: cannot write {html}: {error.strerror}") from None
     if latex:
         print(shown.to_latex(), end="")
     elif html is not None:
@@ -217,18 +238,10 @@ def _show(page: Callable[[], Page], latex: bool, html: Path | None) -> None:
 
 def _print(page: Page) -> None:
     """Text, with colours where a terminal is there to show them."""
-    from rich.console import Console
     from rich.text import Text
 
     from fnconv.show.text import lines
 
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    for line, style in lines(
-        page.title, page.sections, max(60, min(console.width, 120)) if sys.stdout.isatty() else WIDTH
-    ):
-        console.print(Text(line, style=STYLES[style]), soft_wrap=True)
-
-
-def _refuse(message: str) -> typer.Exit:
-    typer.secho(f"fnconv {message.removeprefix('fnconv ')}", fg=typer.colors.RED, err=True)
-    return typer.Exit(2)
+    terminal = console()
+    for line, style in lines(page.title, page.sections, max(60, min(terminal.width, 120))):
+        terminal.print(Text(line, style=STYLES[style]), soft_wrap=True)

@@ -143,6 +143,8 @@ def _refusing(option: str = "") -> Iterator[None]:
         if package not in EXTRA:
             raise
         raise refuse("train", f"{EXTRA[package]} is not installed: pip install 'fnconv[train]'") from None
+    except BrokenPipeError:  # whoever reads the lines has enough; typer ends the command
+        raise
     except OSError as error:
         raise refuse("train", f"{option}: {error.strerror}: {error.filename}") from None
     except (ValueError, FloatingPointError) as error:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from fnconv.base.errors import invalid
-from fnconv.base.spec import ConvSpec, PoolSpec
+from fnconv.base.spec import ConvSpec
 from fnconv.rules import available
-from fnconv.show import conv_sections, numbers, pool_sections, texts
+from fnconv.show import conv_sections, numbers
 from fnconv.show.blocks import Section
 from fnconv.show.layer import NAME, Layer
 from fnconv.show.page import Page
-from fnconv.show.pooling import Pooling
+from fnconv.show.pool import pool
 from fnconv.show.tensors import shape_of, with_channels
 
 
@@ -30,6 +30,7 @@ def conv(
     groups: int = 1,
     values: bool = False,
     seed: int = 0,
+    pooling: bool = False,
 ) -> Page:
     """One convolution written out: forward, the index map m, φ, C, M, and every gradient element by element.
 
@@ -44,6 +45,7 @@ def conv(
       values: write numbers for the symbols; they are computed by `fnconv.conv` and its gradients.  True where an
         array is given.
       seed: of the random integers.
+      pooling: go on with max pooling of the same windows, as Small does.
 
     Returns:
       a `Page`: text when printed, HTML in a notebook, LaTeX by `.to_latex()`.
@@ -60,8 +62,13 @@ def conv(
     title = f"Convolution of {with_channels(r.input, spec.in_channels)} with {shape_of(r.window)} kernels"
     title += f", giving {with_channels(r.output, spec.out_channels)}"
     sections = conv_sections.sections(layer, values)
-    if texts.example(layer) == texts.SMALL:
-        sections += _pooling_of_small(layer, values)
+    if pooling:
+        options: dict[str, Any] = {"strides": strides, "padding": padding, "dilation": dilation, "values": values}
+        if spec.in_channels == spec.out_channels:
+            options["cotangent"] = cotangent
+        for part in pool(input, r.window, channels=spec.in_channels, seed=seed, **options).sections[1:]:
+            heading = f"Max pooling of the same windows: {part.title[0].lower()}{part.title[1:]}"
+            sections.append(Section(heading, part.blocks))
     return Page(title, tuple(sections))
 
 
@@ -127,15 +134,3 @@ def _spatial(x: numbers.Given, w: numbers.Given) -> int:
     if not isinstance(w, np.ndarray):
         return len(w)
     return {0: x.ndim, 1: x.ndim - 1, 2: x.ndim}.get(w.ndim - x.ndim, w.ndim)
-
-
-def _pooling_of_small(layer: Layer, values: bool) -> list[Section]:
-    """Small's page goes on with max pooling of the same windows."""
-    given = {name: array for name, array in layer.given.items() if name in ("I", "δ")}
-    spec = PoolSpec(layer.spec.axes)
-    pooling = Pooling("max", spec, 1, layer.seed, given, {"strides": 1, "ties": spec.ties})
-    parts = pool_sections.sections(pooling, values)
-    return [
-        Section(f"Max pooling of the same windows: {part.title[0].lower()}{part.title[1:]}", part.blocks)
-        for part in parts[1:]
-    ]

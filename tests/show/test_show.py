@@ -177,7 +177,7 @@ def test_index_formula_is_the_index_table(stride, dilation, low):
 
 def test_small_page():
     """All of Small's page: forward, (1), (2), the nine of (3) with the slip corrected and named, its pooling."""
-    page = show.conv((3, 3), (2, 2))
+    page = show.conv((3, 3), (2, 2), pooling=True)
     assert page.find("O_12") == "O_12 = I_12·W_11 + I_13·W_12 + I_22·W_21 + I_23·W_22 + b"
     assert page.find("∂L/∂b") == "∂L/∂b = δ_11 + δ_12 + δ_21 + δ_22"
     assert page.find("∂L/∂W_21") == "∂L/∂W_21 = δ_11·I_21 + δ_12·I_22 + δ_21·I_31 + δ_22·I_32"
@@ -188,6 +188,7 @@ def test_small_page():
     assert "3,1 ⎢ · · · · · 1 · · · ⎥" in text  # M: output p = 3 meets window element q = 1 at cell 5 of vec(I)
     assert "O_21 = max{I_21, I_22, I_31, I_32}" in text
     assert "∂L/∂I_12 = S_11,12·δ_11 + S_12,12·δ_12" in text
+    assert "pooling" not in str(show.conv((3, 3), (2, 2)))
 
 
 def test_notes_same_example():

@@ -137,7 +137,7 @@ def test_a_part_of_a_matrix_in_every_notation():
 
 
 def test_titles_keep_the_names_of_matrices():
-    titles = [section.title for section in show.conv((3, 3), (2, 2)).sections]
+    titles = [section.title for section in show.conv((3, 3), (2, 2), pooling=True).sections]
     assert "Max pooling of the same windows: the selection matrix S" in titles
 
 
@@ -241,6 +241,23 @@ def test_refusals(call, message):
         (
             ["conv", "--input=4x5", "--kernel=2x2", "--padding=2:0,-1:1", "--stride=1,2", "--dilation", "2,1"],
             lambda: show.conv((4, 5), (2, 2), padding=[(2, 0), (-1, 1)], strides=(1, 2), dilation=(2, 1)),
+        ),
+        (
+            [
+                "conv",
+                "--input",
+                "4x4",
+                "--kernel",
+                "2x2",
+                "--stride",
+                "2",
+                "--padding",
+                "1",
+                "--channels",
+                "2",
+                "--pooling",
+            ],
+            lambda: show.conv((4, 4), (2, 2), strides=2, padding=1, channels=2, pooling=True),
         ),
         (["conv", "--input", "7", "--kernel", "3", "--dilation", "2", "--values"], PAGES["one"]),
         (
