@@ -303,7 +303,8 @@ def test_command_refuses_in_one_line_with_status_2(arguments):
 
 def test_piped_output_has_no_colour():
     program = [sys.executable, "-m", "fnconv", "show", "net", "lenet5"]
-    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    environment = os.environ | {"COLUMNS": "100"}
+    done = subprocess.run(program, capture_output=True, text=True, check=True, env=environment)
     assert "\x1b" not in done.stdout
     assert done.stdout.splitlines() == str(show.net("lenet5")).splitlines()
 
