@@ -5,16 +5,21 @@ from __future__ import annotations
 import ast
 import doctest
 import graphlib
+import importlib
 import inspect
+import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 import types
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import fnconv
@@ -218,6 +223,33 @@ def test_files_can_be_read_in_one_sitting(module):
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_package_raises_instead_of_asserting(module):
     assert not [node.lineno for node in ast.walk(parse(module)) if isinstance(node, ast.Assert)]
+
+
+# ---- the page that explains it --------------------------------------------------------------------------------------
+
+PAGE = (PACKAGE / "README.md").read_text(encoding="utf-8")
+
+
+def test_files_named_on_the_page_exist():
+    """As in `base/spec.py` or, from the root, `tests/house/test_house.py`; NAME stands for a new one."""
+    paths = {p for p in re.findall(r"[\w.]+(?:/[\w.]+)*\.(?:py|md)\b", PAGE) if "NAME" not in p}
+    assert len(paths) > 20
+    assert [p for p in sorted(paths) if not (PACKAGE / p).is_file() and not (ROOT / p).is_file()] == []
+
+
+def test_the_page_has_every_floor():
+    named = re.findall(r"^\| (\d) \| (.*?) \|", PAGE, re.M)
+    shown = {room.strip("`/").removesuffix(".py"): int(level) for level, rooms in named for room in rooms.split(", ")}
+    assert shown == {room: level for room, level in FLOORS.items() if room != "__main__"}
+
+
+def test_the_worked_example_of_the_page_is_right():
+    """gelu, as its recipe writes it, inside the module that it belongs to."""
+    (code,) = re.findall(r"^   ```python\n(.*?)^   ```$", PAGE, re.M | re.S)
+    space = dict(vars(importlib.import_module("fnconv.ops.activation")))
+    exec(textwrap.dedent(code), space)
+    report = fnconv.check_vjp(space["gelu"], jnp.linspace(-3, 3, 5), reference=partial(jax.nn.gelu, approximate=False))
+    assert report.ok, report
 
 
 # ---- the public surface ---------------------------------------------------------------------------------------------
