@@ -34,7 +34,7 @@ def for_devices(number: int) -> Iterator[None]:
 
 def chunks(batch: int, size: int, limit: int = BYTES) -> int:
     """Into how many equal parts a batch is cut so that temporaries of `size` bytes in all fit the limit."""
-    if _devices.get() > 1 or not batch:
+    if _devices.get() > 1 or not isinstance(batch, int) or not batch:  # a symbolic batch is one part
         return 1
     wanted = min(batch, max(1, ceil(size / limit)))
     return next(n for n in range(wanted, batch + 1) if batch % n == 0)

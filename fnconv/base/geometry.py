@@ -21,6 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 Table = npt.NDArray[np.int32]
+ENTRIES = (
+    2**27
+)  # of an index table: a constant of a program, which XLA keeps below 2 GiB, several times while it is made
 OUTSIDE = -1  # what a flat table holds where the window leaves the input
 
 PADDING_NAMES = ("VALID", "SAME", "SAME_LOWER", "FULL", "INPUT_SIZE")
@@ -67,6 +70,7 @@ class Axis:
 
     def positions(self) -> Table:
         """i for every (o, k), shape (output, window); outside [0, size) lies padding."""
+        _refuse_if_large(self.output, self.window)
         o = np.arange(self.output, dtype=np.int32)[:, None] * self.stride
         k = np.arange(self.window, dtype=np.int32)[None, :] * self.dilation
         return (o + k - self.low).astype(np.int32)
@@ -78,9 +82,11 @@ class Axis:
 
     def counts(self, include_pad: bool) -> npt.NDArray[np.int32]:
         """Cells of each window that an average divides by, shape (output,); overshoot never counts."""
-        i = self.positions()
-        inside = (i < self.size + self.high) if include_pad else self.valid()
-        return inside.sum(axis=1).astype(np.int32)
+        start = np.arange(self.output, dtype=np.int64) * self.stride - self.low
+        first = 0 if include_pad else np.maximum(0, -(start // self.dilation))  # element of each window
+        beyond = self.size + (self.high if include_pad else 0)
+        stop = np.minimum(self.window, -((start - beyond) // self.dilation))
+        return np.maximum(0, stop - first).astype(np.int32)
 
     def input_gradient(self) -> Axis:
         """Geometry of the stride-1 correlation of the zero-inserted cotangent with the rotated kernel.
@@ -113,9 +119,10 @@ class AdaptiveAxis:
     @property
     def window(self) -> int:
         """Length of the longest window."""
-        return int((self._stop() - self._start()).max(initial=1))
+        return int((self._stop() - self.starts()).max(initial=1))
 
-    def _start(self) -> Table:
+    def starts(self) -> Table:
+        """Position of the first element of each window."""
         return (np.arange(self.output, dtype=np.int64) * self.size // max(self.output, 1)).astype(np.int32)
 
     def _stop(self) -> Table:
@@ -123,17 +130,25 @@ class AdaptiveAxis:
         return (-(-o * self.size // max(self.output, 1))).astype(np.int32)
 
     def positions(self) -> Table:
-        i = self._start()[:, None] + np.arange(self.window, dtype=np.int32)[None, :]
+        i = self.starts()[:, None] + np.arange(self.window, dtype=np.int32)[None, :]
         return np.where(i < self._stop()[:, None], i, OUTSIDE).astype(np.int32)
 
     def valid(self) -> npt.NDArray[np.bool_]:
         return self.positions() != OUTSIDE
 
     def counts(self, include_pad: bool) -> npt.NDArray[np.int32]:
-        return (self._stop() - self._start()).astype(np.int32)
+        return (self._stop() - self.starts()).astype(np.int32)
 
 
 AnyAxis = Axis | AdaptiveAxis
+
+
+def _refuse_if_large(windows: int, elements: int) -> None:
+    """Raise before an index table would be made of more than 2**27 entries."""
+    if windows * elements > ENTRIES:
+        raise ValueError(
+            f"window_shape must unfold into at most {ENTRIES} table entries; got {windows} windows of {elements} cells"
+        )
 
 
 def runs(a: Axis) -> list[tuple[slice, Axis]]:
@@ -247,6 +262,7 @@ def flat_table(axes: Sequence[Indexed], order: str = "row_major") -> Table:
     for a in axes:
         i, ok = a.positions(), a.valid()
         (o, k), (rows, columns) = table.shape, i.shape
+        _refuse_if_large(o * rows, k * columns)
         table = (table[:, None, :, None] * a.size + i[None, :, None, :]).reshape(o * rows, k * columns)
         inside = (inside[:, None, :, None] & ok[None, :, None, :]).reshape(o * rows, k * columns)
     return np.where(inside, table, OUTSIDE).astype(np.int32)

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from fnconv.base.geometry import Axis, outputs, runs, sizes, taps, volume
+from fnconv.base.geometry import AnyAxis, Axis, outputs, runs, sizes, taps, volume
 from fnconv.base.pairs import pad, tap
 
 TERMS = 28  # the most terms of a sum that XLA should fuse into one loop
@@ -47,6 +48,18 @@ def pad_once(x: jax.Array, axes: Sequence[Axis], fill: float = 0) -> jax.Array:
     """`pad` for many readers, none of which pads again."""
     padded = pad(x, axes, fill)
     return padded if padded is x else computed_once(padded)
+
+
+def along(vector: jax.Array, axis: int, axes: int) -> jax.Array:
+    """A vector as an array of so many axes that all but one have size 1."""
+    return vector.reshape([-1 if i == axis else 1 for i in range(axes)])
+
+
+def starts(a: AnyAxis) -> jax.Array:
+    """Position of the first element of each window, (output,); before 0 in the padding."""
+    if isinstance(a, Axis):
+        return jnp.arange(a.output, dtype=np.int32) * np.int32(a.stride) - np.int32(a.low)
+    return jnp.asarray(a.starts())
 
 
 def by_runs(f: Callable[..., Any], arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> Any:

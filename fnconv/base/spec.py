@@ -5,6 +5,7 @@ Equal calls make equal specs, so nothing is traced twice.  A spec holds integers
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
@@ -24,6 +25,7 @@ REALS = (jnp.floating, jnp.integer)
 CONV_MAPS = ("forward", "input_vjp", "weight_vjp")
 POOL_MAPS = ("forward", "input_vjp")
 TIES = ("row_major", "column_major")
+LARGEST = 2**31 - 1  # positions are int32: entries of a geometry, cells of an image, padded or not, and of its output
 DEFAULT_PRECISION = "jax_default_matmul_precision"  # mypy does not see that jax.config has it
 
 NO_SEQUENCE = (Mapping, Set, bytes)  # of no order, or of no integers
@@ -61,17 +63,29 @@ def _integer(function: str, argument: str, value: Any, shape: Shape, of: str = "
     if isinstance(value, bool):
         raise mistyped(function, argument, "must be integers", repr(value), shape, of)
     try:
-        return operator.index(value)
+        integer = operator.index(value)
     except (TypeError, jax.errors.JAXTypeError) as error:
         rule = "must be static integers (known at trace time)"
         raise mistyped(function, argument, rule, repr(value), shape, of) from error
+    if abs(integer) > LARGEST:
+        raise invalid(function, argument, f"must fit an int32, at most {LARGEST}", _written(integer), shape, of)
+    return integer
+
+
+def _written(integer: int) -> str:
+    """An integer in digits, or its size where there are too many to read."""
+    return str(integer) if abs(integer) < 10**40 else f"{'-' * (integer < 0)}1e{math.floor(math.log10(abs(integer)))}"
 
 
 def number(function: str, argument: str, value: Any, shape: tuple[int, ...] | None = None) -> float:
     """A real number: Python's, NumPy's, or that of an array without axes."""
     if _is_real(value):
         with suppress(jax.errors.JAXTypeError):  # traced
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:
+                rule = "must not exceed the largest floating number"
+                raise invalid(function, argument, rule, _written(value), shape) from None
     raise mistyped(function, argument, "must be a number known at trace time", repr(value), shape)
 
 
@@ -110,6 +124,7 @@ def spatial_shape(
     entries = per_axis(function, argument, value, axes, shape, minimum=minimum, of=of)
     if not 1 <= axes < len(shape):
         raise invalid(function, argument, "needs one entry per spatial dimension", entries, shape, of)
+    check_volume(function, argument, entries, shape, of=of)
     return entries
 
 
@@ -168,12 +183,42 @@ def window_geometry(
     if any(a.padded < 0 for a in axes):
         pairs = tuple((a.low, a.high) for a in axes)
         raise invalid(function, "padding", "must not crop more than the input has", pairs, shape)
-    if not ceil_mode:
-        return axes
-    if any(a.high < 0 for a in axes):
+    _check_cells(function, axes, shape)
+    if ceil_mode and any(a.high < 0 for a in axes):
         pairs = tuple((a.low, a.high) for a in axes)
         raise invalid(function, "padding", "must not crop the high end with ceil_mode", pairs, shape)
-    return tuple(Axis(a.size, a.window, a.stride, a.dilation, a.low, a.high, geometry.ceil_overshoot(a)) for a in axes)
+    # a stride beyond the image takes no second step, however long it is
+    return tuple(
+        Axis(
+            a.size,
+            a.window,
+            a.stride if a.output > 1 or a.stride <= a.padded else max(1, a.padded),
+            a.dilation,
+            a.low,
+            a.high,
+            geometry.ceil_overshoot(a) if ceil_mode else 0,
+        )
+        for a in axes
+    )
+
+
+def _check_cells(function: str, axes: Sequence[Axis], shape: tuple[int, ...]) -> None:
+    """Positions in an image, padded or not, in its windows and in its output are int32."""
+    counts = {
+        "the image": geometry.sizes(axes),
+        "the padded image": [a.padded for a in axes],
+        "the dilated window": [a.span for a in axes],
+        "the output": geometry.outputs(axes),
+    }
+    for what, sizes in counts.items():
+        check_volume(function, what, sizes, shape)
+
+
+def check_volume(
+    function: str, argument: str, sizes: Sequence[int], shape: Shape, most: int = LARGEST, of: str = "x"
+) -> None:
+    if all(isinstance(size, int) for size in sizes) and geometry.volume(sizes) > most:
+        raise invalid(function, argument, f"must have at most {most} cells", tuple(sizes), shape, of)
 
 
 def check_flag(function: str, argument: str, value: Any) -> bool:

@@ -12,9 +12,9 @@ import numpy as np
 
 from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other, attach
 from fnconv.base.errors import invalid, mistyped
-from fnconv.base.geometry import adaptive_axis, volume
+from fnconv.base.geometry import ENTRIES, adaptive_axis, volume, windows
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
+from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, check_volume, spatial_shape
 from fnconv.rules import available, maps
 from fnconv.rules.max_pool.segment_sum import winners
 
@@ -290,7 +290,10 @@ def adaptive_spec(
     batch, size, _ = split_shape(x.shape, len(output), layout)
     if 0 in size:
         raise invalid(name, "x", "must have a cell or more on every spatial axis", x.shape)
-    return PoolSpec(tuple(adaptive_axis(s, o) for s, o in zip(size, output, strict=True))), batch
+    check_volume(name, "output_shape", output, x.shape, ENTRIES)
+    axes = tuple(adaptive_axis(s, o) for s, o in zip(size, output, strict=True))
+    check_volume(name, "the windows of output_shape", (*output, *windows(axes)), x.shape, ENTRIES)
+    return PoolSpec(axes), batch
 
 
 def _arguments(

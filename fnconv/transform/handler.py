@@ -128,8 +128,12 @@ def handling(only: Selection, sites: list[Site]) -> Iterator[None]:
     """Evaluate what is inside with fnconv's operations."""
     with core.take_current_trace() as parent:
         pass
-    with _current(Handler(parent, only, sites)):
-        yield
+    handler = Handler(parent, only, sites)
+    try:
+        with _current(handler):
+            yield
+    finally:
+        handler.chains = Chains(number)  # a jaxpr that JAX caches may keep the handler, which must keep no array
 
 
 def _current(trace: Any) -> Any:

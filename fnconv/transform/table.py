@@ -177,19 +177,20 @@ def replacement(
     if only and rule.operation not in only:
         raise Declined("not in `only`")
     found = _replacement(rule, tuple(sorted(params.items())), tuple(avals), tuple(results))
-    if isinstance(found, Declined):
-        raise found
+    if isinstance(found, str):
+        raise Declined(found)
     return found
 
 
 @lru_cache(maxsize=4096)
 def _replacement(
     rule: Rule, params: tuple[tuple[str, Any], ...], avals: tuple[Any, ...], results: tuple[Any, ...]
-) -> Operation | Declined:
+) -> Operation | str:
+    """The operation, or why there is none: an exception would keep the frames, and the arrays, that it was raised in."""
     for a in avals:
         if not dtypes.accepted(a.dtype, integers=False):
             whole = jnp.issubdtype(a.dtype, jnp.integer)
-            return Declined(f"operands of dtype {a.dtype.name}" + " carry no derivative" * whole)
+            return f"operands of dtype {a.dtype.name}" + " carry no derivative" * whole
     try:
         operation = rule.build(dict(params), avals)
 
@@ -204,7 +205,7 @@ def _replacement(
         if any(axis is not None for a in avals for axis in a.sharding.spec):
             _check_sharded(jitted, avals)
     except (Declined, NotImplementedError) as error:
-        return Declined(str(error))
+        return str(error)
     return jitted
 
 

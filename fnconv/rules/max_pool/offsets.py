@@ -18,8 +18,8 @@ import numpy as np
 from jax import lax
 
 from fnconv.base.dtypes import accumulator, lowest, to_accumulator
-from fnconv.base.geometry import OUTSIDE, Axis, flat_table, outputs, sliding, taps, volume, windows
-from fnconv.base.lowering import by_runs, computed_once, pad_once, polyphase
+from fnconv.base.geometry import Axis, outputs, sliding, taps, volume, windows
+from fnconv.base.lowering import along, by_runs, computed_once, pad_once, polyphase, starts
 from fnconv.base.pairs import pad, tap
 from fnconv.base.spec import PoolSpec
 from fnconv.rules.max_pool.segment_sum import offset_dtype
@@ -45,7 +45,7 @@ def _forward(ties: str, arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> tu
         values = tap(xp, axes, k)
         winner = jnp.where((values >= best) | (values != values), np.asarray(offset, dtype), winner)
         best = lax.max(best, values)
-    inside = jnp.broadcast_to(_first_inside(axes, ties).astype(dtype)[..., None], best.shape)
+    inside = jnp.broadcast_to(_first_inside(axes).astype(dtype)[..., None], best.shape)
     winner = jnp.where(best == jnp.asarray(lowest_, x.dtype), inside, winner)
     return computed_once(best), computed_once(winner)  # apart: without a gradient nobody asks for the winner
 
@@ -85,8 +85,19 @@ def _disjoint(axes: tuple[Axis, ...], offset: jax.Array, dy: jax.Array) -> jax.A
     return lax.pad(spread, jnp.zeros((), dy.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
 
 
-def _first_inside(axes: Sequence[Axis], ties: str) -> np.ndarray:
-    """Offset of the first element of each window that is not padding, in tie order, (*O); -1 where all is padding."""
-    order = np.array([offset for offset, _ in taps(axes, ties)])
-    inside = (flat_table(axes) != OUTSIDE)[:, order]
-    return np.where(inside.any(axis=1), order[inside.argmax(axis=1)], -1).reshape(outputs(axes))
+def _first_inside(axes: Sequence[Axis]) -> jax.Array:
+    """Offset of the first element of each window that is not padding, (*O); -1 where all is padding.
+
+    In either tie order it is the first along every axis.
+    """
+    offset, inside = jnp.zeros((1,) * len(axes), jnp.int32), jnp.ones((1,) * len(axes), bool)
+    for i, a in enumerate(axes):
+        start = along(starts(a), i, len(axes))
+        k = jnp.maximum(0, -(start // a.dilation))
+        offset = offset * a.window + k
+        inside = inside & (k < a.window) & (start + k * a.dilation < a.size)
+    return jnp.where(inside, offset, -1)
+
+
+def _sliding(spec: PoolSpec) -> tuple[Axis, ...]:
+    return tuple(a for a in spec.axes if isinstance(a, Axis))

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.dtypes import lowest, to_accumulator
-from fnconv.base.geometry import OUTSIDE, AnyAxis, flat_table, taps, volume, windows
+from fnconv.base.geometry import OUTSIDE, AnyAxis, Axis, flat_table, taps, volume, windows
+from fnconv.base.lowering import along, starts
 from fnconv.base.pairs import im2col
 from fnconv.base.spec import PoolSpec
 from fnconv.textbook import first_maximum
@@ -53,8 +54,12 @@ def select(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Array:
 
 def winners(spec: PoolSpec, offset: jax.Array) -> jax.Array:
     """Flat input position of every window's winner, (N, O, C); one past the last cell where there is none."""
-    table = flat_table(spec.axes)
-    cell = jnp.asarray(np.where(table == OUTSIDE, volume(spec.size), table))
-    flat = offset.reshape(offset.shape[0], -1, offset.shape[-1]).astype(jnp.int32)
-    position = jnp.take_along_axis(cell[None, :, :, None], flat[:, :, None], axis=2, mode="clip")[:, :, 0]
-    return jnp.where(flat < 0, volume(spec.size), position)
+    position, rest = jnp.zeros_like(offset, jnp.int32), offset.astype(jnp.int32)
+    elements, cells = 1, 1
+    for i, a in reversed([*enumerate(spec.axes, start=1)]):  # the last axis runs fastest
+        k = rest // elements % a.window
+        cell = along(starts(a), i, offset.ndim) + k * (a.dilation if isinstance(a, Axis) else 1)
+        position = position + cell * cells
+        elements, cells = elements * a.window, cells * a.size
+    flat = jnp.where(rest < 0, cells, position)
+    return flat.reshape(offset.shape[0], -1, offset.shape[-1])
