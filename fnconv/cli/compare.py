@@ -56,7 +56,7 @@ def compare(
     try:
         with working("tracing") as progress:
             report = compare_gradients(function, *given, **options, progress=progress)
-    except Exception as error:  # of the user's function
+    except (Exception, SystemExit) as error:  # of the user's function
         raise refuse("compare", told(error, target, OPTIONS)) from None
     write("compare", json_file, report)
     conclude(report, console(json_file))

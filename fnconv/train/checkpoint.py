@@ -23,14 +23,25 @@ HEADER = "fnconv"
 Tensors = Mapping[str, NDArray[Any]]
 
 
-def check_save(path: Path) -> None:
-    """Refuse a `path` that `save` could not write, before the training that is to be saved."""
-    if path.is_dir() or not path.parent.is_dir():
+def check_save(path: Path) -> Path:
+    """Refuse a `path` that `save` could not write, before the training that is to be saved; where links lead, if not.
+
+    Only a regular file may be replaced: a device, a pipe or a folder would be gone.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir() or target.is_dir():
         raise invalid("check_save", "path", "must be a file in an existing directory", path)
+    if os.path.lexists(target) and not target.is_file():
+        raise invalid("check_save", "path", "must be a regular file, or none yet", path)
+    return target
 
 
 def save(path: Path, run: Run) -> None:
-    """Write `run` to `path`, which holds the old content or the whole of the new one at any moment."""
+    """Write `run` to `path`, which holds the old content or the whole of the new one at any moment.
+
+    A symbolic link stays, and what it leads to is written.
+    """
+    path = check_save(path)
     tensors = {
         f"{name}.{part}.{key}": np.asarray(value)
         for name, copy in run.copies.items()

@@ -37,7 +37,10 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
         problem = "truncated" if len(data) < expected else "trailing bytes"
         rule = f"must hold {expected} bytes after its header, which announces shape {tuple(shape)}"
         raise invalid("read_idx", str(path), rule, f"{len(data)} bytes ({problem})")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    try:
+        return np.frombuffer(data, np.uint8).reshape(shape)
+    except ValueError as error:  # one size is 0, and the others are too large together
+        raise invalid("read_idx", str(path), "must announce a shape that an array can have", tuple(shape)) from error
 
 
 def _contents(path: Path) -> bytes:

@@ -98,6 +98,36 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch, moment):
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_symbolic_link_stays_and_leads_to_the_checkpoint(tmp_path):
+    (tmp_path / "away").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("away/run")
+    for run in (small_run(epochs=1), small_run(epochs=2)):  # first into nothing, then over a file
+        checkpoint.save(link, run)
+        assert link.is_symlink()
+        assert_same(checkpoint.load(tmp_path / "away" / "run"), run)
+    assert [file.name for file in (tmp_path / "away").iterdir()] == ["run"]
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "to the pipe").symlink_to("pipe")
+    (tmp_path / "device").symlink_to(os.devnull)
+
+    def kinds():
+        return {file.name: (file.lstat().st_ino, file.lstat().st_mode) for file in tmp_path.iterdir()}
+
+    before = kinds()
+    for path in tmp_path.iterdir():
+        for refuse in (lambda path: checkpoint.save(path, small_run()), checkpoint.check_save):
+            with pytest.raises(ValueError, match="check_save: path must be a (regular file, or none yet|file in an ex)"):
+                refuse(path)
+    assert kinds() == before
+    assert os.path.exists(os.devnull)
+
+
 def read_header(content):
     length = int.from_bytes(content[:8], "little")
     return json.loads(json.loads(content[8 : 8 + length])["__metadata__"][checkpoint.HEADER])

@@ -73,6 +73,12 @@ REFUSED = {
     "images for labels": ("labels-idx1", IMAGES, r"0x00000801 .*; got 0x00000803"),
     "other type": ("labels-idx1", idx(np.zeros(40), 0x0D01), r"0x00000801 .*; got 0x00000d01"),
     "gzip without .gz": ("labels-idx1", gzip.compress(LABELS), r"0x00000801 .*; got 0x1f8b"),
+    "huge empty shapes": (
+        "images-idx3",
+        b"\0\0\x08\x03" + b"\xff" * 8 + bytes(4),
+        r"announce a shape that an array can have; got \(4294967295, 4294967295, 0\)",
+    ),
+    "no columns": ("images-idx3", idx(np.zeros((40, 28, 0))), r"hold images of 28x28; got shape \(40, 28, 0\)"),
     "huge sizes": ("images-idx3", b"\0\0\x08\x03" + b"\xff" * 12, r"got 0 bytes \(truncated\)"),
     "counts": (
         "labels-idx1",

@@ -76,6 +76,7 @@ def compare(
     {'conv': 1, 'relu': 1, 'max_pool': 1}
     """
     _check("samples", samples, 2)
+    _check("seed", seed, 0)
     _check("rounds", rounds, 0)
     with of_arguments_alone("compare"):
         problem = pose(fn, args, kwargs, argnums, has_aux, cotangent, seed)
