@@ -55,6 +55,11 @@ def along(vector: jax.Array, axis: int, axes: int) -> jax.Array:
     return vector.reshape([-1 if i == axis else 1 for i in range(axes)])
 
 
+def per_channel(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """One number for each of the last axis' entries, as an array of as many axes: nothing is promoted silently."""
+    return along(vector, like.ndim - 1, like.ndim)
+
+
 def starts(a: AnyAxis) -> jax.Array:
     """Position of the first element of each window, (output,); before 0 in the padding."""
     if isinstance(a, Axis):

@@ -18,7 +18,7 @@ def check_file(target: str, args: str, reference: str | None, level: str, json_f
     try:
         with working("checking"):
             report = check_vjp(function, *given, reference=plain, level=level)
-    except Exception as error:  # of the user's function
+    except (Exception, SystemExit) as error:  # of the user's function
         raise refuse("check", told(error, target, {"level": "--level", "args": "--args"})) from None
     write("check", json_file, report)
     conclude(report, console(json_file))

@@ -33,6 +33,7 @@ from fnconv.base.layout import (
     restore_kernel,
     split_shape,
 )
+from fnconv.base.lowering import per_channel
 from fnconv.base.spec import (
     ConvSpec,
     IntOrTuple,
@@ -349,11 +350,11 @@ def checked_bias(name: str, x: jax.Array, b: Any, channels: int) -> jax.Array:
 
 
 def _bias_primal(y: jax.Array, b: jax.Array) -> jax.Array:
-    return y + b
+    return y + per_channel(b, y)
 
 
 def _bias_fwd(y: jax.Array, b: jax.Array) -> tuple[jax.Array, None]:
-    return y + b, None
+    return _bias_primal(y, b), None
 
 
 def _bias_bwd(residuals: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:

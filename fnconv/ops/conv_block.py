@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from fnconv.base.attach import attach
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.layout import canonical, restore
+from fnconv.base.lowering import per_channel
 from fnconv.base.spec import (
     ConvSpec,
     IntOrTuple,
@@ -102,13 +103,13 @@ class Block(NamedTuple):
 
 
 def _block_primal(block: Block, x: jax.Array, w: jax.Array, *b: jax.Array) -> jax.Array:
-    z = sum(b, conv_.convolution(block.conv, x, w))
+    z = _biased(conv_.convolution(block.conv, x, w), *b)
     y, offset = (z, None) if block.pool is None else maps.max_pool_forward(block.pool, z)
     return _activate(block, y, offset)[0]
 
 
 def _block_fwd(block: Block, x: jax.Array, w: jax.Array, *b: jax.Array) -> tuple[jax.Array, Any]:
-    z = sum(b, conv_.convolution(block.conv, x, w))
+    z = _biased(conv_.convolution(block.conv, x, w), *b)
     y, offset = (z, None) if block.pool is None else max_pool_.select_winners(block.pool, z)
     y, offset = _activate(block, y, offset)
     return y, (x, w, offset)
@@ -120,6 +121,10 @@ def _block_bwd(block: Block, residuals: Any, dy: jax.Array) -> tuple[jax.Array, 
     dz = passed if block.pool is None else max_pool_.unselect(block.pool, offset, dy)
     dx, dw = conv_.input_gradient(block.conv, dz, w), conv_.weight_gradient(block.conv, x, dz)
     return (dx, dw, conv_.bias_vjp(passed)) if block.biased else (dx, dw)
+
+
+def _biased(z: jax.Array, *b: jax.Array) -> jax.Array:
+    return sum((per_channel(v, z) for v in b), z)
 
 
 def _activate(block: Block, y: jax.Array, offset: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:

@@ -101,7 +101,7 @@ def matrix_m(axes: Sequence[AnyAxis], channels: int, dtype: jnp.dtype) -> jax.Ar
     m = index_map(axes, channels).T.reshape(-1)  # vec of a matrix is column-major
     columns = channels * volume(sizes(axes))
     refuse_if_large("M of Wei (2.23)", m.size, columns, 'rule="im2col"')
-    return (jnp.asarray(m)[:, None] == jnp.arange(columns, dtype=jnp.int32)).astype(dtype)
+    return (jnp.asarray(m)[:, None] == jnp.arange(columns, dtype=jnp.int32)[None]).astype(dtype)
 
 
 def forward_by_kernel(x: jax.Array, w: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
@@ -145,7 +145,7 @@ def selection_matrix(x: jax.Array, axes: Sequence[AnyAxis], ties: str = "column_
     v = vec(x, len(axes))
     values = v.at[jnp.where(positions == OUTSIDE, x.size, positions)].get(mode="fill", fill_value=lowest(x.dtype))
     best = jnp.take_along_axis(positions, first_maximum(values, positions != OUTSIDE)[:, None], axis=1)
-    return (best == jnp.arange(x.size, dtype=jnp.int32)).astype(x.dtype)
+    return (best == jnp.arange(x.size, dtype=jnp.int32)[None]).astype(x.dtype)
 
 
 def candidates(axes: Sequence[AnyAxis], ties: str) -> np.ndarray:

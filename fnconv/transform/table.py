@@ -186,7 +186,7 @@ def replacement(
 def _replacement(
     rule: Rule, params: tuple[tuple[str, Any], ...], avals: tuple[Any, ...], results: tuple[Any, ...]
 ) -> Operation | str:
-    """The operation, or why there is none: an exception, raised again, would keep the arrays of every caller's frame."""
+    """The operation, or why there is none: an exception raised again would keep the arrays of every caller's frame."""
     for a in avals:
         if not dtypes.accepted(a.dtype, integers=False):
             whole = jnp.issubdtype(a.dtype, jnp.integer)

@@ -122,7 +122,9 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path):
     before = kinds()
     for path in tmp_path.iterdir():
         for refuse in (lambda path: checkpoint.save(path, small_run()), checkpoint.check_save):
-            with pytest.raises(ValueError, match="check_save: path must be a (regular file, or none yet|file in an ex)"):
+            with pytest.raises(
+                ValueError, match=r"check_save: path must be a (regular file, or none yet|file in an ex)"
+            ):
                 refuse(path)
     assert kinds() == before
     assert os.path.exists(os.devnull)

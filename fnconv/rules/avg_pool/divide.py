@@ -13,4 +13,4 @@ from fnconv.base.spec import PoolSpec
 def by_size(spec: PoolSpec, y: jax.Array) -> jax.Array:
     """y / size, (N, *O, C); 0 where size is 0, as nothing was summed there."""
     counts = np.maximum(window_counts(spec.axes, spec.include_pad), 1)
-    return y / jnp.asarray(counts, y.dtype)[..., None]
+    return y / jnp.asarray(counts, y.dtype)[None, ..., None]

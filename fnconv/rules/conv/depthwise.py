@@ -20,7 +20,7 @@ from jax import lax
 from fnconv.base.chunks import sum_batch
 from fnconv.base.dtypes import to_accumulator
 from fnconv.base.geometry import Axis, taps, volume, windows
-from fnconv.base.lowering import TERMS, by_runs, computed_once, pad_once, polyphase
+from fnconv.base.lowering import TERMS, by_runs, computed_once, pad_once, per_channel, polyphase
 from fnconv.base.pairs import pad, rot180, swap_channels, tap, tap_adjoint
 from fnconv.base.spec import ConvSpec
 
@@ -44,14 +44,18 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
         dys = [jnp.repeat(to_accumulator(dy[..., j::d]), c, axis=-1) for j in range(d)]
         kernels = to_accumulator(w).reshape(*windows(axes), c, spec.groups, d).swapaxes(-3, -2)
         kernels = kernels.reshape(*windows(axes), spec.in_channels, d)
-        dx = polyphase(dys, (0,) * d, axes, lambda k, *dys: sum(dy * kernels[k][:, j] for j, dy in enumerate(dys)))
+
+        def term(k: tuple[int, ...], *dys: jax.Array) -> jax.Array:
+            return reduce(lax.add, (dy * per_channel(kernels[k][:, j], dy) for j, dy in enumerate(dys)))
+
+        dx = polyphase(dys, (0,) * d, axes, term)
     elif c > 1 or volume(windows(axes)) > 9:
         axes = tuple(a.input_gradient() for a in axes)
         back = replace(spec, axes=axes, in_channels=spec.out_channels, out_channels=spec.in_channels)
         return forward(back, dy, swap_channels(rot180(w), spec.groups))
     else:
         dy_wide, kernels = to_accumulator(dy), to_accumulator(w)
-        dx = reduce(lax.add, (tap_adjoint(dy_wide * kernels[k], axes, k) for _, k in taps(axes)))
+        dx = reduce(lax.add, (tap_adjoint(dy_wide * per_channel(kernels[k], dy_wide), axes, k) for _, k in taps(axes)))
         dx = dx.reshape(*dx.shape[:-1], spec.in_channels, d).sum(axis=-1)
     return dx.astype(dy.dtype)
 
@@ -118,7 +122,7 @@ def _correlate(x: jax.Array, w: jax.Array, axes: Sequence[Axis]) -> jax.Array:
         xp = pad_once(arrays[0], axes)
 
         def loop(first: int) -> jax.Array:
-            return reduce(lax.add, (tap(xp, axes, k) * w[k] for k in elements[first : first + terms]))
+            return reduce(lax.add, (tap(xp, axes, k) * per_channel(w[k], xp) for k in elements[first : first + terms]))
 
         return reduce(
             lambda total, first: computed_once(total) + loop(first), range(terms, len(elements), terms), loop(0)

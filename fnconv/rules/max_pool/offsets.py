@@ -75,8 +75,8 @@ def _disjoint(axes: tuple[Axis, ...], offset: jax.Array, dy: jax.Array) -> jax.A
     """Windows that tile the input: one comparison spreads dy, no sum is needed (Wei after (4.5))."""
     n, c = dy.shape[0], dy.shape[-1]
     window = tuple(a.window for a in axes)
-    # offset (N, O1, 1, .., On, 1, C) against element numbers (K1, 1, .., Kn, 1)
-    elements = np.arange(np.prod(window)).reshape([size for k in window for size in (k, 1)])
+    # offset (N, O1, 1, .., On, 1, C) against element numbers (1, 1, K1, .., 1, Kn, 1)
+    elements = np.arange(np.prod(window)).reshape([1, *(size for k in window for size in (1, k)), 1])
     between = tuple(range(2, 2 * len(axes) + 1, 2))
     hit = jnp.expand_dims(offset, between) == elements.astype(offset.dtype)
     spread = jnp.where(hit, jnp.expand_dims(dy, between), jnp.zeros((), dy.dtype))

@@ -36,7 +36,7 @@ def input_vjp(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     n, c = dy.shape[0], dy.shape[-1]
     cells = volume(spec.size)
     position = winners(spec, offset)
-    segments = position * c + jnp.arange(c, dtype=jnp.int32)
+    segments = position * c + np.arange(c, dtype=np.int32)[None, None]
 
     def image(segments: jax.Array, dy: jax.Array) -> jax.Array:
         return jax.ops.segment_sum(dy.reshape(-1), segments.reshape(-1), num_segments=cells * c)

@@ -37,7 +37,7 @@ def _each_map(spec: PoolSpec, offset: jax.Array, v: jax.Array, formula: str) -> 
     position = jnp.moveaxis(segment_sum.winners(spec, offset), -1, 1)  # (N, C, O)
 
     def feature_map(position: jax.Array, v: jax.Array) -> jax.Array:
-        s = (position[:, None] == jnp.arange(cells, dtype=jnp.int32)).astype(v.dtype)  # (O, S)
+        s = (position[:, None] == jnp.arange(cells, dtype=jnp.int32)[None]).astype(v.dtype)  # (O, S)
         return jnp.einsum(formula, s, v, precision=lax.Precision.HIGHEST)
 
     flat = jnp.moveaxis(v.reshape(n, -1, c), -1, 1).astype(accumulator(v.dtype))
