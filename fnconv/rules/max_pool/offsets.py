@@ -97,7 +97,3 @@ def _first_inside(axes: Sequence[Axis]) -> jax.Array:
         offset = offset * a.window + k
         inside = inside & (k < a.window) & (start + k * a.dilation < a.size)
     return jnp.where(inside, offset, -1)
-
-
-def _sliding(spec: PoolSpec) -> tuple[Axis, ...]:
-    return tuple(a for a in spec.axes if isinstance(a, Axis))
