@@ -86,7 +86,9 @@ def conv(
       layout: "channels_last" or "channels_first".
       rule: formulation, one name for all maps or {"forward": ..., "input_vjp": ..., "weight_vjp": ...};
         see `fnconv.available_rules()`.
-      precision: as in `jax.lax.dot`.
+      precision: as in `jax.lax.dot`.  None lets "auto" run Winograd's algorithm in float32 on a CPU: of n products the
+        error is at most a small multiple of n u max|x| max|w|, u being the unit roundoff.  With "high" or "highest" it
+        is at most about n u times the sum of their own moduli, whatever the scales in x and w.
 
     Returns:
       y (*batch, *output, out) in x's dtype; an output without room for one window has size 0.

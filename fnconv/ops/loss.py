@@ -133,7 +133,7 @@ def _squared_error_fwd(prediction: jax.Array, target: jax.Array) -> tuple[jax.Ar
 
 
 def _squared_error_bwd(error: jax.Array, dy: jax.Array) -> Pair:
-    d_prediction = 2 * error * dy
+    d_prediction = error * dy * 2  # twice either factor might overflow
     return d_prediction, -d_prediction
 
 

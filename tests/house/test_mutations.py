@@ -17,8 +17,14 @@ import test_activations_losses as elementwise
 import test_bounds
 import test_choice
 import test_exact_integers as exact
+import test_extremes
+import test_integers_modulo
+import test_nan_in_maxima
+import test_one_nan
+import test_orders
 import test_pools as pools
 import test_pools_averages as averages
+import test_scales
 from cases import CONVS, POOLS, Conv, Pool
 from planted_bugs import BUGS, SHAPE_ERRORS
 
@@ -63,6 +69,18 @@ CHECKS: dict[str, Callable[[], object]] = {
     "cross-entropy: large logits": lambda: elementwise.test_cross_entropy_at_logits_of_ten_thousand("float32"),
     "cross-entropy: bounds": lambda: elementwise.test_cross_entropy_is_log_p_and_its_gradient_p_minus_y("float32"),
     "squared_error: integers": lambda: elementwise.test_squared_error("float32"),
+    "max_pool: third derivative": lambda: test_orders.check_orders(test_orders.MAXIMUM),
+    "max_pool: NaN in larger arrays": lambda: test_nan_in_maxima.test_every_formulation_of_max_pooling_keeps_them(
+        "3x3", "float32"
+    ),
+    "conv: integers modulo 2^8": lambda: test_integers_modulo.test_every_rule_of_conv_is_exact_or_refuses(
+        "grouped", "int8"
+    ),
+    "tanh: extremes": lambda: test_extremes.check_extremes("tanh", "float32"),
+    "lp_pool: extremes": lambda: test_extremes.check_norms(2, "float32"),
+    "cross-entropy: ignored labels": test_extremes.check_ignored_labels,
+    "adaptive_avg_pool: one NaN": lambda: test_one_nan.test_averages_over_adaptive_windows(3),
+    "conv: accuracy by component": lambda: test_scales.check_component_wise("winograd"),
 }
 
 
@@ -76,7 +94,12 @@ def patch(monkeypatch: Patch) -> Iterator[Patch]:
 
 def forget() -> None:
     jax.clear_caches()
-    for program in (agreement.conv_program, agreement.max_pool_program, agreement.avg_pool_program):
+    for program in (
+        agreement.conv_program,
+        agreement.max_pool_program,
+        agreement.avg_pool_program,
+        test_scales.results,
+    ):
         program.cache_clear()
 
 

@@ -94,6 +94,7 @@ MORE = (
     Operation("with_manual_rules", fnconv.with_manual_rules(_network), _network, (X / 40,), exact=False),
 )  # fmt: skip
 EVERY = (*CHANNELS_LAST, *MORE)
+MAXIMUM = next(o for o in EVERY if o.name == "max_pool-disjoint")
 
 # ---- compositions of modes ------------------------------------------------------------------------------------------
 
@@ -157,8 +158,9 @@ def gradients(loss: Scalar, v: jax.Array, directions: jax.Array) -> list[jax.Arr
 
 def check_orders(operation: Operation) -> None:
     v, directions = point(operation.args)
-    got = by_every_word(quartic(operation.fn, operation.args), v, directions)
-    want = gradients(quartic(operation.reference, operation.args), v, directions)
+    with jax.enable_x64(True):
+        got = by_every_word(quartic(operation.fn, operation.args), v, directions)
+        want = gradients(quartic(operation.reference, operation.args), v, directions)
     for order, words in WORDS.items():
         gradient, u = np.asarray(want[order - 1]), directions[order - 1]
         assert np.abs(gradient).max() > 0, "a derivative that vanishes shows nothing"
@@ -170,3 +172,30 @@ def check_orders(operation: Operation) -> None:
 @each(EVERY, slow=lambda o: o.name in SIMILAR)
 def test_every_order_in_every_composition_is_that_of_a_plain_reference(operation: Operation) -> None:
     check_orders(operation)
+
+
+@partial(compiled, static_argnums=0)
+def differences(loss: Scalar, v: jax.Array, directions: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+    """Each derivative along the directions, and the differences of the one below at two steps, five points each."""
+    steps, stencil = jnp.asarray([1 / 32, 1 / 64]), jnp.asarray([1.0, -8.0, 0.0, 8.0, -1.0])
+    found = []
+    for n, u in enumerate(directions):
+        below = along(loss, ("R" + "F" * n)[:n], directions)
+        points = v + steps[:, None, None] * jnp.arange(-2.0, 3)[:, None] * u / jnp.abs(u).max()
+        slopes = jax.vmap(jax.vmap(below))(points) @ stencil / (12 * steps) * jnp.abs(u).max()
+        found.append((along(loss, "R" + "F" * n, directions)(v), slopes))
+    return found
+
+
+FEW = ("conv-strided", "max_pool-disjoint", "lp_pool-2", "tanh", "softmax", "squared_error")
+
+
+@each([o for o in EVERY if not o.kink], slow=lambda o: o.name not in FEW)
+def test_every_order_is_the_difference_of_the_one_below(operation: Operation) -> None:
+    """Halving the step leaves a sixteenth of what the stencil errs by."""
+    v, directions = point(operation.args)
+    for n, (derivative, (coarse, fine)) in enumerate(
+        differences(quartic(operation.fn, operation.args), v, directions), start=1
+    ):
+        rounding = 2**20 * np.finfo(np.float64).eps * abs(float(derivative))
+        assert abs(derivative - fine) <= abs(coarse - fine) + rounding, f"order {n}"

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnconv.base import chunks, dtypes, geometry
+from fnconv.base import chunks, dtypes, geometry, window_sums
 from fnconv.base.attach import attach
 from fnconv.base.spec import ConvSpec
 from fnconv.ops import activation, conv, loss, lp_pool, max_pool
+from fnconv.rules import choice
 from fnconv.rules import conv as conv_rules
 from fnconv.rules import max_pool as max_rules
 from fnconv.rules.avg_pool import divide
@@ -270,6 +271,37 @@ def halves_add_in_halves(patch: Patch) -> None:
         patch.setattr(module, "accumulator", lambda dtype: dtype)
 
 
+def value_without_tangent(patch: Patch) -> None:
+    """dy = S dx of a y that has no tangent: derivatives from the third on miss terms."""
+    wrong = jax.custom_jvp(lambda spec, offset, x, y: y, nondiff_argnums=(0,))
+    wrong.defjvp(lambda spec, primals, tangents: (primals[2], max_pool.select(spec, primals[0], tangents[1])))
+    patch.setattr(max_pool, "_as_selected", wrong)
+
+
+def trust_the_maximum(patch: Patch) -> None:
+    """A NaN wins if XLA's maximum finds it."""
+
+    def wrong(values: jax.Array, inside: np.ndarray, axis: int = -1) -> jax.Array:
+        top = jnp.max(values, axis=axis, keepdims=True)
+        return jnp.argmax(((values == top) | (jnp.isnan(top) & jnp.isnan(values))) & inside, axis=axis)
+
+    patch.setattr(segment_sum, "first_maximum", wrong)
+
+
+def four_times_dy(patch: Patch) -> None:
+    def bwd(spec: tuple, x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+        return (4 * dy * activation._logistic(2 * x) * activation._logistic(-2 * x),)
+
+    patch.setattr(activation, "_tanh", attach(activation._tanh_primal, activation._tanh_fwd, bwd))
+
+
+def zeros_times_nan(patch: Patch) -> None:
+    def wrong(x: jax.Array, matrix: np.ndarray, i: int) -> jax.Array:
+        return jnp.moveaxis(jnp.tensordot(x, jnp.asarray(matrix), ((i,), (1,))), -1, i)
+
+    patch.setattr(window_sums, "_contract_axis", wrong)
+
+
 CONV_RULES, MAX_RULES = conv_rules.RULES, max_rules.RULES
 BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "rot180 missing": (lambda patch: patch.setattr(correlation, "rot180", lambda w: w), "conv: integers"),
@@ -324,6 +356,20 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "softmax without its maximum": (without_the_maximum, "cross-entropy: large logits"),
     "p - y for soft labels": (labels_not_summed, "cross-entropy: bounds"),
     "squared error without its 2": (half_the_slope, "squared_error: integers"),
+    "maximum without a tangent": (value_without_tangent, "max_pool: third derivative"),
+    "NaN lost by a maximum": (trust_the_maximum, "max_pool: NaN in larger arrays"),
+    "small integers summed as int32": (
+        rebind(CONV_RULES, "weight_vjp", "merged", lambda rule: lambda *a: rule(*a).astype(jnp.int32)),
+        "conv: integers modulo 2^8"),
+    "4 dy before the slope": (four_times_dy, "tanh: extremes"),
+    "powers of what they are": (
+        lambda patch: patch.setattr(lp_pool, "_power_of_two", jnp.ones_like), "lp_pool: extremes"),
+    "an ignored label's logits count": (
+        lambda patch: patch.setattr(loss, "_asked", lambda logits, labels: logits), "cross-entropy: ignored labels"),
+    "0 * NaN in averages": (zeros_times_nan, "adaptive_avg_pool: one NaN"),
+    "Winograd at the highest precision": (
+        lambda patch: patch.setattr(choice.Traits, "winograd", property(lambda s: s.dense and s.short)),
+        "conv: accuracy by component"),
 }  # fmt: skip
 SHAPE_ERRORS = (
     "leftover not cropped, dw",
@@ -331,4 +377,5 @@ SHAPE_ERRORS = (
     "ceil mode adds no window",
     "ceil overshoot off by one",
     "ceil window past the input",
+    "small integers summed as int32",
 )
