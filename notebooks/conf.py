@@ -98,7 +98,7 @@ def with_functions(app: Sphinx, page: str, source: list[str]) -> None:
 def _functions(folder: str) -> str:
     modules: dict[str, list[str]] = {}
     for name, module in fnconv._ORIGIN.items():
-        if f"{module}.".startswith(f"{folder}.") and callable(getattr(fnconv, name)):
+        if f"{module}.".startswith(f"fnconv.{folder}.") and callable(getattr(fnconv, name)):
             modules.setdefault(module, []).append(name)
     parts = []
     for module, names in modules.items():
@@ -106,9 +106,7 @@ def _functions(folder: str) -> str:
             names[0] if len(names) == 1 else module.rpartition(".")[2].replace("_", " ").capitalize()
         )
         entries = "\n".join(f".. autofunction:: fnconv.{name}" for name in names)
-        parts.append(
-            f"## {heading}\n\n```{{eval-rst}}\n.. automodule:: fnconv.{module}\n\n{entries}\n```\n"
-        )
+        parts.append(f"## {heading}\n\n```{{eval-rst}}\n.. automodule:: {module}\n\n{entries}\n```\n")
     return "\n".join(parts)
 
 

@@ -124,15 +124,14 @@ def test_modules_do_not_import_each_other_in_circles():
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
-def test_package_root_shows_type_checkers_what_it_imports_lazily():
-    """The table of lazy imports and the imports for type checkers are one list; `__all__` is both."""
-    guarded = next(node.body for node in parse("fnconv").body if isinstance(node, ast.If))
-    typed = {a.name: n.module for n in guarded if isinstance(n, ast.ImportFrom) for a in n.names}
-    lazy = {name: f"fnconv.{module}" for name, module in fnconv._ORIGIN.items()} | dict.fromkeys(
-        fnconv._MODULES, "fnconv"
-    )
-    assert typed == lazy
-    assert set(fnconv.__all__) == set(lazy)
+def test_public_names_are_those_of_the_stub():
+    """A name is written once, where type checkers read it; a star stands for the public operations."""
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    lines = [(n.module, a.name, a.asname) for n in stub.body if isinstance(n, ast.ImportFrom) for a in n.names]
+    lines.remove(("fnconv.ops.functional", "*", None))
+    operations = [(n.module, a.name, a.asname) for n in parse("fnconv.ops.functional").body[1:] for a in n.names]
+    assert {name: module for module, name, _ in lines + operations} == fnconv._ORIGIN
+    assert all(name == shown for _, name, shown in lines + operations)  # or checkers take it for private
 
 
 def test_package_root_imports_nothing_of_its_own():
@@ -208,7 +207,7 @@ def test_hooks_need_no_network():
 
 def test_type_information_is_shipped():
     assert (PACKAGE / "py.typed").is_file()
-    assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"]["fnconv"]
+    assert {"py.typed", "*.pyi"} <= set(PYPROJECT["tool"]["setuptools"]["package-data"]["fnconv"])
 
 
 def test_installed_version_is_the_packages():
