@@ -41,6 +41,7 @@ myst_dmath_double_inline = True
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 
+napoleon_use_rtype = False
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_type_aliases = {name: name for name in ("IntOrTuple", "Padding", "Precision", "Rule", "Slope")}
@@ -57,27 +58,25 @@ MARKUP = r"(\*\w+\*)|([*|]|_(?=\W|$))"
 
 
 def as_rst(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text with `code`, *emphasis*, citations, examples, and indented blocks after a colon."""
+    """Docstrings are plain text with `code`, *emphasis*, citations, examples, and blocks, indented by four."""
     example = block = False
-    for i, line in enumerate(lines):
+    result: list[str] = []
+    for line in lines:
         example = line.lstrip().startswith(">>>") or (example and bool(line))
-        block = block and (not line or line.startswith(" " * 4))
-        if example or block:
-            continue
-        parts = re.split(r"(`[^`]*`)", line)  # text, code, text, code, ..., text
-        parts[::2] = [re.sub(MARKUP, lambda m: m[1] or f"\\{m[2]}", text) for text in parts[::2]]
-        parts[::2] = [re.sub(CITATION, r":doc:`\1 </README>`", text) for text in parts[::2]]
-        parts[2::2] = [
-            re.sub(r"^(?=\w)", r"\\ ", text) for text in parts[2::2]
-        ]  # the plural of `Choice`s
-        lines[i] = "".join(parts)
-        if (
-            line.endswith(":")
-            and lines[i + 1 : i + 2] == [""]
-            and "".join(lines[i + 2 : i + 3]).startswith(" " * 4)
-        ):
-            lines[i] += ":"
+        if line.startswith(" " * 4) and result[-1:] == [""] and not block:
             block = True
+            result += ["::", ""]
+        block = block and (not line or line.startswith(" " * 4))
+        result.append(line if example or block else _escaped(line))
+    lines[:] = result
+
+
+def _escaped(line: str) -> str:
+    parts = re.split(r"(`[^`]*`)", line)  # text, code, text, code, ..., text
+    parts[::2] = [re.sub(MARKUP, lambda m: m[1] or f"\\{m[2]}", text) for text in parts[::2]]
+    parts[::2] = [re.sub(CITATION, r":doc:`\1 </README>`", text) for text in parts[::2]]
+    parts[2::2] = [re.sub(r"^(?=\w)", r"\\ ", text) for text in parts[2::2]]  # the plural of `Choice`s
+    return "".join(parts)
 
 
 def signature(
