@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fnconv.cli.check_vjp import check_file
-from fnconv.cli.outcome import JsonFile, check_folder, console, refuse, told, working, write
+from fnconv.cli.outcome import JsonFile, check_folder, console, refuse, table, told, working, write
 from fnconv.cli.user_file import ARGS
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ LEGEND = {
     "bits": "value and every gradient are autodiff's and float64's, bit for bit, on integers that leave nothing to "
     'round; "-" where the operation always rounds',
     "error": "worst |result - float64| over the a-priori bound on rounding errors: at most 1",
-    "ulp": "worst distance in units in the last place, for information: large where terms cancel, as in autodiff's own "
-    "1 - tanh^2; against float64, that of the narrower types",
     "autodiff": "jax.vjp of plain JAX, which goes around JAX's gradients where they are wrong or missing: conv pads "
     "first (paddings as large as the kernel), dilated and column-major max pooling stack slices",
 }
@@ -88,7 +86,7 @@ def check(
         report = _run(jobs)
     write("check", json_file, report)
     shown = console(json_file)
-    shown.print(_table(report))
+    shown.print(table(report, shown.width))
     shown.print(_legend(), style="dim")
     for row in report.rows:
         if row.failures:
@@ -124,25 +122,6 @@ def _names(given: Sequence[str] | None) -> Names:
     return [name.strip() for entry in given for name in entry.split(",")]
 
 
-def _table(report: OwnReport) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    from fnconv.judge.own.report import AGREES, FAILS
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, heading in enumerate(report.headings):
-        words = heading.replace("/bound", "/\nbound").replace("ulp ", "ulp\n")
-        table.add_column(words, justify="left" if i in report.left else "right", no_wrap=True)
-    previous = ""
-    for row in report.rows:
-        operation, *cells, verdict = row.cells()
-        colour = {AGREES: "green", FAILS: "bold red"}.get(verdict, "yellow")
-        table.add_row(operation if operation != previous else "", *cells, f"[{colour}]{verdict}[/]")
-        previous = operation
-    return table
-
-
 def _legend() -> Table:
     from rich.table import Table
 
@@ -155,5 +134,5 @@ def _legend() -> Table:
 def _left_out(jobs: Sequence[Job], full: Sequence[Job]) -> str:
     """What the quick check does not run, in each dtype."""
     run, whole = (Counter(dtype for job in some for dtype in job.dtypes) for some in (jobs, full))
-    counts = ", ".join(f"{run[dtype] or 'none'} of {count} in {dtype}" for dtype, count in whole.items())
-    return f"--quick ran {counts}; without it all run"
+    counts = ", ".join(f"{run[dtype] or 'none'} of {whole[dtype]} in {dtype}" for dtype in sorted(whole))
+    return f"--quick left cases out; it ran {counts}"

@@ -59,7 +59,9 @@ def compare(
     except (Exception, SystemExit) as error:  # of the user's function
         raise refuse("compare", told(error, target, OPTIONS)) from None
     write("compare", json_file, report)
-    conclude(report, console(json_file))
+    shown = console(json_file)
+    shown.print(f"{report.name} on {report.device}")
+    conclude(report, shown)
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,11 @@ from fnconv.cli import interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+    from fnconv.judge.engine.report import Report
+    from fnconv.judge.model.report import Comparison
+    from fnconv.judge.rule.report import RuleReport
 
 WIDTH = 100  # where neither a terminal nor COLUMNS tells its own
 STDOUT = Path("-")  # as the file of --json
@@ -25,11 +30,27 @@ JsonFile = Annotated[
 ]
 
 
-class Report(Protocol):
-    @property
-    def ok(self) -> bool: ...
+def table(report: Report, width: int) -> Table:
+    """The rows of a report in `width` columns: words fold, and columns that can be spared go where they do not fit."""
+    from rich import box
+    from rich.table import Table
 
-    def to_json(self) -> dict[str, Any]: ...
+    rows = [(row.cells(), "" if row.ok else "bold red") for row in report.lines]
+    widths = [max(map(len, column)) for column in zip(report.headings, *(cells for cells, _ in rows), strict=True)]
+    kept = list(range(len(widths)))
+    for column in report.spare:
+        if sum(widths[i] + 2 for i in kept) > width:
+            kept.remove(column)
+    left_out = ", ".join(report.headings[i] for i in range(len(widths)) if i not in kept)
+    caption = f"without {left_out}, for want of columns" if left_out else None
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
+    for i in kept:
+        words = i in report.left
+        heading = report.headings[i].replace("/b", "/\nb")
+        shown.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    for cells, style in rows:
+        shown.add_row(*(cells[i] for i in kept), style=style)
+    return shown
 
 
 def console(json_file: Path | None = None) -> Console:
@@ -79,11 +100,13 @@ def write(command: str, json_file: Path | None, report: Report) -> None:
         raise refuse(command, f"--json: cannot write {json_file}: {error.strerror}") from None
 
 
-def conclude(report: Report, shown: Console) -> None:
+def conclude(report: Comparison | RuleReport, shown: Console) -> None:
     """Print the report, its last line in the colour of the verdict; status 1 if anything fails."""
-    *lines, verdict = str(report).splitlines()
-    shown.print("\n".join(lines), soft_wrap=True)
-    shown.print(verdict, style="bold green" if report.ok else "bold red", soft_wrap=True)
+    *lines, verdict = "\n".join(report.below()).splitlines()
+    shown.print(table(report, shown.width))
+    cut = shown.is_terminal  # a file has lines of any length
+    shown.print("\n".join(lines), soft_wrap=not cut)
+    shown.print(verdict, style="bold green" if report.ok else "bold red", soft_wrap=not cut)
     if not report.ok:
         raise typer.Exit(1)
 

@@ -57,10 +57,12 @@ class Report:
     """Rows as a table, in text and HTML, with what else there is to say; `facts` as JSON.
 
     headings, left: of the columns, and which of them are words.
+    spare: columns that a narrow terminal can do without, the least wanted first.
     """
 
     headings: ClassVar[tuple[str, ...]]
     left: ClassVar[tuple[int, ...]]
+    spare: ClassVar[tuple[int, ...]] = ()
 
     @property
     @abstractmethod

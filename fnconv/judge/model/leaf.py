@@ -78,7 +78,6 @@ class Leaf(Row):
             self.path,
             "x".join(map(str, self.shape)) or "()",
             self.dtype,
-            short(self.ulps, "g"),
             short(self.relative, ".1e") if self.relative else "0",
             short(self.ratio, ".3f"),
             short(self.ratio_autodiff, ".3f"),

@@ -13,7 +13,7 @@ from fnconv.judge.model.measure import Cost
 from fnconv.transform.report import Report
 
 LEGEND = (
-    "ulp, relative: manual against autodiff; manual, autodiff: |error against float64| over what rounding explains\n"
+    "relative: manual against autodiff; manual, autodiff: |error against float64| over what rounding explains\n"
     "(at most 1); nearer: to float64, in the root mean square"
 )
 
@@ -32,8 +32,9 @@ class Comparison(report.Report):
       device: where it ran.
     """
 
-    headings = ("leaf", "shape", "dtype", "ulp", "relative", "manual", "autodiff", "nearer", "")
-    left = (0, 1, 2, 7)
+    headings = ("leaf", "shape", "dtype", "relative", "manual", "autodiff", "nearer", "")
+    left = (0, 1, 2, 6, 7)
+    spare = (6, 2, 1)
 
     name: str
     values: tuple[Leaf, ...]
@@ -99,7 +100,11 @@ class Comparison(report.Report):
     def __str__(self) -> str:
         table = self.table()
         table.insert(1, "-" * max(map(len, table)))
-        return "\n".join([f"{self.name} on {self.device}", "", *table, LEGEND, "", *self._summary()])
+        return "\n".join([f"{self.name} on {self.device}", "", *table, *self.below()])
+
+    def below(self) -> list[str]:
+        """What stands below the table."""
+        return [LEGEND, "", *self._summary()]
 
     def _summary(self) -> list[str]:
         lines = [*_describe(self.worst), *self._costs()]

@@ -129,7 +129,11 @@ class RuleReport(report.Report):
         return {"ok": self.ok, "summary": self.summary()} | asdict(self)
 
     def __str__(self) -> str:
-        lines = self.table()
+        return "\n".join([*self.table(), *self.below()])
+
+    def below(self) -> list[str]:
+        """What stands below the table."""
+        lines: list[str] = []
         told: dict[str, str] = {}
         for failure in self.failures:
             if failure.argument and failure.argument in told:
@@ -139,7 +143,7 @@ class RuleReport(report.Report):
             told.setdefault(failure.argument, failure.check)
         if self.notes:
             lines += ["", *(f"note: {note}" for note in self.notes)]
-        return "\n".join([*lines, "", self.summary()])
+        return [*lines, "", self.summary()]
 
     def _repr_html_(self) -> str:
         failures = "".join(f"<pre>{html.escape(str(f))}</pre>" for f in self.failures)
