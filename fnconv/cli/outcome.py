@@ -43,7 +43,7 @@ def table(report: Report, width: int) -> Table:
             kept.remove(column)
     left_out = ", ".join(report.headings[i] for i in range(len(widths)) if i not in kept)
     caption = f"without {left_out}, for want of columns" if left_out else None
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, caption=caption, caption_justify="left")
     for i in kept:
         words = i in report.left
         heading = report.headings[i].replace("/b", "/\nb")
