@@ -231,7 +231,7 @@ PAGE = (PACKAGE / "README.md").read_text(encoding="utf-8")
 
 def test_files_named_on_the_page_exist():
     """As in `base/spec.py` or, from the root, `tests/house/test_house.py`; NAME stands for a new one."""
-    paths = {p for p in re.findall(r"[\w.]+(?:/[\w.]+)*\.(?:py|md)\b", PAGE) if "NAME" not in p}
+    paths = {p for p in re.findall(r"[\w.]+(?:/[\w.]+)*\.(?:pyi?|md)\b", PAGE) if "NAME" not in p}
     assert len(paths) > 20
     assert [p for p in sorted(paths) if not (PACKAGE / p).is_file() and not (ROOT / p).is_file()] == []
 
