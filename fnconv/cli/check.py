@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fnconv.cli.check_vjp import check_file
+from fnconv.cli.fuzz import fuzz_command
 from fnconv.cli.outcome import JsonFile, check_folder, console, refuse, table, told, working, write
 from fnconv.cli.user_file import ARGS
 
@@ -57,6 +58,11 @@ def check(
         typer.Option(metavar="FUNCTION", help="With FILE.py:FUNCTION: a plain function to differentiate instead."),
     ] = None,
     level: Annotated[str, typer.Option(help="With FILE.py:FUNCTION: quick or full.")] = "quick",
+    fuzz: Annotated[
+        str | None,
+        typer.Option(metavar="AMOUNT", help="Random cases against definitions in NumPy: 60s, 1h, or a number of them."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="With --fuzz: where its random numbers start.")] = 0,
 ) -> None:
     """Compare manual with automatic gradients, for every operation, rule and dtype.
 
@@ -64,7 +70,7 @@ def check(
     Ends with status 1 if anything disagrees.
     """
     if target is not None:
-        mine = {"--op": op, "--rule": rule, "--dtype": dtype, "--device": device, "--quick": quick}
+        mine = {"--op": op, "--rule": rule, "--dtype": dtype, "--device": device, "--quick": quick, "--fuzz": fuzz}
         unused = [name for name, value in mine.items() if value]
         if unused:
             raise refuse("check", f"{', '.join(unused)}: for fnconv's own operations, not with FILE.py:FUNCTION")
@@ -73,6 +79,11 @@ def check(
         return
     if args != ARGS or reference is not None or level != "quick":
         raise refuse("check", "--args, --reference and --level need FILE.py:FUNCTION")
+    if fuzz is not None:
+        if rule or dtype or device or quick:
+            raise refuse("check", "--fuzz draws rules, dtypes and devices; it takes --op, --seed and --json")
+        fuzz_command(fuzz, seed, _names(op), json_file)
+        return
     from fnconv.judge.engine.programs import compilation_cache
     from fnconv.judge.own import describe, plan
 

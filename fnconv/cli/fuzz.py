@@ -1,0 +1,63 @@
+"""`fnconv check --fuzz`: random operations against their definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from fnconv.cli.outcome import check_folder, console, refuse, told, working, write
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fnconv.judge.fuzz.run import Report
+
+DEVICES = 8
+COLUMNS = ("operation", "rule", "dtype", "order", "transformation", "data")
+
+
+def fuzz_command(amount: str, seed: int, operations: Sequence[str] | None, json_file: Path | None) -> None:
+    """Fuzz for a time or a number of cases; status 1 if anything is wrong."""
+    import jax
+
+    with suppress(RuntimeError):  # where JAX runs already, on as many devices as it has
+        jax.config.update("jax_num_cpu_devices", DEVICES)  # type: ignore[no-untyped-call]
+    from fnconv.judge.fuzz.run import fuzz, read_amount
+
+    check_folder("check", json_file)
+    try:
+        seconds, cases = read_amount(amount)
+        with working("compiling") as update:
+
+            def progress(done: int, elapsed: float, operation: str) -> None:
+                share = max(done / cases, elapsed / seconds)
+                update(f"{done} cases, {operation}", int(1000 * min(1.0, share)), 1000)
+
+            report = fuzz(seconds=seconds, cases=cases, seed=seed, operations=operations or (), progress=progress)
+    except ValueError as error:
+        raise refuse("check", told(error, {"amount": "--fuzz", "operations": "--op"})) from None
+    write("check", json_file, report)
+    shown = console(json_file)
+    shown.print(_table(report))
+    for failure, script in zip(report.failures, report.scripts, strict=False):
+        shown.print(f"# {failure.problem.operation}, order {failure.order}: {failure.message}\n", soft_wrap=True)
+        shown.print(script + "\n", soft_wrap=True)
+    shown.print(report.summary(), style="bold green" if report.ok else "bold red", soft_wrap=True)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _table(report: Report) -> Table:
+    """How many cases there were of each kind."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table("", "cases", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in COLUMNS:
+        counts = sorted(report.counts.get(name, {}).items(), key=lambda entry: -entry[1])
+        table.add_row(name, ", ".join(f"{value} {count}" for value, count in counts))
+    return table

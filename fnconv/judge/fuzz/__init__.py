@@ -1,0 +1,1 @@
+"""A fuzzer: random operations, geometries, data and transformations against definitions in NumPy."""

@@ -1,0 +1,162 @@
+"""A problem as a JAX program: the value and the gradients of every order, under one transformation."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fnconv.judge.fuzz.draw import Problem
+from fnconv.ops import functional
+
+shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # both carry no annotations
+spec: Callable[..., Any] = PartitionSpec
+
+Run = Callable[..., list[list[np.ndarray]]]  # operands, directions, c, dy -> for every order its results
+
+
+def function(p: Problem) -> Callable[..., Any]:
+    """The public operation with the problem's options, mapped over the operands that the problem maps."""
+    operation = getattr(functional, p.operation)
+
+    def f(*operands: Any) -> Any:
+        return operation(*operands, *p.args, **p.options)
+
+    if p.way == "vmap":
+        return jax.vmap(f, in_axes=tuple(0 if m else None for m in p.mapped))
+    if p.way == "scan":
+
+        def scanned(*operands: Any) -> Any:
+            def step(carry: None, moving: Sequence[Any]) -> tuple[None, Any]:
+                rest = iter(moving)
+                return carry, f(*(next(rest) if m else o for o, m in zip(operands, p.mapped, strict=True)))
+
+            return jax.lax.scan(step, None, [o for o, m in zip(operands, p.mapped, strict=True) if m])[1]
+
+        return scanned
+    return jax.checkpoint(f) if p.way == "remat" else f
+
+
+def derivatives(p: Problem) -> Callable[..., list[list[Any]]]:
+    f = function(p)
+    moving = tuple(a for a in range(len(p.shapes)) if a != p.index)
+
+    def value(*operands: Any) -> Any:
+        y = f(*operands)
+        return y[0] if isinstance(y, tuple) else y
+
+    def evaluate(operands: Sequence[Any], directions: Sequence[Any], c: Any, dy: Any) -> list[list[Any]]:
+        def partial(*chosen: Any) -> Any:
+            rest = iter(chosen)
+            return value(*(next(rest) if a in moving else o for a, o in enumerate(operands)))
+
+        at, along = (tuple(arrays[a] for a in moving) for arrays in (operands, directions))
+        if p.integer:
+            return [jax.tree.leaves(f(*operands))]
+
+        def cube(*x: Any) -> Any:
+            y = partial(*x)
+            y = jnp.where(jnp.isfinite(y), y, jnp.zeros_like(y))
+            return (c * y * y * y).sum()
+
+        every = tuple(range(len(moving)))
+        order1 = jax.vjp(partial, *at)[1](dy)
+        results = [jax.tree.leaves(f(*operands)), list(order1)]
+        slope = jax.grad(cube, argnums=every)
+        for order in range(2, p.orders + 1):
+            slope = _once_more(slope, along, p.forward and order == p.orders)
+            results.append(list(slope(*at)))
+        return results
+
+    return evaluate
+
+
+def _once_more(slope: Callable[..., Any], along: Sequence[Any], forward: bool) -> Callable[..., Any]:
+    """The gradient of the derivative along `along`: the derivative along it of the gradient, forward, or reverse."""
+    if forward:
+        return lambda *x: jax.jvp(slope, x, tuple(along))[1]
+
+    def inner(*x: Any) -> Any:
+        return sum((g * v).sum() for g, v in zip(slope(*x), along, strict=True))
+
+    return jax.grad(inner, argnums=tuple(range(len(along))))
+
+
+def compiled(p: Problem, y_shape: tuple[int, ...]) -> Run:
+    """Compile once, for all data; eager programs are run operation by operation."""
+    evaluate = derivatives(p)
+    dtype = jnp.dtype(p.dtype)
+    shapes = [(2, *s) if m else s for s, m in zip(p.shapes, p.mapped or (False,) * len(p.shapes), strict=True)]
+
+    def typed(arrays: Sequence[np.ndarray]) -> list[Any]:
+        types = [jnp.int32 if a == p.index else dtype for a in range(len(arrays))]
+        return [a.astype(t) for a, t in zip(arrays, types, strict=True)]
+
+    with surroundings(p):
+        if p.way != "eager":
+            abstract = [
+                shape_of(s, jnp.int32 if a == p.index else dtype, **_placed(p, a)) for a, s in enumerate(shapes)
+            ]
+            result = shape_of(y_shape, dtype)
+            options = None if p.rule == "auto" and p.data_seed % 2 else fast_options()
+            program = jax.jit(evaluate).lower(abstract, abstract, result, result).compile(options)
+
+    def run(operands: Any, directions: Any, c: Any, dy: Any) -> list[list[np.ndarray]]:
+        with surroundings(p):
+            given = (typed(operands), typed(directions), c.astype(dtype), dy.astype(dtype))
+            if p.way == "eager":
+                arrays = jax.tree.map(jnp.asarray, given)
+                with jax.disable_jit(p.data_seed % 4 == 0):
+                    return [list(map(np.asarray, results)) for results in evaluate(*arrays)]
+            if p.way == "sharded":
+                places = [[_placed(p, a)["sharding"] for a in range(len(shapes))]] * 2
+                arrays = [jax.device_put(list(g), s) for g, s in zip(given, places, strict=False)]
+                given = (*arrays, *given[2:])
+            return [list(map(np.asarray, results)) for results in program(*given)]
+
+    return run
+
+
+def _placed(p: Problem, operand: int) -> dict[str, Any]:
+    """The first batch axis over as many devices as divide it; other operands whole on each."""
+    if p.way != "sharded":
+        return {}
+    n = p.shapes[0][0]
+    count = max(d for d in range(1, len(jax.devices("cpu")) + 1) if n % d == 0)
+    mesh = Mesh(np.array(jax.devices("cpu")[:count]), ("batch",))
+    split = len(p.shapes[operand]) > 0 and p.shapes[operand][0] == n and (operand == 0 or operand == p.index)
+    return {"sharding": NamedSharding(mesh, spec("batch") if split else spec())}
+
+
+@contextlib.contextmanager
+def surroundings(p: Problem) -> Iterator[None]:
+    """JAX's switches; everything is computed in full precision."""
+    with contextlib.ExitStack() as stack:
+        enter = stack.enter_context
+        enter(jax.enable_x64(p.dtype == "float64" or p.data_seed % 5 == 0))
+        enter(jax.default_matmul_precision("highest"))
+        if p.way == "strict":
+            enter(jax.numpy_dtype_promotion("strict"))
+            enter(jax.numpy_rank_promotion("raise"))
+        enter(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield
+
+
+@cache
+def fast_options() -> dict[str, Any]:
+    """Options for a short compilation, of those that this version of XLA knows."""
+    found: dict[str, Any] = {}
+    wanted: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    for name, value in wanted.items():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.jit(lambda: 0).lower().compile({name: value})
+            found[name] = value
+    return found

@@ -1,0 +1,144 @@
+"""The fuzzer: its definitions against known answers, its bounds, a corpus of past failures, and a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fnconv.cli import app
+from fnconv.judge.fuzz import definition, expected, run
+from fnconv.judge.fuzz.draw import DRAWS, Problem
+from fnconv.judge.fuzz.judge import judge
+from fnconv.judge.fuzz.shrink import script, shrink
+
+CORPUS = [json.loads(line) for line in (Path(__file__).parent / "fuzz_corpus.jsonl").read_text().splitlines()]
+
+
+# ---- definitions ----------------------------------------------------------------------------------------------------
+
+
+def test_convolution_of_wei_2_1():
+    a = np.array([[1, 3, 1, 4], [2, 8, 5, 1], [3, 2, 0, 3]])[None, :, :, None]
+    k = np.array([[1, 0], [-1, 1]])[:, :, None, None]
+    form = definition.conv(a, k)
+    assert expected.value(form, [a[None], k[None]])[0, 0, :, :, 0].tolist() == [[7, 0, -3], [1, 6, 8]]
+
+
+def test_input_gradient_of_notes_leaves_the_fifth_column_over():
+    w, dy = np.array([[1.0, 2], [3, 4]])[:, :, None, None], np.ones((1, 2, 2, 1))
+    form = definition.conv_input_vjp(dy, w, (1, 5, 5, 1), strides=2)
+    assert expected.value(form, [dy[None], w[None]])[0, 0, 0, :, 0].tolist() == [1, 2, 1, 2, 0]
+
+
+@pytest.mark.parametrize(("ties", "index"), [("row_major", 1), ("column_major", 2)])
+def test_ties(ties, index):
+    x = np.array([[0.0, 5], [5, 1]])[:, :, None]
+    form = definition.max_pool_with_indices(x, (2, 2), ties=ties)
+    assert form.indices.item() == index
+
+
+def test_padding_names_of_the_texts():
+    assert definition.padding_of("INPUT_SIZE", 4, 2, 3) == (3, 4)
+    assert definition.padding_of("INPUT_SIZE", 5, 3, 2) == (3, 3)
+
+
+def test_third_derivative_of_a_cube_of_maxima_is_6_at_the_winners():
+    x, one = np.array([1.0, 4, 3, 2])[:, None], np.ones((4, 1))
+    form, c = definition.max_pool(x, (2,)), np.ones((2, 1))
+    (third,) = expected.polynomial(form, [x], [one], c, c, 3)
+    assert third.value[:, 0].tolist() == [0, 6, 6, 0]
+
+
+def test_series_are_derivatives_of_a_polynomial():
+    """The gradient's n-th difference, exact on integers, is n! times its coefficient."""
+    r = np.random.default_rng(0)
+    x, v, w, u = (r.integers(-3, 4, s) for s in ((1, 4, 2), (1, 4, 2), (2, 2, 3), (2, 2, 3)))
+    form = definition.conv(x, w)
+    c = r.integers(-3, 4, form.shape)
+
+    def slope(t):
+        return expected.gradient(
+            form, at := [(x + t * v)[None], (w + t * u)[None]], 3 * c * expected.value(form, at) ** 2
+        )
+
+    samples = [[slope(t)[a][0] for t in range(7)] for a in (0, 1)]  # a polynomial of degree 5 in t
+    for a, values in enumerate(samples):
+        coefficients = np.linalg.solve(np.vander(np.arange(7.0), increasing=True), np.array(values).reshape(7, -1))
+        for order in (2, 3):
+            want = expected.polynomial(form, [x, w], [v, u], c, c, order)[a].value.ravel()
+            np.testing.assert_allclose(coefficients[order - 1] * (order - 1), want, rtol=1e-9, atol=1e-6)
+
+
+# ---- past failures, and a run ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", CORPUS, ids=lambda entry: entry["found"])
+def test_a_past_failure_is_right(entry):
+    judged = judge(Problem.from_json(entry["problem"]))
+    assert judged.cases
+    assert not judged.failures, judged.failures[0].message
+
+
+@pytest.mark.parametrize("operation", DRAWS)
+def test_every_operation_is_right_where_it_is_drawn(operation):
+    report = run.fuzz(cases=1, seed=11, operations=(operation,), shrinking=False)
+    assert report.cases
+    assert report.ok, report.failures[0].message
+
+
+@pytest.mark.slow
+def test_an_hour():
+    report = run.fuzz(seconds=3600, seed=np.random.SeedSequence().entropy % 2**32)
+    assert report.ok, (report.summary(), report.scripts)
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_command_counts_and_writes_json(tmp_path):
+    file = tmp_path / "report.json"
+    done = CliRunner().invoke(app, ["check", "--fuzz", "20", "--op", "relu", "--seed", "1", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    report = json.loads(file.read_text())
+    assert report["ok"]
+    assert report["cases"] >= 20
+    assert all(sum(counts.values()) == report["cases"] for counts in report["counts"].values())
+    assert "OK: " in done.output
+
+
+@pytest.mark.parametrize(
+    "options", [["--fuzz", "soon"], ["--fuzz", "0"], ["--fuzz", "9", "--op", "no"], ["--fuzz", "9", "--quick"]]
+)
+def test_command_refuses(options):
+    done = CliRunner().invoke(app, ["check", *options])
+    assert done.exit_code == 2
+    assert "--" in done.output
+
+
+def test_a_failure_is_shrunk_to_a_script_of_ten_lines_that_shows_it(monkeypatch):
+    """With a slope of ReLU that is wrong."""
+    from fnconv.base.attach import attach
+    from fnconv.ops import activation
+
+    def bwd(spec, y, dy):
+        return (2 * dy * (y > 0),)
+
+    monkeypatch.setattr(activation, "_relu", attach(activation._relu_primal, activation._relu_fwd, bwd))
+    report = run.fuzz(cases=40, seed=1, operations=("relu",), shrinking=False)
+    failure = next(f for f in report.failures if f.order == 1)
+    small = shrink(failure)
+    assert max(map(len, small.problem.shapes)) <= len(failure.problem.shapes[0])
+    text = script(small)
+    assert len(text.splitlines()) <= 10
+    printed = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
+    got, want = printed.strip().splitlines()[0], printed.strip().splitlines()[-1]
+    assert "by the definition" in want
+    assert got  # the library in that process has no bug: its answer is the definition's
+    assert jax.numpy.allclose(np.array(eval(want.split("definition")[1])), small.want)
