@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fnconv.cli import app
+from fnconv.cli.app import app
 from fnconv.judge.fuzz import definition, expected, run
 from fnconv.judge.fuzz.draw import DRAWS, Problem
 from fnconv.judge.fuzz.judge import judge
@@ -131,7 +131,7 @@ def test_a_failure_is_shrunk_to_a_script_of_ten_lines_that_shows_it(monkeypatch)
         return (2 * dy * (y > 0),)
 
     monkeypatch.setattr(activation, "_relu", attach(activation._relu_primal, activation._relu_fwd, bwd))
-    report = run.fuzz(cases=40, seed=1, operations=("relu",), shrinking=False)
+    report = run.fuzz(cases=150, seed=1, operations=("relu",), shrinking=False)
     failure = next(f for f in report.failures if f.order == 1)
     small = shrink(failure)
     assert max(map(len, small.problem.shapes)) <= len(failure.problem.shapes[0])

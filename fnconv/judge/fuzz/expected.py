@@ -150,5 +150,7 @@ def bound(e: Expected, stored: str, summed: str, moduli: Any, underflows: float 
     """
     (u, tiny, _), (v, small, _) = unit(summed), unit(stored)
     rounded = gamma(e.stored, v) if u != v else 0.0
-    total = (gamma(e.roundings, u) + rounded + gamma(e.roundings, 2.0**-53)) * np.asarray(moduli, np.float64)
-    return np.asarray(total + (e.roundings * tiny + small) * underflows * (np.asarray(moduli) != 0))
+    relative = gamma(e.roundings, u) + rounded + gamma(e.roundings, 2.0**-53)
+    with np.errstate(all="ignore"):
+        total = relative * np.asarray(moduli, np.float64)
+        return np.asarray(total + (e.roundings * tiny + small) * underflows * (np.asarray(moduli) != 0))

@@ -88,7 +88,9 @@ def expected(p: Problem, d: Data, c: Array, dy: Array, order: int) -> tuple[list
         join = np.stack if order == 0 or p.mapped[a] else lambda v: np.sum(v, axis=0)
         roundings = max(e.roundings for e in parts) + (COPIES if order else 0)
         stored = max(e.stored for e in parts)
-        together.append(Expected(join([e.value for e in parts]), join([e.moduli for e in parts]), roundings, stored))
+        with np.errstate(all="ignore"):
+            value, moduli = (join([getattr(e, name) for e in parts]) for name in ("value", "moduli"))
+        together.append(Expected(value, moduli, roundings, stored))
     indices = [f.indices for f in forms if f.indices is not None]
     return together, Form((), (), 0, np.stack(indices)) if indices else None
 

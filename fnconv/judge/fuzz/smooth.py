@@ -233,7 +233,8 @@ def smooth(
     order: int,
 ) -> list[Expected]:
     """As `expected.polynomial`."""
-    at, roundings = SMOOTH[name](series(operands, directions, max(order, 1)), *args, **options)
+    with np.errstate(all="ignore"):
+        at, roundings = SMOOTH[name](series(operands, directions, max(order, 1)), *args, **options)
 
     def results(minus: float) -> list[Array]:
         y, back = at(minus)

@@ -1,0 +1,179 @@
+"""Bugs planted in the package, each of which the fuzzer must find among the first programs that it draws for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from random import Random
+
+import jax
+import jax.numpy as jnp
+import pytest
+from planted_bugs import CONV_RULES, MAX_RULES, overshoot, rebind
+
+from fnconv.base import attach, geometry
+from fnconv.judge.fuzz.draw import Problem, problem
+from fnconv.judge.fuzz.judge import Judged, judge
+from fnconv.ops import activation, max_pool
+from fnconv.rules import avg_pool
+from fnconv.rules.conv import correlation, im2col
+from fnconv.rules.conv import lax as lax_rule
+
+Patch = pytest.MonkeyPatch
+PROGRAMS = 12
+
+
+def strided_one_off(rule: Callable) -> Callable:
+    """Windows of a strided convolution start one cell early."""
+
+    def wrong(spec, x, w):
+        steps = [a for a, axis in enumerate(spec.axes, start=1) if axis.stride > 1]
+        return rule(spec, jnp.roll(x, 1, axis=steps), w)
+
+    return wrong
+
+
+def sides_swapped(rule: Callable) -> Callable:
+    def wrong(spec, x, dy):
+        axes = tuple(dataclasses.replace(a, low=a.high, high=a.low) for a in spec.axes)
+        return rule(dataclasses.replace(spec, axes=axes), x, dy)
+
+    return wrong
+
+
+def leaks_float32(rule: Callable) -> Callable:
+    return lambda spec, x, w: rule(spec, x, w).astype(jnp.float32) if x.dtype == jnp.float16 else rule(spec, x, w)
+
+
+def copies_not_added(patch: Patch) -> None:
+    """Under vmap the cotangent of an operand that is not mapped is that of the first copy alone."""
+    original = attach._unstack
+    patch.setattr(
+        attach,
+        "_unstack",
+        lambda value, axes: original(value[0], axes[:-1]) if axes and axes[-1] is None else original(value, axes),
+    )
+
+
+def residual_in_a_list(patch: Patch) -> None:
+    """What the gradient needs is kept outside of JAX: right under jit, another trace's under scan."""
+    kept: list[jax.Array] = []
+
+    def fwd(spec, x):
+        kept.append(x)
+        return activation._relu_primal(spec, x), None
+
+    def bwd(spec, residuals, dy):
+        return (jnp.where(kept[-1] > 0, dy, jnp.zeros_like(dy)),)
+
+    patch.setattr(activation, "_relu", attach.attach(activation._relu_primal, fwd, bwd))
+
+
+def second_derivative_lost(patch: Patch) -> None:
+    patch.setattr(max_pool._S_T, "adjoints", (None, lambda spec, ddx, offset, dy: 0 * max_pool._S(spec, offset, ddx)))
+
+
+def nan_becomes_zero(patch: Patch) -> None:
+    def primal(spec, x):
+        return jnp.maximum(jnp.nan_to_num(x, nan=0.0, posinf=jnp.inf, neginf=-jnp.inf), 0)
+
+    patch.setattr(activation, "_relu", attach.attach(primal, activation._relu_fwd, activation._relu_bwd))
+
+
+def later_tie_wins(forward: Callable) -> Callable:
+    """The windows are read backwards, and the winner's offset is turned again."""
+
+    def wrong(spec, x):
+        other = {"row_major": "column_major", "column_major": "row_major"}[spec.ties]
+        return forward(spec, x)[0], forward(dataclasses.replace(spec, ties=other), x)[1]
+
+    return wrong
+
+
+def compared_as_signed(forward: Callable) -> Callable:
+    def wrong(spec, x):
+        if x.dtype != jnp.uint8:
+            return forward(spec, x)
+        y, offset = forward(spec, x.astype(jnp.int8))
+        return y.astype(x.dtype), offset
+
+    return wrong
+
+
+def channels_exchanged(patch: Patch) -> None:
+    """Channels first is undone by an exchange of axes, right for one spatial axis alone."""
+    original = max_pool.canonical
+
+    def wrong(x, spatial, layout):
+        if layout == "channels_last" or spatial == 1:
+            return original(x, spatial, layout)
+        return original(jnp.swapaxes(jnp.moveaxis(x, -1, -spatial - 1), -1, -2), spatial, layout)
+
+    patch.setattr(max_pool, "canonical", lambda x, n, layout: wrong(x, n, layout).reshape(original(x, n, layout).shape))
+
+
+def uses(*rules: str) -> Callable[[Problem], bool]:
+    return lambda p: p.options.get("rule") in rules
+
+
+def anything(p: Problem) -> bool:
+    return True
+
+
+# the bug, the operations that are fuzzed, and the programs drawn for them that could meet it
+BUGS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...], Callable[[Problem], bool]]] = {
+    "stride one off in one rule": (rebind(CONV_RULES, "forward", "taps", strided_one_off), ("conv",), uses("taps")),
+    "padding swapped in one rule's weight gradient": (
+        rebind(CONV_RULES, "weight_vjp", "correlation", sides_swapped), ("conv",), uses("correlation")),
+    "tie broken the other way": (
+        rebind(MAX_RULES, "forward", "segment_sum", later_tie_wins), ("max_pool",), uses("segment_sum")),
+    "last window of ceil mode missing": (
+        overshoot(lambda axis, cells: 0), ("avg_pool",), lambda p: "ceil_mode" in p.options),
+    "overshoot counts": (
+        lambda patch: patch.setattr(avg_pool, "window_counts", lambda axes, pad: geometry.window_counts(
+            [dataclasses.replace(a, high=a.high + a.overshoot, overshoot=0) for a in axes], pad)),
+        ("avg_pool",), lambda p: "ceil_mode" in p.options),
+    "dtype leaks": (
+        rebind(CONV_RULES, "forward", "im2col", leaks_float32), ("conv",),
+        lambda p: uses("im2col")(p) and p.dtype == "float16"),
+    "vmapped cotangents not added": (
+        copies_not_added, ("conv", "dense"), lambda p: p.way == "vmap" and not all(p.mapped) and p.orders > 1),
+    "residual kept outside": (residual_in_a_list, ("relu",), lambda p: p.way in ("scan", "remat")),
+    "summed in float16": (
+        lambda patch: [patch.setattr(m, "accumulator", lambda dtype: dtype) for m in (correlation, im2col)],
+        ("conv",), lambda p: p.dtype == "float16" and p.rule in ("im2col", "correlation")),
+    "groups mixed": (
+        lambda patch: patch.setattr(lax_rule, "swap_channels", lambda w, groups: jnp.swapaxes(w, -1, -2).reshape(
+            *w.shape[:-2], w.shape[-1] // groups, groups * w.shape[-2])),
+        ("conv",), lambda p: uses("lax")(p) and p.options["groups"] > 1),
+    "second derivative lost": (second_derivative_lost, ("max_pool",), lambda p: p.orders > 1),
+    "NaN becomes 0": (nan_becomes_zero, ("relu",), anything),
+    "unsigned compared as signed": (
+        rebind(MAX_RULES, "forward", "offsets", compared_as_signed), ("max_pool",), lambda p: p.dtype == "uint8"),
+    "channels first exchanged": (
+        channels_exchanged, ("max_pool",), lambda p: p.options["layout"] == "channels_first" and len(p.args[0]) > 1),
+}  # fmt: skip
+
+
+def judged(operations: tuple[str, ...], meets: Callable[[Problem], bool]) -> Iterator[Judged]:
+    """The first programs of the fuzzer's own sequence that could meet a bug."""
+    drawn = (problem(Random(f"7/{number}"), operations, 8) for number in range(5000))
+    for p, _ in zip(filter(meets, drawn), range(PROGRAMS), strict=False):
+        yield judge(p, sets=10)
+
+
+@pytest.fixture
+def patch(monkeypatch: Patch) -> Iterator[Patch]:
+    jax.clear_caches()
+    yield monkeypatch
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_finds(bug, patch):
+    plant, operations, meets = BUGS[bug]
+    plant(patch)
+    found = next((j for j in judged(operations, meets) if j.failures), None)
+    assert found is not None
+    print(bug, found.failures[0].message, sep=" | ")
