@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -128,12 +128,12 @@ def test_a_failure_is_shrunk_to_a_script_of_ten_lines_that_shows_it(monkeypatch)
     from fnconv.ops import activation
 
     def bwd(spec, y, dy):
-        return (2 * dy * (y > 0),)
+        return (jnp.where(y > 0, 2 * dy, jnp.zeros_like(dy)),)
 
     monkeypatch.setattr(activation, "_relu", attach(activation._relu_primal, activation._relu_fwd, bwd))
     report = run.fuzz(cases=150, seed=1, operations=("relu",), shrinking=False)
     failure = next(f for f in report.failures if f.order == 1)
-    small = shrink(failure)
+    small = shrink(failure, seconds=10)
     assert max(map(len, small.problem.shapes)) <= len(failure.problem.shapes[0])
     text = script(small)
     assert len(text.splitlines()) <= 10
@@ -141,4 +141,4 @@ def test_a_failure_is_shrunk_to_a_script_of_ten_lines_that_shows_it(monkeypatch)
     got, want = printed.strip().splitlines()[0], printed.strip().splitlines()[-1]
     assert "by the definition" in want
     assert got  # the library in that process has no bug: its answer is the definition's
-    assert jax.numpy.allclose(np.array(eval(want.split("definition")[1])), small.want)
+    assert np.allclose(np.array(json.loads(want.split("definition")[1])), small.want)

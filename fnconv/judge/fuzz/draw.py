@@ -347,7 +347,7 @@ def array(r: np.random.Generator, kind: str, shape: Sequence[int], p: Problem, f
             return normal * 10.0 ** r.uniform(-2 if half else -4, 2 if half else 4, shape)
         case "special":
             chosen = r.choice((nan, inf, -inf), shape)
-            return np.where(r.random(shape) < 0.15, chosen, small)
+            return np.where(r.random(shape) < r.choice((0.1, 0.3, 0.6)), chosen, small)
         case "mask":
             return np.where(r.random(shape) < r.choice((0.3, 0.8, 1.0)), -inf, small)
         case "largest":

@@ -87,7 +87,7 @@ def expected(p: Problem, d: Data, c: Array, dy: Array, order: int) -> tuple[list
     for a, parts in enumerate(zip(*copies, strict=True)):
         join = np.stack if order == 0 or p.mapped[a] else lambda v: np.sum(v, axis=0)
         roundings = max(e.roundings for e in parts) + (COPIES if order else 0)
-        stored = max(e.stored for e in parts)
+        stored = max(e.stored for e in parts) + (COPIES if order else 0)
         with np.errstate(all="ignore"):
             value, moduli = (join([getattr(e, name) for e in parts]) for name in ("value", "moduli"))
         together.append(Expected(value, moduli, roundings, stored))
