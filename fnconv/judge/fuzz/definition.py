@@ -391,16 +391,10 @@ def leaky_relu(x: Array, slope: float = 0.01) -> Form:
     return Form(x.shape, (Terms(every, ((0, every),), np.where(x.ravel() > 0, 1.0, slope)),))
 
 
-def conv_block(
-    x: Array, w: Array, *b: Array, dtype: Any = None, activation: Any = "relu", pool: Any = None, **options: Any
-) -> Form:
-    """The pool of the ReLU of the convolution: at each output the convolution's terms of the cell that wins.
-
-    dtype: of integers, modulo whose size the convolution is computed.
-    """
+def conv_block(x: Array, w: Array, *b: Array, activation: Any = "relu", pool: Any = None, **options: Any) -> Form:
+    """The pool of the ReLU of the convolution: at each output the convolution's terms of the cell that wins."""
     inner = conv(x, w, *b, **options)
     z = evaluate_plain(inner, (x, w, *b))
-    z = z if dtype is None else z.astype(dtype)
     outer = [relu(z)] if activation == "relu" else []
     if pool is not None:
         after = evaluate_plain(outer[0], (z,)) if outer else z
@@ -416,7 +410,8 @@ def conv_block(
 def evaluate_plain(form: Form, operands: Sequence[Array]) -> Array:
     y = np.broadcast_to(np.asarray(form.constant), form.shape).astype(operands[0].dtype).ravel()
     for t in form.terms:
-        np.add.at(y, t.to, np.prod([operands[a].ravel()[at] for a, at in t.factors], axis=0))
+        factors = [operands[a].ravel()[at] for a, at in t.factors]
+        np.add.at(y, t.to, np.prod(factors, axis=0, dtype=y.dtype))  # integers modulo their size
     return y.reshape(form.shape)
 
 

@@ -49,9 +49,8 @@ def slices(p: Problem, arrays: Sequence[Array], copy: int) -> list[Array]:
 
 def form(p: Problem, operands: Sequence[Array]) -> Form:
     options = {k: v for k, v in p.options.items() if k != "rule"}
-    if p.operation == "conv_block" and p.integer:
-        options["dtype"] = p.dtype
-    return FORMS[p.operation](*operands, *p.args, **options)
+    typed = [o.astype(p.dtype) if p.integer and a != p.index else o for a, o in enumerate(operands)]
+    return FORMS[p.operation](*typed, *p.args, **options)
 
 
 def y_shape(p: Problem) -> tuple[int, ...]:
@@ -173,7 +172,7 @@ def differs(p: Problem, d: Data, c: Array, dy: Array, order: int, a: int, got: A
     moduli, growth = want.moduli, grown(p)
     if growth > 1:  # such a formulation mixes all entries
         moduli = np.full_like(moduli, growth * np.max(largest_moduli(p, d, c, dy, order, a), initial=0))
-    close = bound(want, p.dtype, summed, moduli, underflow(d, c, dy, order))
+    close = bound(want, p.dtype, summed, moduli, underflow(p, d, c, dy, order))
     if is_exact(p, d, c, dy, order, growth):
         close = np.zeros_like(close)
     wide = got.astype(np.float64)
@@ -196,8 +195,10 @@ def differs(p: Problem, d: Data, c: Array, dy: Array, order: int, a: int, got: A
     )
 
 
-def underflow(d: Data, c: Array, dy: Array, order: int) -> float:
+def underflow(p: Problem, d: Data, c: Array, dy: Array, order: int) -> float:
     """What one underflow may be multiplied by afterwards: the other factors of its product."""
+    if p.operation == "leaky_relu":
+        return max(1.0, abs(p.args[0]))
     if order < 2:
         finite = [np.abs(x[np.isfinite(x)]) for x in (*d["operands"], dy)]
         return 1.0 if d["kind"] == "largest" else max(1.0, *(float(f.max(initial=0)) for f in finite))
