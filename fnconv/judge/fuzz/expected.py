@@ -102,7 +102,7 @@ def polynomial(
     form: Form, operands: Sequence[Array], directions: Sequence[Array], c: Array, dy: Array, order: int
 ) -> list[Expected]:
     """The result of one order: y alone, or a gradient for every operand."""
-    n = counts(form, operands)
+    n, parts = counts(form, operands), max(1, len(form.terms))  # each part of a sum may be stored
     bounded = replace(form, constant=np.where(np.isfinite(form.constant), form.constant, 0))  # the loss leaves -inf out
 
     def results(modulus: bool) -> list[Array]:
@@ -122,7 +122,7 @@ def polynomial(
 
     n = n if order < 2 else (order + 2) * 2 * (n + 4)  # every factor y is a sum of its own
     with np.errstate(all="ignore"):
-        return [Expected(v, m, n, kept(order)) for v, m in zip(results(False), results(True), strict=True)]
+        return [Expected(v, m, n, kept(order) * parts) for v, m in zip(results(False), results(True), strict=True)]
 
 
 def kept(order: int) -> float:
