@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fnconv.judge.engine.programs import fast_options
 from fnconv.judge.fuzz.draw import Problem
 from fnconv.ops import functional
 
@@ -105,7 +105,7 @@ def compiled(p: Problem, y_shape: tuple[int, ...]) -> Run:
                 shape_of(s, jnp.int32 if a == p.index else dtype, **_placed(p, a)) for a, s in enumerate(shapes)
             ]
             result = shape_of(y_shape, dtype)
-            options = None if p.rule == "auto" and p.data_seed % 2 else fast_options()
+            options = None if p.rule == "auto" and p.data_seed % 2 else fast_options("cpu")
             program = jax.jit(evaluate).lower(abstract, abstract, result, result).compile(options)
 
     def run(operands: Any, directions: Any, c: Any, dy: Any) -> list[list[np.ndarray]]:
@@ -148,15 +148,3 @@ def surroundings(p: Problem) -> Iterator[None]:
         enter(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         yield
-
-
-@cache
-def fast_options() -> dict[str, Any]:
-    """Options for a short compilation, of those that this version of XLA knows."""
-    found: dict[str, Any] = {}
-    wanted: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    for name, value in wanted.items():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            jax.jit(lambda: 0).lower().compile({name: value})
-            found[name] = value
-    return found
