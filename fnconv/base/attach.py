@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from fnconv.base import chunks
 
 Stack = tuple[tuple[int | None, ...], ...]  # batch axis of each operand, for every enclosing vmap, innermost first
-# the operand and its axis by which the first axis of a result is sharded, and the last; None: by none
+# for the first axis of a result and for its last: the operand, and the axis of it, whose sharding it has; or None
 Placement = tuple[tuple[int, int] | None, tuple[int, int] | None]
 AS_INPUT: Placement = ((0, 0), (0, -1))  # (N, *S, C) -> (N, *O, C)
 

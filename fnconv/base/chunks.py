@@ -24,7 +24,7 @@ _devices: ContextVar[int] = ContextVar("devices", default=1)
 
 @contextmanager
 def for_devices(number: int) -> Iterator[None]:
-    """While a program for so many devices is lowered."""
+    """Within it, a program for this number of devices is lowered."""
     token = _devices.set(number)
     try:
         yield

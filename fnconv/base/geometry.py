@@ -21,9 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 Table = npt.NDArray[np.int32]
-ENTRIES = (
-    2**27
-)  # of an index table: a constant of a program, which XLA keeps below 2 GiB, several times while it is made
+# The most entries of an index table.  It is a constant of a program: XLA limits those to 2 GiB, and copies them.
+ENTRIES = 2**27
 OUTSIDE = -1  # what a flat table holds where the window leaves the input
 
 PADDING_NAMES = ("VALID", "SAME", "SAME_LOWER", "FULL", "INPUT_SIZE")
@@ -152,7 +151,9 @@ def _refuse_if_large(windows: int, elements: int) -> None:
 
 
 def runs(a: Axis) -> list[tuple[slice, Axis]]:
-    """Outputs whose windows meet the low padding, none, the high padding: the cells of each run, and its own axis.
+    """Cut the outputs into runs: windows that meet the low padding, no padding, the high padding.
+
+    Each run comes as the cells of the input that it reads and the axis of a pooling over them.
 
     >>> [(cells.start, cells.stop, run.low, run.high, run.output) for cells, run in runs(Axis(8, 3, 2, low=1, high=1))]
     [(0, 2, 1, 0, 1), (1, 8, 0, 0, 3)]
@@ -228,9 +229,9 @@ def crop_instead_of_negative(size: int, stride: int, low: int, high: int) -> tup
 
 
 def taps(axes: Sequence[AnyAxis], order: str = "row_major") -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Window elements as (flat row-major offset, index per axis), in row-major or column-major order.
+    """The taps of a window, which are its elements: (flat row-major offset, index per axis) of each.
 
-    Column-major is Wei's: the smallest column first, within it the smallest row; the first axis runs fastest.
+    `order` is row-major or column-major.  Column-major is Wei's: the first axis runs fastest.
     """
     window = tuple(a.window for a in axes)
     if order == "row_major":

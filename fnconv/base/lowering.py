@@ -22,9 +22,10 @@ UNROLL = 64  # the most window elements for which a program may have one operati
 
 
 def computed_once(arrays: Any) -> Any:
-    """The same arrays, which XLA keeps rather than computes again inside each of what reads them.
+    """The same arrays, stored once: XLA does not compute them again inside each loop that reads them.
 
-    On a CPU XLA drops `optimization_barrier` before it fuses; a call that it may not inline it keeps.
+    On a CPU XLA removes `optimization_barrier` before it fuses loops, so there a call that must not be inlined takes
+    its place.
     """
     return lax.platform_dependent(arrays, cpu=_called, default=lax.optimization_barrier)
 
@@ -45,7 +46,7 @@ def unless_empty(f: Callable[..., jax.Array], shape: Sequence[int], spec: Any, *
 
 
 def pad_once(x: jax.Array, axes: Sequence[Axis], fill: float = 0) -> jax.Array:
-    """`pad` for many readers, none of which pads again."""
+    """`pad`, stored once, for arrays that are read many times."""
     padded = pad(x, axes, fill)
     return padded if padded is x else computed_once(padded)
 
@@ -68,10 +69,11 @@ def starts(a: AnyAxis) -> jax.Array:
 
 
 def by_runs(f: Callable[..., Any], arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> Any:
-    """f(arrays, axes), on a CPU put together from its runs, so that no padded copies of the arrays are made.
+    """f(arrays, axes); on a CPU it is computed run by run (see `runs`), so that the arrays are not copied to be padded.
 
-    f takes arrays (N, *S, C) to some of (N, *O, C) whose entries depend on the cells of their windows alone.  These are
-    copied in turn, which pays where strides make them smaller or where few windows meet a border.
+    f takes arrays (N, *S, C) to arrays (N, *O, C), each entry of which depends only on the cells of its window.  The
+    results of the runs are joined, which copies them: that pays where strides make the results small, or where few
+    windows meet a border.
     """
     inside = volume([max((run.output for _, run in runs(a)), default=0) for a in axes])
     if all(a.stride == 1 for a in axes) and BORDERS * (volume(outputs(axes)) - inside) > volume(outputs(axes)):

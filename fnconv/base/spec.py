@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from fnconv.base import dtypes, geometry
-from fnconv.base.errors import Shape, invalid, mistyped
+from fnconv.base.errors import MaybeShape, invalid, mistyped
 from fnconv.base.geometry import AnyAxis, Axis
 
 REALS = (jnp.floating, jnp.integer)
@@ -32,7 +32,7 @@ NO_SEQUENCE = (Mapping, Set, bytes)  # of no order, or of no integers
 
 IntOrTuple = int | Sequence[int]
 Padding = str | int | Sequence[int | tuple[int, int]]
-Rule = str | Mapping[str, str]
+RuleNames = str | Mapping[str, str]
 Precision = Any
 
 
@@ -59,7 +59,7 @@ def same_dtype(function: str, **arrays: jax.Array | None) -> None:
         raise mistyped(function, " and ".join(present), "must have one dtype (cast with .astype)", listed)
 
 
-def _integer(function: str, argument: str, value: Any, shape: Shape, of: str = "x") -> int:
+def _integer(function: str, argument: str, value: Any, shape: MaybeShape, of: str = "x") -> int:
     if isinstance(value, bool):
         raise mistyped(function, argument, "must be integers", repr(value), shape, of)
     try:
@@ -100,7 +100,7 @@ def is_scalar(value: Any) -> bool:
 
 
 def per_axis(
-    function: str, argument: str, value: Any, axes: int, shape: Shape, *, minimum: int, of: str = "x"
+    function: str, argument: str, value: Any, axes: int, shape: MaybeShape, *, minimum: int, of: str = "x"
 ) -> tuple[int, ...]:
     """One integer for all axes, or one entry per spatial axis."""
     if isinstance(value, NO_SEQUENCE):
@@ -215,7 +215,7 @@ def _check_cells(function: str, axes: Sequence[Axis], shape: tuple[int, ...]) ->
 
 
 def check_volume(
-    function: str, argument: str, sizes: Sequence[int], shape: Shape, most: int = LARGEST, of: str = "x"
+    function: str, argument: str, sizes: Sequence[int], shape: MaybeShape, most: int = LARGEST, of: str = "x"
 ) -> None:
     if all(isinstance(size, int) for size in sizes) and geometry.volume(sizes) > most:
         raise invalid(function, argument, f"must have at most {most} cells", tuple(sizes), shape, of)

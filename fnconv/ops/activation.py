@@ -105,7 +105,7 @@ def _logistic(x: jax.Array) -> jax.Array:
 
 @_logistic.defjvp
 def _logistic_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Of s' = s(x) s(-x) = sech(x/2)^2 / 4 derivatives of every order follow."""
+    """s' = s(x) s(-x) = sech(x/2)^2 / 4, itself differentiable to any order."""
     (x,), (dx,) = primals, tangents
     return _logistic(x), _sigmoid_bwd(x, dx)[0]
 
@@ -149,7 +149,7 @@ def _tangent_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple
 
 @jax.custom_jvp
 def _sech(x: jax.Array) -> jax.Array:
-    """2 t / (1 + t^2) with t = e^-|x|: a root of the slopes, which underflows where they times a cotangent do."""
+    """1 / cosh(x) = 2 t / (1 + t^2) with t = e^-|x|: the root of a slope, which underflows later than the slope."""
     t = jnp.exp(-jnp.abs(x))
     return 2 * t / (1 + t * t)
 

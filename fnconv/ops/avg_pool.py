@@ -8,7 +8,7 @@ import jax
 
 from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
+from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, RuleNames, as_array, spatial_shape
 from fnconv.ops.max_pool import adaptive_spec
 from fnconv.rules import available, maps
 
@@ -23,7 +23,7 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     layout: str = "channels_last",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
 ) -> jax.Array:
     """Mean of each window; dx = upsample(dy) * 1 / size, Notes 2.2, shares of overlapping windows added.
 

@@ -39,7 +39,7 @@ from fnconv.base.spec import (
     IntOrTuple,
     Padding,
     Precision,
-    Rule,
+    RuleNames,
     as_array,
     check_groups,
     paddings,
@@ -63,7 +63,7 @@ def conv(
     dilation: IntOrTuple = 1,
     groups: int = 1,
     layout: str = "channels_last",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
     precision: Precision = None,
 ) -> jax.Array:
     """Convolution, in any number of spatial dimensions: the correlation of networks, the kernel is not flipped.
@@ -124,7 +124,7 @@ def conv_input_vjp(
     dilation: IntOrTuple = 1,
     groups: int = 1,
     layout: str = "channels_last",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
     precision: Precision = None,
 ) -> jax.Array:
     """Gradient of `conv` with respect to its input: dx = M^T vec(dY C^T), Wei (2.28), (2.30); Notes 2.3.
@@ -181,7 +181,7 @@ def conv_weight_vjp(
     dilation: IntOrTuple = 1,
     groups: int = 1,
     layout: str = "channels_last",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
     precision: Precision = None,
 ) -> jax.Array:
     """Gradient of `conv` with respect to its kernels: dC = phi(x)^T dY, Wei (2.21); Notes 3.
@@ -254,7 +254,7 @@ def conv_transpose(
     dilation: IntOrTuple = 1,
     groups: int = 1,
     layout: str = "channels_last",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
     precision: Precision = None,
 ) -> jax.Array:
     """Transposed convolution: `conv_input_vjp` as a layer, plus b, with the arguments of the conv that it transposes.
@@ -376,7 +376,7 @@ bias = attach(_bias_primal, _bias_fwd, _bias_bwd, has_spec=False)
 
 
 def arguments(
-    name: str, x: Any, w: Any, layout: str, rule: Rule, precision: Precision, options: dict[str, Any]
+    name: str, x: Any, w: Any, layout: str, rule: RuleNames, precision: Precision, options: dict[str, Any]
 ) -> tuple[jax.Array, jax.Array, ConvSpec, tuple[int, ...]]:
     """A convolution's checked x, its kernel (*window, in / groups, out), its spec and its batch axes."""
     x, w, spatial = _features_and_kernel(name, "x", x, w, layout)
@@ -412,7 +412,7 @@ def _spec(
     size: Sequence[int],
     window: Sequence[int],
     channels: tuple[int, int],
-    rule: Rule,
+    rule: RuleNames,
     precision: Precision,
     options: dict[str, Any],
 ) -> ConvSpec:

@@ -29,7 +29,7 @@ from fnconv.base.spec import (
     Padding,
     PoolSpec,
     Precision,
-    Rule,
+    RuleNames,
     spatial_shape,
 )
 from fnconv.ops import conv as conv_
@@ -54,7 +54,7 @@ def conv_block(
     dilation: IntOrTuple = 1,
     groups: int = 1,
     layout: str = "channels_last",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
     precision: Precision = None,
 ) -> jax.Array:
     """max_pool(relu(conv(x, w, b))), the same values and gradients, keeping x, w and one byte per output.

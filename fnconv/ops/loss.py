@@ -84,7 +84,7 @@ def _weights(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _asked(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The logits, 0 in rows of an integer label outside the classes, where nothing depends on them, be they NaN."""
+    """The logits; 0 in rows whose integer label is outside the classes, so that NaN there has no effect."""
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         return logits
     ignored = (labels < 0) | (labels > min(logits.shape[-1] - 1, np.iinfo(labels.dtype).max))

@@ -12,7 +12,7 @@ from fnconv.base.attach import AS_INPUT, attach
 from fnconv.base.dtypes import accumulator
 from fnconv.base.geometry import volume
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape
+from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, RuleNames, as_array, spatial_shape
 from fnconv.ops.patches import columns, columns_adjoint
 from fnconv.rules import available
 
@@ -27,7 +27,7 @@ def lp_pool(
     dilation: IntOrTuple = 1,
     ceil_mode: bool = False,
     layout: str = "channels_last",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
 ) -> jax.Array:
     """y = (sum |x_i|^p)^(1/p) over each window; dx_i = dy sign(x_i) (|x_i| / y)^(p - 1).
 
@@ -92,7 +92,7 @@ def _norm(spec: PoolSpec, x: jax.Array) -> jax.Array:
 
 
 def _norm_of_moderate(p: float, cols: jax.Array, largest: jax.Array) -> jax.Array:
-    """Of numbers near 1; their powers too are so once the largest is 1, which p = 2 needs not."""
+    """The norm of numbers near 1.  For p other than 2 they are divided by the largest: then powers stay near 1 too."""
     if p == 2:
         return jnp.sqrt(jnp.sum(jnp.square(cols), axis=2))
     one = jnp.ones((), largest.dtype)
@@ -127,7 +127,7 @@ def _slopes(spec: PoolSpec, x: jax.Array, y: jax.Array | None) -> jax.Array:
 
 
 def _kept(spec: PoolSpec, y: jax.Array) -> jax.Array | None:
-    """The slopes of a sum of moduli are signs, whatever the sum."""
+    """y, which the slopes need; for p = 1 nothing, since they are signs."""
     return None if spec.p == 1 else y
 
 
@@ -146,7 +146,7 @@ def _lp_pool_bwd(spec: PoolSpec, residuals: Residuals, dy: jax.Array) -> tuple[j
 
 
 def _power_of_two(largest: jax.Array) -> jax.Array:
-    """A power of two near each value, and with a normal inverse; 1 for 0 and for what is not finite."""
+    """A power of two near each value, whose inverse is a normal number; 1 for 0 and for infinities and NaN."""
     one = jnp.ones((), largest.dtype)
     _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, one))
     limit = jnp.finfo(largest.dtype).maxexp - 3  # type: ignore[no-untyped-call]

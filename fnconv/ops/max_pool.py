@@ -14,7 +14,7 @@ from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other, attac
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.geometry import ENTRIES, adaptive_axis, volume, windows
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, check_volume, spatial_shape
+from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, RuleNames, as_array, check_volume, spatial_shape
 from fnconv.rules import available, maps
 from fnconv.rules.max_pool.segment_sum import winners
 
@@ -31,7 +31,7 @@ def max_pool(
     ceil_mode: bool = False,
     ties: str = "row_major",
     layout: str = "channels_last",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
 ) -> jax.Array:
     """Maximum of each window, Wei (4.2); vec(y) = S vec(x), dx = S^T dy, Wei (4.4)-(4.6), GEMM 3, Notes 2.2.
 
@@ -122,7 +122,7 @@ def max_pool_with_indices(
     ceil_mode: bool = False,
     ties: str = "row_major",
     layout: str = "channels_last",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
 ) -> tuple[jax.Array, jax.Array]:
     """`max_pool` and where each maximum stood: the positions that Wei (4.6) sums over.
 
@@ -297,7 +297,7 @@ def adaptive_spec(
 
 
 def _arguments(
-    name: str, x: jax.Array, window_shape: Sequence[int], layout: str, rule: Rule, options: dict[str, Any]
+    name: str, x: jax.Array, window_shape: Sequence[int], layout: str, rule: RuleNames, options: dict[str, Any]
 ) -> tuple[jax.Array, PoolSpec, tuple[int, ...]]:
     check_layout(name, layout)
     x = as_array(name, "x", x)

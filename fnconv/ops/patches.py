@@ -11,7 +11,7 @@ from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other
 from fnconv.base.errors import invalid
 from fnconv.base.geometry import volume, windows
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, Rule, as_array, spatial_shape, whole_shape
+from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, RuleNames, as_array, spatial_shape, whole_shape
 from fnconv.ops.rearrange import rearrange
 from fnconv.rules import available, maps
 
@@ -27,7 +27,7 @@ def im2col(
     dilation: IntOrTuple = 1,
     layout: str = "channels_last",
     order: str = "c",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
 ) -> jax.Array:
     """Unfold the windows of x into the columns of a matrix, Wei (2.5), GEMM 1.1; phi(x) is its transpose, Wei (2.6).
 
@@ -70,7 +70,7 @@ def col2im(
     dilation: IntOrTuple = 1,
     layout: str = "channels_last",
     order: str = "c",
-    rule: Rule = "auto",
+    rule: RuleNames = "auto",
 ) -> jax.Array:
     """The adjoint of `im2col`: add every entry at the cell it came from, Wei (2.30), GEMM 1.2.
 
@@ -125,7 +125,7 @@ def _geometry(
     dilation: IntOrTuple,
     layout: str,
     order: str,
-    rule: Rule,
+    rule: RuleNames,
 ) -> tuple[PoolSpec, tuple[int, ...], int]:
     check_layout(name, layout)
     if order not in ORDERS:

@@ -4,9 +4,9 @@ forward(spec, x, w) -> y        input_vjp(spec, dy, w) -> dx        weight_vjp(s
 
 A formulation may state
 
-GROWTH   how much larger than the products the numbers are that it adds up, at most, along every axis; else 1
-DIVIDES  that its transforms divide: it takes no integers
-ROUNDS   that they round whole numbers in floating point as well
+GROWTH   a factor for each axis: it adds numbers up to this much larger than the products themselves (default 1)
+DIVIDES  its transforms divide, so it takes no integers
+ROUNDS   its transforms round even where all operands are whole numbers
 
 and raises ValueError for sizes that it refuses.
 """

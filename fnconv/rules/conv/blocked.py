@@ -27,7 +27,7 @@ from fnconv.rules.conv import columns, taps
 from fnconv.rules.conv import lax as xla
 from fnconv.rules.conv.rewrite import Map, Rewrite
 
-BLOCK = {4: 4, 16: 2}  # outputs of a block, by the most input channels of a group
+BLOCK = {4: 4, 16: 2}  # {largest number of input channels of a group: outputs of a block}
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -50,7 +50,7 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _length(spec: ConvSpec) -> int:
-    """More outputs in a block are more zeros to multiply, and needed where there are few channels to contract."""
+    """Outputs of a block: more where there are few channels to contract, though more zeros are then multiplied."""
     c = spec.in_channels // spec.groups
     wanted = next((t for channels, t in BLOCK.items() if c <= channels), 1)
     return max(1, min(wanted, spec.axes[-1].output))

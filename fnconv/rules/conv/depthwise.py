@@ -24,7 +24,7 @@ from fnconv.base.lowering import TERMS, by_runs, computed_once, pad_once, per_ch
 from fnconv.base.pairs import pad, rot180, swap_channels, tap, tap_adjoint
 from fnconv.base.spec import ConvSpec
 
-ROWS = 8  # terms of one fused sum of rows
+ROWS = 8  # blocks of rows that one loop adds up
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:

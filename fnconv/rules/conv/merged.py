@@ -19,7 +19,7 @@ from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv import lax
 from fnconv.rules.conv.rewrite import Formulation, Rewrite, identity
 
-# channels of a block, at least: below, products are too narrow; above, too many zeros are multiplied
+# The fewest channels of a block.  With fewer, products are too narrow; with more, too many zeros are multiplied.
 WIDTHS = {"forward": 16, "input_vjp": 16, "weight_vjp": 32}
 
 

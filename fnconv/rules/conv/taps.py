@@ -24,7 +24,7 @@ from fnconv.base.spec import ConvSpec
 from fnconv.rules.conv import depthwise
 from fnconv.rules.conv.products import by_cotangent, by_kernel, dot
 
-NARROW = 4  # channels of a group, at most, that element-wise products contract faster than matrix products
+NARROW = 4  # up to this many channels in a group, element-wise products are faster than matrix products
 
 
 def is_narrow(spec: ConvSpec) -> bool:

@@ -60,7 +60,7 @@ Matrix = npt.NDArray[Any]  # of fractions
 
 @dataclass(frozen=True)
 class Transforms:
-    """Of one axis: A^T (m, n), G (n, r), B^T (n, n), exact."""
+    """A^T (m, n), G (n, r) and B^T (n, n) of one axis, as fractions."""
 
     at: npt.NDArray[Any]
     g: npt.NDArray[Any]
@@ -89,7 +89,7 @@ def transforms(m: int, r: int) -> Transforms:
 
 @cache
 def growth(m: int) -> float:
-    """How much larger the numbers are that are added up along an axis than the products they make, at most.
+    """An upper bound: along one axis, the sums reach at most this many times the products that they make.
 
     The largest row sum of |A^T| |G| |B^T| over outputs, and of |G^T| |B^T| |A| over kernel elements.
     """
@@ -185,7 +185,7 @@ class Tiles:
         self.of_output = tuple(Axis(a.output, 1, high=e) for a, e in zip(spec.axes, extra, strict=True))
 
     def bytes(self, maps: int, dtype: jnp.dtype) -> int:
-        """Of so many feature maps, transformed."""
+        """The size of that many transformed feature maps."""
         return maps * volume(self.tiles) * volume(self.n) * dtype.itemsize
 
     def correlate(self, x: jax.Array, kernels: jax.Array, product: Product) -> jax.Array:

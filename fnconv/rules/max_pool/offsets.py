@@ -1,10 +1,11 @@
 """Max pooling one window element at a time: nothing is gathered, scattered or unfolded.
 
-The forward pass runs through the window against tie order: what is no less than the largest so far is the winner so
-far.  It asks for no equality with the maximum: where a compiler computes x twice, roundings may differ, and nothing
-would be equal.  Where all is as low as padding is, the winner is the first cell that is none.  The backward pass
-gives each window element the cotangents whose offset names it, shifted back to where it came from: Wei (4.6) with
-the sum taken over window elements.
+The forward pass runs through the window in reverse tie order.  An element at least as large as the largest so far
+becomes the winner, so the first of equal maxima is the last to become it.  No element is compared with the maximum
+afterwards: a compiler may compute x twice and round it differently, and then nothing would be equal.  In a window whose
+cells all have the value of the padding, the winner is the first cell that is not padding.  The backward pass gives
+each window element the cotangents whose offset names it, shifted back to where it came from: Wei (4.6) with the sum
+taken over window elements.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from fnconv.base.pairs import pad, tap
 from fnconv.base.spec import PoolSpec
 from fnconv.rules.max_pool.segment_sum import offset_dtype
 
-FEW_PHASES = 4  # that interleave as fast as one comparison spreads cotangents, however few the channels
+FEW_PHASES = 4  # up to this many phases, interleaving them is as fast as one comparison that spreads cotangents
 
 
 def forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The first maximum of each window in tie order, Wei (4.2); the first NaN, where there is one."""
     axes, winners = sliding(spec.axes), partial(_forward, spec.ties)
-    strided = any(a.stride > 1 for a in axes)  # else its two results are no smaller than x
+    strided = any(a.stride > 1 for a in axes)  # at stride 1 the two results are as large as x: joining runs costs more
     best, winner = by_runs(winners, (x,), axes) if strided else winners((x,), axes)
     return best, winner
 
