@@ -50,12 +50,14 @@ FLOATS: dict[DType, Float] = {
 
 def accepted(dtype: DType, *, integers: bool = True) -> bool:
     """Whether the operations take arrays of this dtype."""
-    return dtype in FLOATS or (integers and jnp.issubdtype(dtype, jnp.integer))
+    return dtype in FLOATS or (integers and jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits >= 8)
 
 
 def accepted_names(*, integers: bool = True) -> str:
     """The accepted dtypes, as error messages list them."""
-    return ", ".join(row.name for row in FLOATS.values()) + (" or an integer type" if integers else "")
+    return ", ".join(row.name for row in FLOATS.values()) + (
+        " or an integer type of 8 bits or more" if integers else ""
+    )
 
 
 def accumulator(dtype: DType) -> DType:

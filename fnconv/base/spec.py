@@ -42,13 +42,18 @@ Precision = Any
 def as_array(function: str, argument: str, x: Any, *, integers: bool = True) -> jax.Array:
     """x as an array of a dtype that the operations take; integers only where the operation has a meaning for them."""
     try:
-        array = jnp.asarray(x)
+        array = jnp.asarray(native(x))
     except (TypeError, ValueError) as error:  # neither an array nor a list of numbers; a ragged list
         raise mistyped(function, argument, "must be an array", type(x).__name__) from error
     if dtypes.accepted(array.dtype, integers=integers):
         return array
     rule = f"must have dtype {dtypes.accepted_names(integers=integers)}"
     raise mistyped(function, argument, rule, array.dtype.name, array.shape, argument)
+
+
+def native(x: Any) -> Any:
+    """A NumPy array in the machine's byte order, which is the only one that JAX takes."""
+    return x.astype(x.dtype.newbyteorder("=")) if isinstance(x, np.ndarray) and not x.dtype.isnative else x
 
 
 def same_dtype(function: str, **arrays: jax.Array | None) -> None:

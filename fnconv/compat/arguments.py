@@ -10,12 +10,29 @@ import numpy as np
 from jax.sharding import AxisType
 
 from fnconv.base import dtypes
-from fnconv.base.errors import describe
+from fnconv.base.errors import describe, invalid, mistyped
+from fnconv.base.spec import NO_SEQUENCE, native
 
 
 def declined(function: str, argument: str, rule: str, value: Any) -> NotImplementedError:
     """What the original takes and fnconv has no rule for."""
     return NotImplementedError(describe(function, argument, rule, value))
+
+
+def as_operand(function: str, argument: str, x: Any, axes: int = 0) -> Any:
+    """An array as it is, with so many axes or more; NumPy's in the machine's byte order."""
+    if not (isinstance(x, jax.Array | np.ndarray | np.generic) or hasattr(x, "__jax_array__")):
+        raise mistyped(function, argument, "must be an array", type(x).__name__)
+    if len(x.shape) < axes:
+        raise invalid(function, argument, f"must have {axes} axes or more", tuple(x.shape))
+    return native(x)
+
+
+def sequence(function: str, argument: str, value: Any) -> Any:
+    """What must have an entry for each axis."""
+    if isinstance(value, NO_SEQUENCE) or not hasattr(value, "__len__"):
+        raise mistyped(function, argument, "must be a sequence with one entry per axis", repr(value))
+    return value
 
 
 def check_dtypes(function: str, **operands: jax.Array) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnconv.base.errors import invalid
-from fnconv.compat.arguments import check_dtypes
+from fnconv.compat.arguments import as_operand, check_dtypes, sequence
 from fnconv.compat.windows import Pads, reduce_window
 from fnconv.ops.avg_pool import avg_pool as mean_pool
 
@@ -42,8 +42,10 @@ def pool(
     >>> pool(jnp.arange(4.)[:, None], 0., lax.add, (2,), None, "VALID")[:, 0].tolist()
     [1.0, 3.0, 5.0]
     """
+    inputs = as_operand("pool", "inputs", inputs)
     batch, window, steps = _geometry("pool", inputs, window_shape, strides)
     if not isinstance(padding, str):
+        sequence("pool", "padding", padding)
         pairs = tuple(tuple(p) for p in padding)
         if len(pairs) != len(window) or any(len(p) != 2 for p in pairs):
             raise invalid("pool", "padding", "needs a (low, high) pair per spatial axis", padding, inputs.shape)
@@ -99,6 +101,7 @@ def avg_pool(
     >>> avg_pool(jnp.arange(3.)[:, None], (2,), padding="SAME", count_include_pad=False)[:, 0].tolist()
     [0.5, 1.5, 2.0]
     """
+    inputs = jnp.asarray(as_operand("avg_pool", "inputs", inputs))
     _, window, steps = _geometry("avg_pool", inputs, window_shape, strides)
     check_dtypes("avg_pool", inputs=inputs)
     default = jnp.result_type(float)
@@ -114,8 +117,8 @@ def _geometry(
     name: str, inputs: jax.Array, window_shape: Sequence[int], strides: Sequence[int] | None
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """(number of batch axes, window, strides)."""
-    window = tuple(window_shape)
-    steps = tuple(strides or (1,) * len(window))
+    window = tuple(sequence(name, "window_shape", window_shape))
+    steps = tuple(sequence(name, "strides", strides or (1,) * len(window)))
     if len(steps) != len(window):
         raise invalid(name, "strides", f"needs one entry per entry of window_shape {window}", steps, inputs.shape)
     batch = inputs.ndim - len(window) - 1

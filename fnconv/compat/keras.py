@@ -12,7 +12,8 @@ from jax import lax
 
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.layout import LAYOUTS
-from fnconv.compat.arguments import check_dtypes, declined
+from fnconv.base.spec import native
+from fnconv.compat.arguments import check_dtypes, declined, sequence
 from fnconv.compat.lax import conv_general_dilated
 from fnconv.compat.lax import conv_transpose as lax_conv_transpose
 from fnconv.ops.avg_pool import avg_pool
@@ -51,8 +52,9 @@ def conv(
     [10.0, 21.0, 32.0, 3.0]
     """
     layout = _layout("conv", data_format)
-    kernel = _tensor("conv", "kernel", kernel)
-    inputs = _tensor("conv", "inputs", inputs).astype(kernel.dtype)
+    inputs = _tensor("conv", "inputs", inputs)
+    kernel = _tensor("conv", "kernel", kernel, inputs.ndim)
+    inputs = inputs.astype(kernel.dtype)
     channels = inputs.shape[-1 if layout == "channels_last" else 1]
     if channels % kernel.shape[-2]:
         rule = f"must have a number of input channels that divides the {channels} of inputs"
@@ -88,7 +90,8 @@ def depthwise_conv(
     [0.0, 1.0, 2.0, 3.0]
     """
     layout = _layout("depthwise_conv", data_format)
-    inputs, kernel = _tensor("depthwise_conv", "inputs", inputs), _tensor("depthwise_conv", "kernel", kernel)
+    inputs = _tensor("depthwise_conv", "inputs", inputs)
+    kernel = _tensor("depthwise_conv", "kernel", kernel, inputs.ndim)
     channels = inputs.shape[-1 if layout == "channels_last" else 1]
     if kernel.shape[-2] != channels:
         rule = f"must have the {channels} input channels of inputs"
@@ -128,14 +131,15 @@ def conv_transpose(
     """
     name = "conv_transpose"
     layout = _layout(name, data_format)
-    inputs, kernel = _tensor(name, "inputs", inputs), _tensor(name, "kernel", kernel)
+    inputs = _tensor(name, "inputs", inputs)
+    kernel = _tensor(name, "kernel", kernel, inputs.ndim)
     channels = inputs.shape[-1 if layout == "channels_last" else 1]
     if kernel.shape[-1] != channels:
         raise invalid(name, "kernel", f"must have the {channels} input channels of inputs", kernel.shape, inputs.shape)
     n = inputs.ndim - 2
     named = _padding(name, padding)
-    steps, dilation = _each(strides, n), _each(dilation_rate, n)
-    extra = (None,) * n if output_padding is None else _each(output_padding, n)
+    steps, dilation = _each(name, "strides", strides, n), _each(name, "dilation_rate", dilation_rate, n)
+    extra = (None,) * n if output_padding is None else _each(name, "output_padding", output_padding, n)
     spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:-2], dilation, strict=True)]
     pads = [_transposed_pads(named, *axis) for axis in zip(spans, steps, extra, strict=True)]
     numbers = _dimension_numbers(n, layout)
@@ -179,7 +183,7 @@ def max_pool(
     """
     layout, named = _layout("max_pool", data_format), _padding("max_pool", padding)
     x = _tensor("max_pool", "inputs", inputs)
-    window = _each(pool_size, x.ndim - 2)
+    window = _each("max_pool", "pool_size", pool_size, x.ndim - 2)
     return first_max_pool(x, window, strides=strides, padding=named, layout=layout)
 
 
@@ -207,7 +211,7 @@ def average_pool(
     layout, named = _layout("average_pool", data_format), _padding("average_pool", padding)
     x = _tensor("average_pool", "inputs", inputs)
     x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
-    window = _each(pool_size, x.ndim - 2)
+    window = _each("average_pool", "pool_size", pool_size, x.ndim - 2)
     return avg_pool(x, window, strides=strides, padding=named, count_include_pad=False, layout=layout)
 
 
@@ -228,9 +232,9 @@ def _convolve(
     return conv_general_dilated(
         inputs,
         kernel,
-        _each(strides, n),
+        _each(name, "strides", strides, n),
         _padding(name, padding),
-        rhs_dilation=_each(dilation_rate, n),
+        rhs_dilation=_each(name, "dilation_rate", dilation_rate, n),
         dimension_numbers=_dimension_numbers(n, layout),
         feature_group_count=groups,
     )
@@ -242,8 +246,8 @@ def _dimension_numbers(n: int, layout: str) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(features, (n + 1, n, *range(n)), features)
 
 
-def _each(value: Any, axes: int) -> tuple[int, ...]:
-    return (value,) * axes if isinstance(value, int) else tuple(value)
+def _each(name: str, argument: str, value: Any, axes: int) -> tuple[int, ...]:
+    return (value,) * axes if isinstance(value, int) else tuple(sequence(name, argument, value))
 
 
 def _padding(name: str, padding: Any) -> str:
@@ -264,10 +268,15 @@ def _layout(name: str, data_format: str | None) -> str:
     return layout
 
 
-def _tensor(name: str, argument: str, x: Any) -> jax.Array:
-    """A Keras variable or an array as an array of a supported dtype."""
+def _tensor(name: str, argument: str, x: Any, axes: int = 2) -> jax.Array:
+    """A Keras variable or an array as an array of a supported dtype, with so many axes or more."""
     if type(x).__name__ == "KerasTensor":
         raise declined(name, argument, "must not be symbolic (wrap the call in a layer)", x)
-    array = jnp.asarray(x)
+    try:
+        array = jnp.asarray(native(x))
+    except (TypeError, ValueError) as error:
+        raise mistyped(name, argument, "must be an array", type(x).__name__) from error
+    if array.ndim < axes:
+        raise invalid(name, argument, f"must have {axes} axes or more", array.shape)
     check_dtypes(name, **{argument: array})
     return array

@@ -13,7 +13,7 @@ from jax import lax
 
 from fnconv.base.errors import describe
 from fnconv.base.pairs import rot180, swap_channels
-from fnconv.compat.arguments import check_dtypes, declined, static, with_sharding_of
+from fnconv.compat.arguments import as_operand, check_dtypes, declined, sequence, static, with_sharding_of
 from fnconv.compat.windows import Pads, reduce_window, zero_insertion
 from fnconv.ops.conv import conv, conv_input_vjp
 
@@ -67,6 +67,10 @@ def conv_general_dilated(
     >>> jax.grad(lambda w: conv_general_dilated(x, w, (2,), "VALID").sum())(w).tolist()
     [[[2.0, 4.0]]]
     """
+    name = "conv_general_dilated"
+    lhs, rhs = as_operand(name, "lhs", lhs, 2), as_operand(name, "rhs", rhs, 2)
+    sequence(name, "window_strides", window_strides)
+    padding = padding if isinstance(padding, str) else sequence(name, "padding", padding)
     n = lhs.ndim - 2
     return _conv_general_dilated(
         lhs,
@@ -183,9 +187,13 @@ def conv_transpose(
     >>> conv_transpose(x, w, (2,), "VALID")[0, :, 0].tolist()
     [3.0, 2.0, 4.0, 2.0, 1.0]
     """
+    name = "conv_transpose"
+    lhs, rhs = as_operand(name, "lhs", lhs), as_operand(name, "rhs", rhs)
     if lhs.ndim != rhs.ndim or lhs.ndim < 2:
         rule = "must have as many axes as rhs, two or more"
         raise ValueError(describe("conv_transpose", "lhs", rule, (lhs.shape, rhs.shape)))
+    sequence(name, "strides", strides)
+    padding = padding if isinstance(padding, str) else sequence(name, "padding", padding)
     n = lhs.ndim - 2
     if dimension_numbers is None:
         if n > 3:

@@ -14,10 +14,11 @@ from jax import lax
 
 from fnconv.base.attach import LinearMap, adjoint_to_each_other
 from fnconv.base.dtypes import lowest, to_accumulator
-from fnconv.base.geometry import Axis, volume
+from fnconv.base.geometry import Axis, outputs, sizes, volume
+from fnconv.base.lowering import unless_empty
 from fnconv.base.pairs import subsample, zero_insert
 from fnconv.base.window_sums import window_sum, window_sum_adjoint
-from fnconv.compat.arguments import check_dtypes, declined, static, with_sharding_of
+from fnconv.compat.arguments import as_operand, check_dtypes, declined, sequence, static, with_sharding_of
 from fnconv.ops.max_pool import max_pool
 
 Pads = str | Sequence[tuple[int, int]]
@@ -62,17 +63,22 @@ def reduce_window(
     [1.0, 1.0, 0.0, 1.0, 1.0]
     """
     name = "reduce_window"
-    if not jax.tree_util.all_leaves([operand]):
+    if operand is not None and not jax.tree_util.all_leaves([operand]):
         raise declined(name, "operand", "must be one array", jax.tree.structure(operand))
-    if computation not in _MONOIDS:
+    operand = as_operand(name, "operand", operand)
+    if not callable(computation) or computation not in _MONOIDS:
         raise declined(name, "computation", "must be jax.lax.max, jax.lax.min or jax.lax.add", computation)
-    if isinstance(init_value, jax.core.Tracer) or not jax.tree_util.all_leaves([init_value]) or np.ndim(init_value):
+    scalar = isinstance(init_value, int | float | complex | np.generic | np.ndarray | jax.Array) and not np.ndim(
+        init_value
+    )
+    if isinstance(init_value, jax.core.Tracer) or not scalar:
         raise declined(name, "init_value", "must be a scalar known at trace time", init_value)
     dtype = jnp.result_type(init_value)  # not always the operand's, as in lax
     if dtype == jnp.bool_ or init_value != _MONOIDS[computation][1](dtype):
         rule = f"must be the neutral element of jax.lax.{computation.__name__}"
         raise declined(name, "init_value", rule, init_value)
-    n = len(window_dimensions)
+    n = len(sequence(name, "window_dimensions", window_dimensions))
+    padding = padding if isinstance(padding, str) else sequence(name, "padding", padding)
     return _reduce_window(
         operand,
         computation=computation,
@@ -155,7 +161,12 @@ def _sum(x: jax.Array, window: PerAxis, strides: PerAxis, base: PerAxis, dilatio
 
 
 def _in_accumulator(sum_: Callable[..., jax.Array], x: jax.Array, axes: tuple[Axis, ...]) -> jax.Array:
-    return sum_(to_accumulator(x), axes).astype(x.dtype)
+    cells = outputs(axes) if sum_ is window_sum else sizes(axes)
+
+    def added(axes: tuple[Axis, ...], x: jax.Array) -> jax.Array:
+        return sum_(to_accumulator(x), axes).astype(x.dtype)
+
+    return unless_empty(added, (x.shape[0], *cells, x.shape[-1]), axes, x)
 
 
 _MONOIDS: dict[Any, tuple[Callable[..., jax.Array], Callable[[Any], Any]]] = {

@@ -216,6 +216,9 @@ def conv_weight_vjp(
     _, _, out_channels = split_shape(dy.shape, spatial, layout)
     options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
     spec = _spec(name, x.shape, size, window, (in_channels, out_channels), rule, precision, options)
+    if not batch and spatial > 1 and dy.shape != join_shape(batch, spec.y_shape(1)[1:-1], out_channels, layout):
+        rule = f"needs one entry per spatial dimension, and to lead from x to dy of shape {dy.shape}"
+        raise invalid(name, "window_shape", rule, window, x.shape)
     _check_cotangent(name, spec, dy, batch, layout)
     dw = weight_gradient.attached(spec, canonical(x, spatial, layout), canonical(dy, spatial, layout))
     return restore_kernel(dw, layout)
@@ -333,7 +336,8 @@ def _transposed_geometry(
         ]
     if any(size < 0 for size in sizes):
         raise invalid(name, "padding", "must leave a non-negative output size", padding, shape)
-    return tuple(sizes), tuple((low, high - e) for (low, high), e in zip(pairs, extra, strict=True))
+    taken = [e if o else 0 for e, o in zip(extra, outputs, strict=True)]
+    return tuple(sizes), tuple((low, high - e) for (low, high), e in zip(pairs, taken, strict=True))
 
 
 # ---- bias -----------------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def conv_block(
     options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
     x, kernel, spec, batch = conv_.arguments(name, x, w, layout, rule, precision, options)
     spatial = len(spec.axes)
-    pooling = None if pool is None else _pooling(name, pool, x.ndim, batch, spec)
+    pooling = None if pool is None else _pooling(name, pool, x.shape, spec)
     biases = () if b is None else (conv_.checked_bias(name, x, b, spec.out_channels),)
     y = _block(Block(spec, pooling, activation, bool(biases)), canonical(x, spatial, layout), kernel, *biases)
     return restore(y, batch, layout)
@@ -143,20 +143,19 @@ _block = attach(_block_primal, _block_fwd, _block_bwd, placement=((0, 0), (1, -1
 # ---- arguments ------------------------------------------------------------------------------------------------------
 
 
-def _pooling(name: str, pool: Pool, ndim: int, batch: tuple[int, ...], spec: ConvSpec) -> PoolSpec:
+def _pooling(name: str, pool: Pool, x_shape: tuple[int, ...], spec: ConvSpec) -> PoolSpec:
     """The pooling's spec, over the convolution's output."""
     options = dict(pool) if isinstance(pool, Mapping) else {"window_shape": pool}
     unknown = [key for key in options if key not in POOL_OPTIONS]
     if unknown or "window_shape" not in options:
         raise mistyped(name, "pool", f"must be a window or a mapping of {', '.join(POOL_OPTIONS)}", repr(pool))
-    _, *size, channels = spec.y_shape(1)
-    shape = (*batch, *size, channels)
+    size = spec.y_shape(1)[1:-1]
     window_shape = options.pop("window_shape")
     if isinstance(window_shape, int):
         window_shape = (window_shape,) * len(size)
-    window = spatial_shape(name, "pool", window_shape, shape, minimum=1)
+    window = spatial_shape(name, "pool", window_shape, x_shape, minimum=1)
     if len(window) != len(size):
-        raise invalid(name, "pool", "needs one entry per spatial dimension", window, shape)
+        raise invalid(name, "pool", "needs one entry per spatial dimension", window, x_shape)
     defaults = {"strides": None, "padding": "VALID", "dilation": 1, "ceil_mode": False, "rule": "auto"}
     named = {**defaults, **options, "available": available.names("max_pool")}
-    return PoolSpec.from_args(name, shape, size, window, **named)
+    return PoolSpec.from_args(f"{name}'s pool", x_shape, size, window, **named)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from fnconv.base.errors import invalid
+from fnconv.base.errors import invalid, mistyped
 from fnconv.base.geometry import volume
 from fnconv.base.layout import check_layout, split_shape
-from fnconv.base.spec import as_array, is_scalar, spatial_shape
+from fnconv.base.spec import NO_SEQUENCE, as_array, is_scalar, spatial_shape
 from fnconv.ops.avg_pool import adaptive_avg_pool
 from fnconv.ops.max_pool import adaptive_max_pool
 
@@ -45,6 +45,8 @@ def spatial_pyramid_pool(
     check_layout(name, layout)
     if pool not in tuple(POOLS):
         raise invalid(name, "pool", f"must be one of {', '.join(POOLS)}", repr(pool))
+    if isinstance(levels, NO_SEQUENCE):
+        raise mistyped(name, "levels", "must be a sequence, for their order", repr(levels))
     if is_scalar(levels) or len(levels) == 0:
         raise invalid(name, "levels", "must be a sequence with one entry or more", levels)
     x = as_array(name, "x", x, integers=pool == "max")

@@ -12,6 +12,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from fnconv.base.attach import LinearMap
+from fnconv.base.errors import mistyped
 from fnconv.base.geometry import Axis
 from fnconv.base.spec import ConvSpec, PoolSpec
 from fnconv.rules import choice
@@ -75,6 +76,9 @@ def explain(fn: Callable[..., Any], *args: Any, platform: str | None = None, **k
     Returns:
       A tuple of `Choice`s with a readable text.
 
+    Raises:
+      TypeError: fn is not callable.
+
     >>> import jax.numpy as jnp
     >>> from fnconv import conv
     >>> x, w = jnp.zeros((8, 28, 28, 1)), jnp.zeros((5, 5, 1, 6))
@@ -83,6 +87,8 @@ def explain(fn: Callable[..., Any], *args: Any, platform: str | None = None, **k
     >>> print(explain(lambda x, w: conv(x, w, rule="im2col"), x, w))
     conv forward, 28x28 1->6, window 5x5: im2col; asked for by name
     """
+    if not callable(fn):
+        raise mistyped("explain", "fn", "must be a function", type(fn).__name__)
     place = jax.default_backend() if platform is None else platform
     jaxpr = jax.make_jaxpr(fn)(*args, **kwargs).jaxpr
     needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))

@@ -60,7 +60,7 @@ def jvp(fn: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any])
 
 def _check_tangent(x: Any, t: Any) -> None:
     expected = jax.dtypes.float0 if not jnp.issubdtype(jnp.result_type(x), jnp.inexact) else jnp.result_type(x)
-    found = t.dtype if hasattr(t, "dtype") else jnp.result_type(t)
+    found = jax.dtypes.float0 if getattr(t, "dtype", None) == jax.dtypes.float0 else jnp.result_type(t)
     if np.shape(x) != np.shape(t) or expected != found:
         raise TypeError(
             f"jvp: a tangent must have its primal's shape and tangent dtype, {np.shape(x)} {np.dtype(expected).name}; "

@@ -115,7 +115,7 @@ OPERANDS = {
         "log_softmax: axis must be an integer; got (0, 1)"),
     "no axis": (fnconv.softmax, (of(()),), ValueError, "softmax: x must have one axis or more; got ()"),
     "the dtype of w": (fnconv.conv, (X, of(W.shape, jnp.bool_)), TypeError,
-        "conv: w must have dtype float16, bfloat16, float32, float64 or an integer type; got bool for w of shape (3,"),
+        "conv: w must have dtype float16, bfloat16, float32, float64 or an integer type of 8 bits or more; got bool"),
     "labels": (fnconv.softmax_cross_entropy, (of((2, 3)), of((3,), jnp.int32)), ValueError,
         "softmax_cross_entropy: integer labels must have the shape (2,); got (3,)"),
     "one-hot labels": (fnconv.softmax_cross_entropy, (of((2, 3)), of((2, 4))), ValueError,
