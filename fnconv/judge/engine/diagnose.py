@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, combinations, permutations
 
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+
+from fnconv.base.dtypes import unit_roundoff
 
 Values = npt.NDArray[np.float64]
 Hypothesis = tuple[str, Values]
@@ -115,10 +118,7 @@ def diagnose(
 
 
 def _noise(a: np.ndarray, b: np.ndarray) -> float:
-    kind = a.dtype if a.dtype.kind != "i" else np.dtype(np.float64)
-    eps = 2.0 ** -{2: 10, 4: 23, 8: 52}.get(kind.itemsize, 52)
-    if kind.name == "bfloat16":
-        eps = 2.0**-7
+    eps = 2 * unit_roundoff(a.dtype if jnp.issubdtype(a.dtype, jnp.floating) else np.dtype(np.float64))
     largest = np.abs(np.where(np.isfinite(b), b, 0).astype(np.float64)).max(initial=0)
     return float(NOISE * eps * largest)
 

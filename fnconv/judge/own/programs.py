@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from fnconv.base.spec import RuleNames
 from fnconv.judge.engine.programs import abstract, fast_options, precision
 from fnconv.judge.own.bounds import Results
 from fnconv.judge.own.case import Case, Function
 
-Rule = str | Mapping[str, str]
 Outputs = dict[str, dict[str, np.ndarray]]
 
 AUTOMATIC = "automatic"  # the reference's place among the outputs of a program
@@ -38,7 +38,7 @@ class Program:
 
 
 def compile_case(
-    case: Case, rules: Mapping[str, Rule], dtype: Any, device: jax.Device, *, optimised: Collection[str] = ()
+    case: Case, rules: Mapping[str, RuleNames], dtype: Any, device: jax.Device, *, optimised: Collection[str] = ()
 ) -> Program:
     """The program of the reference and of `rules`, which maps the names of the outputs to rules.
 

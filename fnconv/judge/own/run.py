@@ -23,11 +23,12 @@ import jax.numpy as jnp
 
 from fnconv.base.dtypes import FLOATS
 from fnconv.base.errors import invalid
+from fnconv.base.spec import RuleNames
 from fnconv.judge.engine.programs import fast_options
 from fnconv.judge.own.bounds import Multilinear, Results
 from fnconv.judge.own.case import Case
 from fnconv.judge.own.judgement import Drawn, Judgement, compare, guess_of
-from fnconv.judge.own.programs import AUTOMATIC, Program, Rule, compile_case, compile_reference
+from fnconv.judge.own.programs import AUTOMATIC, Program, compile_case, compile_reference
 from fnconv.judge.own.report import ONLY, Failure, OwnReport, RuleRow
 from fnconv.judge.own.suite import cases, operations
 from fnconv.rules import conv
@@ -60,7 +61,7 @@ class Job:
     dtypes: tuple[str, ...]
     optimised: str | None
     device: str
-    rules: Mapping[str, Rule]
+    rules: Mapping[str, RuleNames]
 
 
 def check(
@@ -168,13 +169,13 @@ def platforms() -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _rules(case: Case) -> dict[str, Rule]:
+def _rules(case: Case) -> dict[str, RuleNames]:
     """Each rule of the operation, in the maps that have it; "auto" in the others, and for all."""
     if case.rules is None:
         return {ONLY: "auto"}
     maps = available_rules()[case.rules]
     every = dict.fromkeys(name for names in maps.values() for name in names)
-    mapped: dict[str, Rule] = {r: {m: r if r in names else "auto" for m, names in maps.items()} for r in every}
+    mapped: dict[str, RuleNames] = {r: {m: r if r in names else "auto" for m, names in maps.items()} for r in every}
     return mapped | {"auto": "auto"}
 
 
