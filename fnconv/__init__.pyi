@@ -11,6 +11,7 @@ from fnconv.judge.model.compare import compare as compare
 from fnconv.judge.rule.entry import check_vjp as check_vjp
 from fnconv.ops.functional import *  # noqa: F403
 from fnconv.rules.available import available_rules as available_rules
+from fnconv.transform.both_modes import both_modes as both_modes
 from fnconv.transform.explanation import explain as explain
 from fnconv.transform.forward_mode import jvp as jvp
 from fnconv.transform.manual_rules import with_manual_rules as with_manual_rules

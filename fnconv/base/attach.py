@@ -4,6 +4,14 @@
 either mode, for second derivatives: `jax.grad` of a gradient transposes the rule, `jax.hessian` pushes tangents
 through it.  `LinearMap` serves that: an operation linear in each of its operands that carries its adjoints with it,
 so that whatever is done to a rule built of such maps, the derivative is one of ours again.
+
+Where `modes` is "both", the same rule is attached for forward mode as well.  The vjp dy -> J^T dy is linear and built
+of such maps, so its transpose dx -> J dx is too: that is the tangent, and the transpose of the tangent, which reverse
+mode takes, is the vjp.  `jax.custom_jvp` holds it, and `jax.checkpoint` lets it keep what the vjp keeps, no more.
+
+`jax.experimental.hijax.VJPHiPrimitive` would hold the vjp and the tangent side by side, and batching with them.  It is
+not used while it is experimental: its methods differ between JAX 0.10 and 0.12, its rule is not applied under
+`jax.checkpoint`, and it has to be told every shape.  It would take the place of `_both` below.
 """
 
 from __future__ import annotations
@@ -14,7 +22,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, NamedSharding
@@ -26,6 +36,9 @@ Stack = tuple[tuple[int | None, ...], ...]  # batch axis of each operand, for ev
 # for the first axis of a result and for its last: the operand, and the axis of it, whose sharding it has; or None
 Placement = tuple[tuple[int, int] | None, tuple[int, int] | None]
 AS_INPUT: Placement = ((0, 0), (0, -1))  # (N, *S, C) -> (N, *O, C)
+
+# how operations are attached while they are traced: "reverse" or "both"; a part of the key of every cache of JAX's
+modes = jax.make_user_context("reverse")
 
 
 def attach(
@@ -45,16 +58,51 @@ def attach(
     element-wise.
     """
     static = (0,) if has_spec else ()
-    with_rule = jax.custom_vjp(primal, nondiff_argnums=static)
-    with_rule.defvjp(fwd, bwd)
+    reverse = jax.custom_vjp(primal, nondiff_argnums=static)
+    reverse.defvjp(fwd, bwd)
+    both = primal if isinstance(primal, LinearMap) else _both(primal, fwd, bwd, static)
+    attached = {"reverse": reverse, "both": both}
 
     def call(*arguments: Any) -> Any:
         spec, operands = arguments[: len(static)], _vary_alike(arguments[len(static) :])
-        f = partial(with_rule if any(map(_differentiable, operands)) else primal, *spec)
+        f = partial(attached[modes.value] if any(map(_differentiable, operands)) else primal, *spec)
         return f(*operands) if placement is None else _placed(f, operands, placement)
 
     call.__name__ = call.__qualname__ = primal.__name__.strip("_")
     return jax.jit(call, static_argnums=static)
+
+
+def _both(
+    primal: Callable[..., Any], fwd: Callable[..., Any], bwd: Callable[..., Any], static: tuple[int, ...]
+) -> Callable[..., Any]:
+    """`primal` whose tangent is the transpose of bwd at the residuals of fwd."""
+    rule = jax.custom_jvp(primal, nondiff_argnums=static)
+
+    def jvp(*arguments: Any) -> tuple[Any, Any]:
+        *spec, primals, tangents = arguments
+        with modes("both"):  # the rule of what was traced in both modes may be asked for later
+            value, residuals = fwd(*spec, *primals)
+        moving = {i: t for i, t in enumerate(tangents) if not isinstance(t, SymbolicZero) and _differentiable(t)}
+        values, tree = jax.tree.flatten(value)
+        zeros = {i: np.zeros(v.shape, jax.dtypes.float0) for i, v in enumerate(values) if not _differentiable(v)}
+        types = [jax.typeof(v).to_tangent_aval() for i, v in enumerate(values) if i not in zeros]
+
+        def filled(of_values: Sequence[Any]) -> Any:
+            rest = iter(of_values)
+            return jax.tree.unflatten(tree, [zeros[i] if i in zeros else next(rest) for i in range(len(values))])
+
+        @partial(jax.checkpoint, prevent_cse=False)
+        def push(residuals: Any, moving: dict[int, jax.Array]) -> Any:
+            def pull(*dy: jax.Array) -> dict[int, jax.Array]:
+                cotangents = bwd(*spec, residuals, filled(dy))
+                return {i: cotangents[i] for i in moving}
+
+            return jax.linear_transpose(pull, *types)(moving)
+
+        return value, filled(push(residuals, moving))
+
+    rule.defjvp(jvp, symbolic_zeros=True)
+    return rule
 
 
 class LinearMap:
@@ -65,7 +113,8 @@ class LinearMap:
     """
 
     def __init__(self, name: str, fun: Callable[..., jax.Array], placement: Placement | None = None) -> None:
-        self.name, self.fun, self.placement = name, fun, placement
+        self.name = self.__name__ = name
+        self.fun, self.placement = fun, placement
         self.adjoints: tuple[Callable[..., jax.Array] | None, ...] = ()
 
     def __call__(self, spec: Any, *operands: jax.Array) -> jax.Array:
@@ -79,9 +128,6 @@ class LinearMap:
         Each operand is kept only if the adjoint of another one reads it: nothing for a map of one operand.
         """
 
-        def primal(spec: Any, *operands: jax.Array) -> jax.Array:
-            return self(spec, *operands)
-
         def fwd(spec: Any, *operands: jax.Array) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
             moving = {i for i, adjoint in enumerate(self.adjoints) if adjoint is not None}
             return self(spec, *operands), tuple(o if moving - {i} else None for i, o in enumerate(operands))
@@ -89,8 +135,7 @@ class LinearMap:
         def bwd(spec: Any, kept: Sequence[jax.Array | None], dy: jax.Array) -> tuple[jax.Array | None, ...]:
             return tuple(None if adjoint is None else adjoint(spec, dy, *kept) for adjoint in self.adjoints)
 
-        primal.__name__ = self.name
-        return attach(primal, fwd, bwd, placement=self.placement)
+        return attach(self, fwd, bwd, placement=self.placement)
 
     def __repr__(self) -> str:
         return self.name

@@ -77,7 +77,7 @@ def _leaky_relu_bwd(slope: float, positive: jax.Array, dy: jax.Array) -> tuple[j
 
 def _slopes(slope: float, positive: jax.Array, x: jax.Array) -> jax.Array:
     """A diagonal matrix times x, its own adjoint."""
-    return jnp.where(positive, x, x * jnp.asarray(slope, x.dtype))
+    return x * jnp.where(positive, jnp.ones((), x.dtype), jnp.asarray(slope, x.dtype))
 
 
 _leaky_relu = attach(_leaky_relu_primal, _leaky_relu_fwd, _leaky_relu_bwd)

@@ -78,8 +78,8 @@ def _weights(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """The weight of every class; one-hot for integer labels, of which only the integers are kept for the gradient."""
     if jnp.issubdtype(labels.dtype, jnp.integer):
         labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
-        classes = np.arange(logits.shape[-1], dtype=labels.dtype)
-        labels = labels[..., None] == np.expand_dims(classes, tuple(range(labels.ndim)))
+        classes = jax.lax.broadcasted_iota(labels.dtype, (*labels.shape, logits.shape[-1]), labels.ndim)
+        labels = labels[..., None] == classes
     return labels.astype(accumulator(logits.dtype))
 
 

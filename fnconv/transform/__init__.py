@@ -10,4 +10,6 @@ staged.py        a function as one jaxpr, which fusion needs
 policy.py        checkpoint policies, which ask for primitives by name
 report.py        what was replaced, and what was not
 manual_rules.py  the transformation
+both_modes.py    forward mode for fnconv's operations, beside reverse mode
+forward_mode.py  forward products of any function that has reverse mode alone
 """

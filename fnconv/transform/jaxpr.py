@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import jax
 from jax.extend import core
 
+from fnconv.base.attach import modes
 from fnconv.transform.fusion import BLOCK, chains_of
 from fnconv.transform.policy import translated
 from fnconv.transform.report import Site, types
@@ -34,11 +35,10 @@ from fnconv.transform.table import (
 JAXPRS = tuple({core.Jaxpr, core.ClosedJaxpr})  # one class from JAX 0.12 on
 
 # primitives that evaluate their jaxprs as they stand; any other one that holds jaxprs is opaque
-BODIES = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "scan", "cond", "shard_map")
+BODIES = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "scan", "while", "cond", "shard_map")
 OPAQUE = {
     "custom_jvp_call": "inside a jax.custom_jvp function, whose own rule stays",
     "custom_vjp_call": "inside a jax.custom_vjp function, whose own rule stays",
-    "while": "inside a while loop, which has no reverse mode and would lose its forward mode",
 }
 HIDDEN = "call_hi_primitive"  # of the flags jax_remat3, jax_custom_jvp3, jax_custom_vjp3: no jaxpr to be seen
 _PACKAGE, _JAX = str(Path(__file__).parents[1]), str(Path(jax.__file__).parent)
@@ -46,7 +46,7 @@ _PACKAGE, _JAX = str(Path(__file__).parents[1]), str(Path(jax.__file__).parent)
 Selection = frozenset[str]  # of operations; none stands for all
 Rewritten = tuple[Any, tuple[Site, ...]]
 
-_memo: WeakKeyDictionary[Any, dict[Selection, Rewritten]] = WeakKeyDictionary()
+_memo: WeakKeyDictionary[Any, dict[tuple[Selection, str], Rewritten]] = WeakKeyDictionary()
 
 
 def rewrite(jaxpr: Any, only: Selection) -> Rewritten:
@@ -54,11 +54,11 @@ def rewrite(jaxpr: Any, only: Selection) -> Rewritten:
 
     A jaxpr in which nothing is replaced is returned itself.
     """
-    memo = _memo.setdefault(jaxpr, {})
-    if only not in memo:
+    memo, key = _memo.setdefault(jaxpr, {}), (only, modes.value)
+    if key not in memo:
         new, sites = _rewrite(jaxpr, only)
-        memo[only] = None if new is jaxpr else new, sites  # a value must not keep its own key alive
-    new, sites = memo[only]
+        memo[key] = None if new is jaxpr else new, sites  # a value must not keep its own key alive
+    new, sites = memo[key]
     return (jaxpr if new is None else new), sites
 
 
@@ -163,7 +163,8 @@ def rewrite_bodies(name: str, params: Any, only: Selection) -> Rewritten:
     def visit(value: Any) -> Any:
         if isinstance(value, JAXPRS):
             if name in BODIES:
-                new, found = rewrite(value, only)
+                with modes("both" if name == "while" else modes.value):  # a while loop keeps its forward mode
+                    new, found = rewrite(value, only)
                 sites.extend(found)
                 return new
             sites.extend(_opaque_sites(name, value, only))

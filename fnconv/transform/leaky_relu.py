@@ -22,7 +22,7 @@ def _bwd(slope: float, kept: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
 
 def _slopes(slope: float, kept: jax.Array, x: jax.Array) -> jax.Array:
     """A diagonal matrix times x, its own adjoint."""
-    return jnp.where(kept, x, x * jnp.asarray(slope, x.dtype))
+    return x * jnp.where(kept, jnp.ones((), x.dtype), jnp.asarray(slope, x.dtype))
 
 
 leaky_relu = attach(_primal, _fwd, _bwd)

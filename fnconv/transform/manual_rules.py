@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from functools import update_wrapper
+from contextlib import nullcontext
+from functools import partial, update_wrapper
 from typing import Any, Protocol, cast
 
 import jax
 
+from fnconv.base import attach
 from fnconv.base.errors import invalid, mistyped
 from fnconv.transform.handler import handling
 from fnconv.transform.jaxpr import sites_in_rules
 from fnconv.transform.report import LATE, Report, Site
 from fnconv.transform.staged import is_array, of_arguments_alone, staged, with_arrays
 from fnconv.transform.table import CHAIN, FUSED, OPERATIONS
+
+MODES = ("reverse", "both")
 
 
 class ManualFunction(Protocol):
@@ -26,7 +30,7 @@ class ManualFunction(Protocol):
 
 
 def with_manual_rules(
-    fn: Callable[..., Any], *, only: Iterable[str] | None = None, fuse: bool = False
+    fn: Callable[..., Any], *, only: Iterable[str] | None = None, fuse: bool = False, modes: str = "reverse"
 ) -> ManualFunction:
     """The same function, evaluated with fnconv's operations: its gradients are the hand-derived ones.
 
@@ -34,18 +38,18 @@ def with_manual_rules(
     without its gradient.  Each convolution, window maximum, minimum and sum, each contraction (`dot_general`),
     `jax.nn.relu`, leaky ReLU, sigmoid, tanh, softmax, log-softmax and logsumexp, and with the last two softmax
     cross-entropies of weights and of integer labels, optax's among them, is evaluated by the operation of fnconv,
-    also inside jit, checkpoint, scan, cond, map, vmap and shard_map.  Everything else is evaluated as it was: values,
-    types, shardings, effects and structures stay.
+    also inside jit, checkpoint, scan, while loops, cond, map, vmap and shard_map.  Everything else is evaluated as it
+    was: values, types, shardings, effects and structures stay.
 
     Differentiate outside: `jax.grad(with_manual_rules(f))`.  What `f` differentiates inside itself is JAX's own
     gradient already; a `UserWarning` says so.  `jax.vmap`, `jax.jit`, a second gradient and `jax.hessian` apply to
-    the result; `jax.jvp` does not, `fnconv.jvp` does.  Nothing remains of the transformation after tracing.
+    the result; `jax.jvp` does with modes="both", or inside `both_modes`.  Nothing remains of the transformation after
+    tracing.
 
     Left as they are, and reported: what stands inside a `jax.custom_jvp` or `jax.custom_vjp` function, whose rule is
-    the author's wish, or inside a while loop, which has forward mode only; operands that are not float16, bfloat16,
-    float32 or float64; `jax.nn.leaky_relu` with a slope that is an array; `reduce_window` with a computation of the
-    user's; activations that fnconv does not have, as `jax.nn.silu`, of which the sigmoid is replaced.  `jax.nn.gelu`
-    is a formula like any other, of tanh or erf.
+    the author's wish; operands that are not float16, bfloat16, float32 or float64; `jax.nn.leaky_relu` with a slope
+    that is an array; `reduce_window` with a computation of the user's; activations that fnconv does not have, as
+    `jax.nn.silu`, of which the sigmoid is replaced.  `jax.nn.gelu` is a formula like any other, of tanh or erf.
 
     Checkpoint policies that ask for products by name, as `dots_saveable`, save fnconv's convolutions and contractions
     too; one that asks for another primitive by name, as `reduce_window_max`, does not find it.
@@ -59,6 +63,7 @@ def with_manual_rules(
       fuse: make one operation, `conv_block`, of convolution, bias, ReLU and max pooling that follow each other with no
         other reader in between, which keeps one byte per output of them all.  For this fn is traced as a whole, as by
         `jax.jit`: it cannot look at values, nor change objects in place other than nnx modules among its arguments.
+      modes: "reverse", `jax.custom_vjp` as everywhere; or "both", forward mode beside it, as by `both_modes`.
 
     Returns:
       The function, with a method `replaced(*args, **kwargs)` that traces `fn` as `jax.make_jaxpr` does, for arrays
@@ -67,8 +72,8 @@ def with_manual_rules(
 
     Raises:
       TypeError: fn is not callable, only is not a collection of names, fuse is not a bool.
-      ValueError: only holds no name, or an unknown one, or not all that fuse needs; or, when it is traced, fn changes
-        an nnx module that it closes over, or with fuse=True another argument.
+      ValueError: modes is neither; only holds no name, or an unknown one, or not all that fuse needs; or, when it is
+        traced, fn changes an nnx module that it closes over, or with fuse=True another argument.
 
     >>> import jax.numpy as jnp
     >>> def loss(w, x):
@@ -89,11 +94,14 @@ def with_manual_rules(
         raise mistyped("with_manual_rules", "fn", "must be a function", type(fn).__name__)
     selection = _selection(only, fuse)
     name = getattr(fn, "__name__", type(fn).__name__)
+    if modes not in MODES:
+        raise invalid("with_manual_rules", "modes", f"must be one of {', '.join(MODES)}", repr(modes))
     evaluated = staged(fn) if fuse else fn
+    attached = partial(attach.modes, "both") if modes == "both" else nullcontext
 
     def manual(*args: Any, **kwargs: Any) -> Any:
         sites: list[Site] = []
-        with handling(selection, sites):
+        with attached(), handling(selection, sites):
             result = evaluated(*args, **kwargs)
         if any(s.differentiated for s in sites):
             warnings.warn(f"with_manual_rules: {name} {LATE}", stacklevel=2)
@@ -106,7 +114,7 @@ def with_manual_rules(
 
         def run(*arrays: Any) -> None:
             positional, named = jax.tree.unflatten(tree, with_arrays(leaves, arrays))
-            with handling(selection, sites):
+            with attached(), handling(selection, sites):
                 evaluated(*positional, **named)
 
         with of_arguments_alone("with_manual_rules"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -16,7 +17,7 @@ from operations import distinct, integers
 from plain import assert_same
 
 import fnconv
-from fnconv.base.attach import LinearMap, attach
+from fnconv.base.attach import LinearMap, attach, modes
 
 # spec * a b^T: bilinear, of three different shapes, so that nothing is exchanged unnoticed
 _F = LinearMap("outer", lambda spec, a, b: spec * jnp.outer(a, b))
@@ -130,6 +131,58 @@ def test_a_rule_returns_one_cotangent_per_operand_and_none_for_integers() -> Non
     x, n = jnp.ones(3), jnp.float32(4)
     assert jax.grad(lambda x: scale((), x, n).sum())(x).tolist() == [4, 4, 4]
     assert scale((), jnp.arange(3), jnp.int32(2)).tolist() == [0, 2, 4]
+
+
+# ---- both modes -----------------------------------------------------------------------------------------------------
+
+
+def test_the_tangent_is_the_transpose_of_the_rule() -> None:
+    """Of a rule that is no derivative: three times the sine's, with an integer operand and an integer result."""
+    jumps = attach(
+        lambda spec, x, n: (jnp.sin(x) * n.astype(x.dtype), n),
+        lambda spec, x, n: ((jnp.sin(x) * n.astype(x.dtype), n), (x, n)),
+        lambda spec, kept, cotangents: (3 * cotangents[0] * jnp.cos(kept[0]) * kept[1].astype(kept[0].dtype), None),
+    )
+    x, n, t = jnp.arange(3.0), jnp.int32([1, 2, 3]), jnp.float32([1, 0, 2])
+    none = np.zeros(3, jax.dtypes.float0)
+    with modes("both"):
+        (y, m), (dy, dm) = jax.jvp(partial(jumps, ()), (x, n), (t, none))
+        value, pushforward = jax.linearize(lambda x: jumps((), x, n)[0], x)
+        still = jax.jvp(lambda n: jumps((), x, n), (n,), (none,))[1]
+        (dx,) = jax.vjp(lambda x: jumps((), x, n)[0], x)[1](t)
+        curvature = jax.jvp(jax.grad(lambda x: jumps((), x, n)[0].sum()), (x,), (t,))[1]
+    assert_same((y, m, value), (jnp.sin(x) * n, n, jnp.sin(x) * n), exact=True)
+    want = 3 * t * jnp.cos(x) * n
+    assert_same((dy, pushforward(t), dx), (want, want, want), exact=True)
+    assert_same(curvature, -3 * jnp.sin(x) * n * t, exact=False)
+    assert (dm.dtype, still[1].dtype) == (jax.dtypes.float0, jax.dtypes.float0)
+    assert not still[0].any()
+
+
+LINEAR = {
+    "conv of x": (lambda x: fnconv.conv(x, KERNEL, padding=1, strides=2), (1, 4, 4, 2)),
+    "conv of w": (lambda w: fnconv.conv(IMAGE, w, padding=1, strides=2), (3, 3, 2, 3)),
+    "conv_transpose": (lambda x: fnconv.conv_transpose(x, KERNEL), (1, 2, 2, 3)),
+    "dense": (lambda x: fnconv.dense(x, KERNEL[0, 0]), (2, 2)),
+    "bias": (lambda b: fnconv.dense(IMAGE[0, 0], KERNEL[0, 0], b) - fnconv.dense(IMAGE[0, 0], KERNEL[0, 0]), (3,)),
+    "avg_pool": (lambda x: fnconv.avg_pool(x, 2, strides=1, padding=1), (1, 4, 4, 2)),
+    "im2col": (lambda x: fnconv.im2col(x, 2), (1, 4, 4, 2)),
+    "col2im": (lambda x: fnconv.col2im(x, (3, 3, 1), (2, 2)), (4, 4)),
+    "max_unpool": (lambda y: fnconv.max_unpool(y, np.int32([[0], [5]]), (6,)), (2, 1)),
+    "flatten": (fnconv.flatten, (1, 4, 4, 2)),
+}
+KERNEL, IMAGE = jnp.asarray(integers(3, 3, 2, 3)), jnp.asarray(integers(1, 4, 4, 2))
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_transpose_of_what_is_linear(name: str) -> None:
+    fn, shape = LINEAR[name]
+    x = jnp.asarray(integers(*shape))
+    with modes("both"):
+        y, vjp = jax.vjp(fn, x)
+        got = jax.linear_transpose(fn, x)(2 * y)
+    assert_same(got, vjp(2 * y), exact=True)
+    assert got[0].any()
 
 
 # ---- kinds of input -------------------------------------------------------------------------------------------------

@@ -285,6 +285,7 @@ SIGNATURES = {
     "im2col": f"x, window_shape, *, {PATCHES}",
     "col2im": f"cols, x_shape, window_shape, *, {PATCHES}",
     "available_rules": "",
+    "both_modes": "fn",
     "jvp": "fn, primals, tangents",
     "check_vjp": "fn, *args, reference=None, level='quick', kwargs=None, order=2, seed=0",
     "tune_cpu": "",

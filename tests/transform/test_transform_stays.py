@@ -140,9 +140,7 @@ def test_a_while_loop_keeps_its_forward_mode(wrap):
         return lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, jax.nn.relu(conv(w, c[1]))), (0, x))[1].sum()
 
     manual = with_manual_rules(wrap(loop))
-    report = manual.replaced(W, X)
-    assert not report.replaced
-    assert {(s.operation, "while loop" in s.reason) for s in report.left} == {("conv", True), ("relu", True)}
+    assert manual.replaced(W, X).counts == {"conv": 1, "relu": 1}
     jax.tree.map(np.testing.assert_array_equal, jax.jvp(manual, (W, X), (W, X)), jax.jvp(loop, (W, X), (W, X)))
 
 
