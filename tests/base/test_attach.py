@@ -138,23 +138,27 @@ def test_a_rule_returns_one_cotangent_per_operand_and_none_for_integers() -> Non
 
 def test_the_tangent_is_the_transpose_of_the_rule() -> None:
     """Of a rule that is no derivative: three times the sine's, with an integer operand and an integer result."""
-    jumps = attach(
-        lambda spec, x, n: (jnp.sin(x) * n.astype(x.dtype), n),
-        lambda spec, x, n: ((jnp.sin(x) * n.astype(x.dtype), n), (x, n)),
-        lambda spec, kept, cotangents: (3 * cotangents[0] * jnp.cos(kept[0]) * kept[1].astype(kept[0].dtype), None),
+
+    def scaled(n: jax.Array, x: jax.Array) -> jax.Array:
+        return n.astype(x.dtype) * x
+
+    odd = attach(
+        lambda spec, x, n: (scaled(n, jnp.sin(x)), n),
+        lambda spec, x, n: ((scaled(n, jnp.sin(x)), n), (x, n)),
+        lambda spec, kept, dy: (scaled(kept[1], 3 * dy[0] * jnp.cos(kept[0])), None),
     )
     x, n, t = jnp.arange(3.0), jnp.int32([1, 2, 3]), jnp.float32([1, 0, 2])
     none = np.zeros(3, jax.dtypes.float0)
     with modes("both"):
-        (y, m), (dy, dm) = jax.jvp(partial(jumps, ()), (x, n), (t, none))
-        value, pushforward = jax.linearize(lambda x: jumps((), x, n)[0], x)
-        still = jax.jvp(lambda n: jumps((), x, n), (n,), (none,))[1]
-        (dx,) = jax.vjp(lambda x: jumps((), x, n)[0], x)[1](t)
-        curvature = jax.jvp(jax.grad(lambda x: jumps((), x, n)[0].sum()), (x,), (t,))[1]
-    assert_same((y, m, value), (jnp.sin(x) * n, n, jnp.sin(x) * n), exact=True)
-    want = 3 * t * jnp.cos(x) * n
+        (y, m), (dy, dm) = jax.jvp(partial(odd, ()), (x, n), (t, none))
+        value, pushforward = jax.linearize(lambda x: odd((), x, n)[0], x)
+        still = jax.jvp(lambda n: odd((), x, n), (n,), (none,))[1]
+        (dx,) = jax.vjp(lambda x: odd((), x, n)[0], x)[1](t)
+        curvature = jax.jvp(jax.grad(lambda x: odd((), x, n)[0].sum()), (x,), (t,))[1]
+    assert_same((y, m, value), (scaled(n, jnp.sin(x)), n, scaled(n, jnp.sin(x))), exact=True)
+    want = scaled(n, 3 * t * jnp.cos(x))
     assert_same((dy, pushforward(t), dx), (want, want, want), exact=True)
-    assert_same(curvature, -3 * jnp.sin(x) * n * t, exact=False)
+    assert_same(curvature, scaled(n, -3 * jnp.sin(x) * t), exact=False)
     assert (dm.dtype, still[1].dtype) == (jax.dtypes.float0, jax.dtypes.float0)
     assert not still[0].any()
 
