@@ -10,8 +10,8 @@ of such maps, so its transpose dx -> J dx is too: that is the tangent, and the t
 mode takes, is the vjp.  `jax.custom_jvp` holds it, and `jax.checkpoint` lets it keep what the vjp keeps, no more.
 
 `jax.experimental.hijax.VJPHiPrimitive` would hold the vjp and the tangent side by side, and batching with them.  It is
-not used while it is experimental: its methods differ between JAX 0.10 and 0.12, its rule is not applied under
-`jax.checkpoint`, and it has to be told every shape.  It would take the place of `_both` below.
+not used while it is experimental: JAX 0.12 has another class in its place, `HiPrim`, its rule is not applied under
+`jax.checkpoint`, and it has to be told every shape.  It would take the place of `_both` below, and of nothing else.
 """
 
 from __future__ import annotations

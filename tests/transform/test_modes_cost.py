@@ -98,4 +98,5 @@ def test_a_networks_tangent_moves_less_memory_than_autodiffs() -> None:
 
     assert traffic(fnconv.both_modes(network)) <= traffic(plain_network)
     counted = maps(lambda *args: jax.jvp(fnconv.both_modes(network), args, args), *args)
-    assert sorted((name, n) for (name, _), n in counted.items()) == [("contraction", 3), ("conv", 3), ("select", 1)]
+    times = {name: n for (name, _), n in counted.items() if name != "rearrange"}
+    assert times == {"conv": 3, "dense": 3, "select": 1}
