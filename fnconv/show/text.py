@@ -52,11 +52,13 @@ NOTATION = Text()
 
 
 def lines(title: str, sections: Sequence[Section], width: int) -> Iterator[Line]:
-    yield title, "title"
+    yield from ((line, "title") for line in textwrap.wrap(title, width))
     yield "═" * min(len(title), width), "title"
     for section in sections:
         yield "", ""
-        yield f"── {section.title} ".ljust(width, "─"), "heading"
+        *above, heading = textwrap.wrap(f"── {section.title}", width - 1)
+        yield from ((line, "heading") for line in above)
+        yield f"{heading} ".ljust(width, "─"), "heading"
         for block in section.blocks:
             yield "", ""
             yield from _block(block, width)
@@ -86,7 +88,7 @@ def _block(block: Block, width: int) -> Iterator[Line]:
         case Row(parts):
             yield from _row(parts, width)
         case Table():
-            yield from _table(block)
+            yield from _table(block, width)
 
 
 def _labelled(text: list[str], labels: Sequence[str], width: int) -> Iterator[Line]:
@@ -131,13 +133,13 @@ def _row(parts: Sequence[Matrix | str], width: int) -> Iterator[Line]:
         # a sign goes to the line of the matrix behind it
         extra = len(boxes[number + 1][0]) + 2 if isinstance(parts[number], str) and number + 1 < len(boxes) else 0
         if line and sum(len(b[0]) + 2 for b in line) + len(box[0]) + extra > width - 2:
-            yield from _beside(line)
+            yield from _beside(line, width)
             line = []
         line.append(box)
-    yield from _beside(line)
+    yield from _beside(line, width)
 
 
-def _beside(boxes: Sequence[Sequence[str]]) -> Iterator[Line]:
+def _beside(boxes: Sequence[Sequence[str]], width: int) -> Iterator[Line]:
     """Boxes, their lines of text of equal length, centred on a common middle; the first line of each is its name."""
     height = max(len(b) - 1 for b in boxes)
     columns = []
@@ -145,10 +147,10 @@ def _beside(boxes: Sequence[Sequence[str]]) -> Iterator[Line]:
         above = (height - len(body)) // 2
         blank = " " * len(name)
         columns.append([name, *[blank] * above, *body, *[blank] * (height - len(body) - above)])
-    for line in zip(*columns, strict=True):
-        text = ("  " + "  ".join(line)).rstrip()
-        if text:
-            yield text, ""
+    names, *body = [("  " + "  ".join(line)).rstrip() for line in zip(*columns, strict=True)]
+    if len(names) > width:
+        names, *body = [*textwrap.wrap(names, width, subsequent_indent="  "), *body]
+    yield from ((line, "") for line in (names, *body) if line)
 
 
 def _box(part: Matrix | str, width: int) -> list[str]:
@@ -204,12 +206,21 @@ def _brackets(height: int) -> list[tuple[str, str]]:
     return [("⎡", "⎤"), *[("⎢", "⎥")] * (height - 2), ("⎣", "⎦")]
 
 
-def _table(table: Table) -> Iterator[Line]:
+def _table(table: Table, width: int) -> Iterator[Line]:
+    """Columns that do not fit go on below, beside the first one again."""
     rows = [table.heads, *table.rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for number, row in enumerate(rows):
-        text = "  ".join(
-            cell.ljust(w) if i in table.words else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  " + text.rstrip(), "label" if number == 0 else ""
+    begin, columns = 1, len(widths)
+    while begin < columns:
+        end, used = begin + 1, 2 + widths[0] + 2 + widths[begin]
+        while end < columns and (used := used + 2 + widths[end]) <= width:
+            end += 1
+        if begin > 1:
+            yield "", ""
+        for number, row in enumerate(rows):
+            text = "  ".join(
+                row[i].ljust(widths[i]) if i in table.words else row[i].rjust(widths[i])
+                for i in (0, *range(begin, end))
+            )
+            yield "  " + text.rstrip(), "label" if number == 0 else ""
+        begin = end

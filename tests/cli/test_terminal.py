@@ -13,12 +13,15 @@ from test_checkpoint import small_data, small_run
 from typer.testing import CliRunner
 
 import fnconv
+from fnconv import show
 from fnconv.cli.app import app
 from fnconv.cli.outcome import table
 from fnconv.judge.engine import report
 from fnconv.judge.model.report import Comparison
 from fnconv.judge.own.report import OwnReport
 from fnconv.judge.rule.report import RuleReport
+from fnconv.show import text
+from fnconv.show.blocks import Table
 from fnconv.train.display import Display
 
 FILE = """
@@ -76,19 +79,19 @@ def test_tables_fit_and_hide_nothing_but_whole_columns(kind, width):
     console = Console(width=width)
     with console.capture() as capture:
         console.print(table(made, width))
-    text = capture.get()
-    assert max(map(len, text.splitlines())) <= width
-    assert "…" not in text
-    missing = re.search(r"without (.*), for want of columns", text)
+    printed = capture.get()
+    assert max(map(len, printed.splitlines())) <= width
+    assert "…" not in printed
+    missing = re.search(r"without (.*), for want of columns", printed)
     gone = [kind.headings.index(heading) for heading in missing[1].split(", ")] if missing else []
     assert set(gone) <= set(kind.spare)
     assert width < 120 or not gone
     for cells in REPORTS[kind]:
         for i in set(range(len(cells))) - set(gone):
             start = cells[i].split()[0]
-            assert (start[:12] if i in kind.left else start) in text
+            assert (start[:12] if i in kind.left else start) in printed
     if kind is OwnReport:
-        assert {"winograd", "winograd4"} <= set(text.split())
+        assert {"winograd", "winograd4"} <= set(printed.split())
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -96,10 +99,10 @@ def test_tables_fit_and_hide_nothing_but_whole_columns(kind, width):
 def test_the_table_of_training_fits(gradients, width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width))
     Console().print(Display(small_run(gradients), small_data(), 9)._table)
-    text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= width
-    assert "…" not in text
-    assert "accuracy" in text
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= width
+    assert "…" not in printed
+    assert "accuracy" in printed
 
 
 @pytest.mark.parametrize("command", [["check"], ["compare"], ["train"], ["show", "conv"], ["show", "pool"], []])
@@ -111,6 +114,25 @@ def test_help_fits(command, width, monkeypatch):
     assert max(map(len, done.output.splitlines())) <= width
     assert "…" not in done.output
     assert "..." not in done.output.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize(
+    "page",
+    [
+        lambda: show.conv((12, 12), (5, 5), strides=2, padding=2, channels=2),
+        lambda: show.conv((12, 12), (3, 3), pooling=True),
+        lambda: show.pool((4, 4), (2, 2), kind="lp"),
+        lambda: show.dense((6,), 4),
+        lambda: show.net("resnet18"),
+    ],
+)
+def test_pages_fit(page, width):
+    shown = page()
+    written = [line for line, _ in text.lines(shown.title, shown.sections, width)]
+    assert max(map(len, written)) <= width
+    for block in (block for section in shown.sections for block in section.blocks if isinstance(block, Table)):
+        assert all(cell in "\n".join(written) for row in (block.heads, *block.rows) for cell in row)
 
 
 def test_json_alone_on_standard_output(file):
