@@ -44,9 +44,7 @@ nb_execution_mode = "off"
 napoleon_use_rtype = False
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_type_aliases = {
-    name: name for name in ("IntOrTuple", "Padding", "Precision", "RuleNames", "Slope")
-}
+autodoc_type_aliases = {name: name for name in ("IntOrTuple", "Padding", "Precision", "RuleNames")}
 add_module_names = False
 default_role = "code"
 smartquotes_action = "D"  # dashes alone
