@@ -87,7 +87,7 @@ def check_own_dtype(trial: Trial) -> None:
     if draw.free:
         tried += [draw.normal(), draw.normal(1e-3), draw.normal(1e3), draw.ties(), draw.zeros()]
     for point in tried:
-        rounded = point.rounded([k.dtype for k in trial.kinds], [r.dtype for r in trial.results])
+        rounded = trial.rounded(point)
         if not all(np.isfinite(v).all() for v in rounded.values):
             continue
         _compare_formulas(trial, rounded, trial.right)

@@ -79,6 +79,10 @@ class Draw:
             return None
         return Point("the arguments given", tuple(v for v in values if v is not None), self.cotangents())
 
+    def smooth(self) -> Point | None:
+        """Somewhere without a kink; the arguments themselves where they must stay."""
+        return self.normal() if self.free else self.given()
+
     def normal(self, scale: float = 1.0) -> Point:
         """Normal floats, `scale` times as large as the arguments; of scale 1 positive where those are."""
 

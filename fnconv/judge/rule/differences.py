@@ -10,7 +10,6 @@ import numpy as np
 from fnconv.judge.engine.programs import FEW, settled
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.data import Point
-from fnconv.judge.rule.linearity import smooth_point
 from fnconv.judge.rule.programs import Replayed
 from fnconv.judge.rule.trial import Trial
 
@@ -70,7 +69,7 @@ def check_differences(trial: Trial) -> None:
     kinks = tried = 0
     draw = trial.draw(8)
     for _ in range(4 if trial.level == "full" else 1):
-        point = smooth_point(draw)
+        point = draw.smooth()
         if point is None:
             return
         for i, direction in _directions(trial, point):

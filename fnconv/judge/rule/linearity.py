@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
 
-from fnconv.judge.engine.distances import ratios, within
 from fnconv.judge.engine.programs import settled
 from fnconv.judge.engine.running_error import Values
-from fnconv.judge.rule.agreement import Results, fail
-from fnconv.judge.rule.data import Draw, Point
+from fnconv.judge.rule.data import Point
 from fnconv.judge.rule.programs import Replayed, Task, compile_all
 from fnconv.judge.rule.trial import Trial, first_line
+from fnconv.judge.rule.within import agree, largest, relaxed
 
 LINEAR, ADJOINT, MULTILINEAR = "linear in the cotangent", "adjoint identity", "multilinear"
 
 
 def check_linear(trial: Trial) -> None:
     """V(0) = 0, V(-u) = -V(u), V(c u) = c V(u), V(u + v) = V(u) + V(v), in float64 within rounding."""
-    row = trial.report.row(LINEAR)
+    trial.report.row(LINEAR)
     draw = trial.draw(3)
-    point = draw.normal() if draw.free else draw.given()
+    point = draw.smooth()
     if point is None:
         return
     u, v = point.cotangents, draw.cotangents()
@@ -34,10 +33,8 @@ def check_linear(trial: Trial) -> None:
     @cache
     def allowed(samples: int) -> list[Values]:
         rooms = [trial.rule.bounds(point.values, cotangents, samples)[1] for cotangents in (u, v, other)]
-        return [
-            np.sqrt(a**2 + b**2 + c**2) + 2.0**-46 * _largest(x, y) + 1e-300
-            for a, b, c, x, y in zip(*rooms, of_u, of_v, strict=True)
-        ]
+        together = [np.sqrt(a**2 + b**2 + c**2) for a, b, c in zip(*rooms, strict=True)]
+        return [r + 2.0**-46 * largest(x, y) + 1e-300 for r, x, y in zip(together, of_u, of_v, strict=True)]
 
     far = 1024 if trial.rule.opaque else 2**40  # a step that keeps its dtype may overflow
     tests: list[tuple[str, float, Sequence[Values], list[Values]]] = [
@@ -50,20 +47,15 @@ def check_linear(trial: Trial) -> None:
     ]
     for text, times, cotangents, want in tests:
         got = pull(trial.rule, point, cotangents)
-        for i, (g, w) in enumerate(zip(got, want, strict=True)):
 
-            def bounds(samples: int, i: int = i, w: Values = w, times: float = times) -> Values:
-                return np.where(np.isfinite(w), times * allowed(samples)[i], np.inf)
+        def bounds(samples: int, times: float = times, want: list[Values] = want) -> list[Values]:
+            return relaxed(allowed(samples), want, times)
 
-            bound = settled(bounds, partial(within, g, w))
-            ratio = ratios(g, w, bound)
-            row.reach(float(ratio[ratio <= 1].max(initial=0)))
-            if (ratio > 1).any():
-                trial.problems.append(f"{text}: the rule is not linear in the incoming cotangent")
-                at = ((), [bound] * len(got))
-                c = Results(point, ((), got), ((), want), lambda _, at=at: at, "float64", LINEAR)  # type: ignore[misc]
-                fail(trial, c, i, ratio > 1, at)
-                return
+        def guess(name: str, wrong: Values, text: str = text) -> str:
+            return f"{text}: the rule is not linear in the incoming cotangent"
+
+        if not agree(trial, LINEAR, trial.names, got, want, bounds, guess, point.name):
+            return
 
 
 def check_adjoint(trial: Trial) -> None:
@@ -73,7 +65,7 @@ def check_adjoint(trial: Trial) -> None:
     """
     row = trial.report.row(ADJOINT)
     draw = trial.draw(4)
-    point = draw.normal() if draw.free else draw.given()
+    point = draw.smooth()
     if point is None or trial.right is None:
         trial.report.skip(ADJOINT, "no automatic derivative of the reference")
         return
@@ -144,12 +136,3 @@ def note_multilinear(trial: Trial) -> None:
 def pull(program: Replayed, point: Point, cotangents: Sequence[Values]) -> list[Values]:
     """The rule's cotangents at a point."""
     return list(program.exact(point.values, tuple(cotangents))[1])
-
-
-def _largest(*arrays: Values) -> float:
-    return max(float(abs(np.where(np.isfinite(a), a, 0)).max(initial=0)) for a in arrays)
-
-
-def smooth_point(draw: Draw) -> Point | None:
-    """Somewhere without a kink; the arguments themselves where they must stay."""
-    return draw.normal() if draw.free else draw.given()

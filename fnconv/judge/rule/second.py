@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.judge.engine.distances import ratios, within, worst
-from fnconv.judge.engine.programs import abstract, precision, settled
+from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.running_error import Values
-from fnconv.judge.rule import kinks
-from fnconv.judge.rule.linearity import smooth_point
+from fnconv.judge.rule.kinks import limits
 from fnconv.judge.rule.programs import Replayed, Task, compile_all, next_order, value_and_cotangents
 from fnconv.judge.rule.trial import Trial, first_line
+from fnconv.judge.rule.within import agree, relaxed
 
 REVERSE, FORWARD = "order {}, reverse over reverse", "order {}, forward over reverse"
 
@@ -88,12 +87,12 @@ def _check(trial: Trial, order: int, name: str, make: Make) -> None:
 
 
 def _compare(trial: Trial, name: str, rule: Replayed, right: Replayed, shapes: Any, ends: Any) -> None:
-    row, draw = trial.report.row(name), trial.draw(6)
-    first = smooth_point(draw)
+    draw = trial.draw(6)
+    first = draw.smooth()
     if first is None:
         return
     for seed in range(2):
-        point = first if seed == 0 else smooth_point(draw)
+        point = first if seed == 0 else draw.smooth()
         if point is None:
             return
         drawn = [draw.rng.standard_normal(s) for s in shapes[len(point.values) + len(point.cotangents) :]]
@@ -103,32 +102,23 @@ def _compare(trial: Trial, name: str, rule: Replayed, right: Replayed, shapes: A
 
         def bounds(samples: int, values: Any = values, ends_: Any = ends_, want: Any = want) -> list[Values]:
             rooms = (p.bounds(values, ends_, samples)[1] for p in (rule, right))
-            sizes = [2.0**-50 * float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0)) for w in want]
-            return [
-                np.where(np.isfinite(w), np.hypot(*room) + size, np.inf)
-                for w, size, *room in zip(want, sizes, *rooms, strict=True)
-            ]
+            return relaxed(list(map(np.hypot, *rooms)), want, 1.0)
 
-        found = settled(bounds, lambda bounds, got=got, want=want: all(map(within, got, want, bounds)))  # type: ignore[misc]
-        for i, (g, w, bound) in enumerate(zip(got, want, found, strict=True)):
-            ratio = ratios(g, w, bound)
-            bad = ratio > 1
-            row.reach(float(ratio[~bad].max(initial=0)))
-            if bad.any():
-                bad &= ~_at_a_kink(right, values, ends_, i)
-            if bad.any():
-                names = [*trial.names, *(f"cotangent of {r}" for r in trial.result_names)]
-                about = names[i] if i < len(names) else f"derivative {i}"
-                trial.report.fail(name, about, _guess(g, about), point.name, "float64", **worst(g, w, bound, bad))
-                return
+        def kinks(i: int, values: Any = values, ends_: Any = ends_) -> np.ndarray:
+            return _at_a_kink(right, values, ends_, i)
+
+        names = [*trial.names, *(f"cotangent of {r}" for r in trial.result_names)]
+        names += [f"derivative {i}" for i in range(len(names), len(want))]
+        if not agree(trial, name, names[: len(want)], got, want, bounds, _guess, point.name, excused=kinks):
+            return
 
 
 def _at_a_kink(right: Replayed, values: Any, ends: Any, i: int) -> np.ndarray:
-    around = kinks.limits(lambda v, u: right.exact(v, u)[1], tuple(values), tuple(ends), [False] * len(values))
+    around = limits(lambda v, u: right.exact(v, u)[1], tuple(values), tuple(ends), [False] * len(values))
     return around.kinks(i) if i < len(around.low) else np.zeros(np.shape(around.low[0]), bool)
 
 
-def _guess(got: Values, about: str) -> str:
+def _guess(about: str, got: Values) -> str:
     if not got.any():
         return f"no derivative flows through the rule by {about}: a stop_gradient, or a residual computed outside?"
     guess = "the first derivative is right, its own derivative is not: a stop_gradient in the rule, or a residual "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,29 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.base.dtypes import short_name
-from fnconv.judge.engine.distances import ratios, within, worst
-from fnconv.judge.engine.programs import abstract, precision, settled
+from fnconv.base.dtypes import short_name, unit_roundoff
+from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.replay import RULES, equations
-from fnconv.judge.engine.running_error import Arithmetic
+from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.data import Point
-from fnconv.judge.rule.linearity import smooth_point
 from fnconv.judge.rule.programs import Both, Native, Task, compile_all, trace, value_and_cotangents
 from fnconv.judge.rule.report import FAILS
 from fnconv.judge.rule.trial import Trial, first_line
+from fnconv.judge.rule.within import agree, relaxed
 
 EAGER, REPEAT, STALE, VMAP = "jit = eager", "repeated runs", "two traces at once", "vmap = loop"
 TRACES, PROMOTION, TRANSFER = "checkpoint, scan", "strict promotion", "host transfers"
 CALLBACKS = ("pure_callback", "io_callback", "debug_callback")
 BATCH = 3
+NOT_A_LOOP = "under vmap it differs from a loop: a reduction over a batch axis, or a rule that counts axes?"
 
 
 def check_transformations(trial: Trial) -> None:
     """All of them; those that evaluate use the same smooth data."""
-    point = smooth_point(trial.draw(9))
+    point = trial.draw(9).smooth()
     if point is None:
         return
-    rounded = point.rounded([k.dtype for k in trial.kinds], [r.dtype for r in trial.results])
+    rounded = trial.rounded(point)
     _check_eager(trial, rounded)
     _check_two_traces(trial, rounded)
     _check_vmap(trial)
@@ -72,10 +72,10 @@ def _check_eager(trial: Trial, point: Point) -> None:
 def _check_two_traces(trial: Trial, point: Point) -> None:
     """Pullbacks that are alive at the same time, and one whose forward was traced: residuals kept outside show."""
     trial.report.row(STALE)
-    other = smooth_point(trial.draw(10))
+    other = trial.draw(10).smooth()
     if other is None:
         return
-    other = other.rounded([k.dtype for k in trial.kinds], [r.dtype for r in trial.results])
+    other = trial.rounded(other)
     want = trial.run_native(point)
     with precision(trial.dtype):
         a, b = ([jnp.asarray(v, k.dtype) for v, k in zip(p.values, trial.kinds, strict=True)] for p in (point, other))
@@ -118,21 +118,20 @@ def _check_vmap(trial: Trial) -> None:
         trial.report.fail(VMAP, "", f"it does not run under vmap: {first_line(program)}")
         return
     draw = trial.draw(11)
-    several = [p for p in (smooth_point(draw) for _ in range(BATCH)) if p is not None]
+    several = [p for p in (draw.smooth() for _ in range(BATCH)) if p is not None]
     values = tuple(np.stack([p.values[i] for p in several]) for i in range(len(trial.kinds)))
     cotangents = tuple(np.stack([draw.rng.standard_normal(r.shape) for _ in several]) for r in trial.results)
-    got = program.exact(values, cotangents)
     single = [tuple(c[b] for c in cotangents) for b in range(BATCH)]
     loop = [trial.rule.exact(p.values, c) for p, c in zip(several, single, strict=True)]
 
     want = _stacked(loop)
 
-    def bounds(samples: int) -> Both:
+    def bounds(samples: int) -> list[Values]:
         rooms = [trial.rule.bounds(p.values, c, samples) for p, c in zip(several, single, strict=True)]
-        return _relaxed(_stacked(rooms), want)
+        return relaxed(_stacked(rooms), want)
 
-    text = "under vmap it differs from a loop: a reduction over a batch axis, or a rule that counts axes?"
-    if _agree(trial, VMAP, got, want, bounds, "normal floats, a batch of 3", "float64", text):
+    got = _flat(program.exact(values, cotangents))
+    if agree(trial, VMAP, trial.all_names, got, want, bounds, lambda *_: NOT_A_LOOP, "normal floats, a batch of 3"):
         row.detail = "primals and cotangents"
 
 
@@ -166,27 +165,24 @@ def _check_traces(trial: Trial) -> None:
 
 def _equal_program(trial: Trial, task: Task, name: str) -> bool:
     (program,) = compile_all([task])
-    point = smooth_point(trial.draw(12))
+    point = trial.draw(12).smooth()
     if isinstance(program, Exception) or point is None:
         return True
-    got, want = (p.exact(point.values, point.cotangents) for p in (program, trial.rule))
+    got, want = (_flat(p.exact(point.values, point.cotangents)) for p in (program, trial.rule))
 
-    def bounds(samples: int) -> Both:
-        return _relaxed(trial.rule.bounds(point.values, point.cotangents, samples), want)
+    def bounds(samples: int) -> list[Values]:
+        return relaxed(_flat(trial.rule.bounds(point.values, point.cotangents, samples)), want)
 
-    return _agree(trial, TRACES, got, want, bounds, point.name, "float64", f"under {name} it differs from itself")
-
-
-def _stacked(several: Sequence[Both]) -> Both:
-    results, gradients = ([np.stack(x) for x in zip(*part, strict=True)] for part in zip(*several, strict=True))
-    return results, gradients
+    text = f"under {name} it differs from itself"
+    return agree(trial, TRACES, trial.all_names, got, want, bounds, lambda *_: text, point.name)
 
 
-def _relaxed(bounds: Both, want: Both) -> Both:
-    """Two orders of evaluation may differ by twice what rounding explains of one, and by float64's own roundings."""
-    sizes = [[2.0**-48 * float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0)) for w in part] for part in want]
-    results, gradients = ([2 * b + s for b, s in zip(*part, strict=True)] for part in zip(bounds, sizes, strict=True))
-    return results, gradients
+def _flat(both: Both) -> list[Values]:
+    return [*both[0], *both[1]]
+
+
+def _stacked(several: Sequence[Both]) -> list[Values]:
+    return [np.stack(same) for same in zip(*map(_flat, several), strict=True)]
 
 
 def _check_promotion(trial: Trial) -> None:
@@ -233,39 +229,14 @@ def _compare(trial: Trial, check: str, point: Point, got: Any, want: Any, text: 
     """Two runs of the rule in its own dtype, within twice what rounding explains."""
     if _same(got, want):
         return
-    values, gradients = ([w.astype(np.float64) for w in part] for part in want)
-    u = Arithmetic.of(trial.dtype).u
+    right = [w.astype(np.float64) for w in _flat(want)]
+    u = unit_roundoff(trial.dtype)
 
-    def bounds(samples: int) -> Any:
+    def bounds(samples: int) -> list[Values]:
+        if exact:
+            return [0 * w for w in right]
         room = trial.rule_rounded.bounds(point.values, point.cotangents, samples, fine=False)
-        return [
-            [0 * w if exact else 2 * b + 4 * u * abs(np.nan_to_num(w)) for b, w in zip(*part, strict=True)]
-            for part in zip(room, (values, gradients), strict=True)
-        ]
+        return [2 * b + 4 * u * abs(np.nan_to_num(w)) for b, w in zip(_flat(room), right, strict=True)]
 
-    _agree(trial, check, got, (values, gradients), bounds, point.name, short_name(trial.dtype), text)
-
-
-def _agree(
-    trial: Trial,
-    check: str,
-    got: Both,
-    want: Both,
-    bounds: Callable[[int], Both],
-    data: str,
-    dtype: str,
-    text: str,
-) -> bool:
-    """Whether all results are within their bounds; the first that is not is written down."""
-
-    def agree(bounds: Both) -> bool:
-        return all(all(map(within, *part)) for part in zip(got, want, bounds, strict=True))
-
-    found = settled(bounds, agree)
-    for names, *part in zip((trial.result_names, trial.names), got, want, found, strict=True):
-        for name, g, w, bound in zip(names, *part, strict=True):
-            bad = ratios(g, w, bound) > 1
-            if bad.any():
-                trial.report.fail(check, name, text, data, dtype, **worst(g, w, bound, bad))
-                return False
-    return True
+    dtype = short_name(trial.dtype)
+    agree(trial, check, trial.all_names, _flat(got), right, bounds, lambda *_: text, point.name, dtype)

@@ -14,7 +14,7 @@ from fnconv.base.dtypes import accumulator
 from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.replay import without_rules
 from fnconv.judge.rule.arguments import Function, Signature
-from fnconv.judge.rule.data import Draw
+from fnconv.judge.rule.data import Draw, Point
 from fnconv.judge.rule.programs import Flat, Native, Replayed, Task, compile_all, value_and_cotangents
 from fnconv.judge.rule.report import RuleReport
 
@@ -61,6 +61,11 @@ class Trial:
     def result_names(self) -> list[str]:
         n = len(self.results)
         return ["value"] if n == 1 else [f"value[{i}]" for i in range(n)]
+
+    @property
+    def all_names(self) -> list[str]:
+        """Of the results and of the arguments."""
+        return [*self.result_names, *self.names]
 
     def draw(self, seed: int = 0) -> Draw:
         return Draw(self.call.moving, [r.shape for r in self.results], self.seed * 1000 + seed)
@@ -133,6 +138,10 @@ class Trial:
     @cached_property
     def native_reference(self) -> Native:
         return Native(value_and_cotangents(self.reference_flat), self.dtype)
+
+    def rounded(self, point: Point) -> Point:
+        """The nearest point whose numbers the rule's dtypes hold."""
+        return point.rounded([k.dtype for k in self.kinds], [r.dtype for r in self.results])
 
     def run_native(self, point: Any, program: Native | None = None) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return (program or self.native)(point.values, point.cotangents, self.kinds, self.results)
