@@ -19,7 +19,7 @@ import numpy as np
 import onnx_operators
 
 import fnconv
-from fnconv.judge.engine.running_error import Approx, Arithmetic
+from fnconv.judge.engine.running_error import Approx, Format
 from fnconv.judge.own.bounds import Bound, Formulas, Multilinear
 from fnconv.judge.own.references import Window
 from fnconv.judge.own.suite import formulas
@@ -195,14 +195,14 @@ def power_averages(arguments: dict[str, Any]) -> Bound:
     back = partial(np.moveaxis, source=-1, destination=-len(window) - 1)
 
     def moved(a: Approx, to: Callable[..., np.ndarray]) -> Approx:
-        return Approx(to(a.value), to(a.error), a.arithmetic)
+        return Approx(to(a.value), to(a.error), a.format)
 
     def canonical(value: np.ndarray) -> np.ndarray:
         value = np.moveaxis(value, -len(window) - 1, -1)
         return value if value.ndim == len(window) + 2 else value[None]
 
     def followed(formula: Any) -> Any:
-        def follow(a: Arithmetic, s: Arithmetic, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
+        def follow(a: Format, s: Format, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
             results = formula(a, s, (moved(operands[0], canonical),), moved(dy, canonical))
             shapes = {"y": dy.value.shape, "dx": operands[0].value.shape}
             return {k: moved(v, lambda t, k=k: back(t).reshape(shapes[k])) for k, v in results.items()}
@@ -213,7 +213,7 @@ def power_averages(arguments: dict[str, Any]) -> Bound:
 
 
 def squared_errors(arguments: dict[str, Any]) -> Bound:
-    def formula(a: Arithmetic, s: Arithmetic, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
+    def formula(a: Format, s: Format, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
         error, reduction = operands[0] - operands[1], arguments["reduction"]
         each, n = error * error, float(error.value.size)
         y = each if reduction == "none" else each.sum(None)
@@ -230,9 +230,9 @@ def cross_entropies(arguments: dict[str, Any]) -> Bound:
     integer, reduction = np.issubdtype(target.dtype, np.integer), arguments["reduction"]
 
     def moved(a: Approx, source: int, to: int) -> Approx:
-        return Approx(np.moveaxis(a.value, source, to), np.moveaxis(a.error, source, to), a.arithmetic)
+        return Approx(np.moveaxis(a.value, source, to), np.moveaxis(a.error, source, to), a.format)
 
-    def formula(a: Arithmetic, s: Arithmetic, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
+    def formula(a: Format, s: Format, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
         logits = moved(operands[0], 1, -1)
         if integer:
             kept = (target != arguments["ignore_index"])[..., None]

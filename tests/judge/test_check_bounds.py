@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fnconv.judge.engine import distances
-from fnconv.judge.engine.running_error import Arithmetic
+from fnconv.judge.engine.running_error import Format
 from fnconv.judge.own import bounds, programs
 from fnconv.judge.own.case import NORMAL
 from fnconv.judge.own.suite import cases, pointwise
@@ -48,7 +48,7 @@ def test_the_bound_on_a_sum_is_the_a_priori_one():
 def test_running_errors_bound_what_float32_does(formula):
     """And are not beyond all measure: within a factor of 100 of the worst that happens."""
     x, y = RNG.uniform(0.1, 4, (2, 500)).astype(np.float32)
-    f32 = Arithmetic.of(jnp.float32)
+    f32 = Format.of(jnp.float32)
     followed = formula(f32.exact(x), f32.exact(y))
     error = np.abs(formula(x, y).astype(np.float64) - followed.value)
     assert (error <= followed.error).all()

@@ -124,7 +124,7 @@ class Float64(Arithmetic):
         return results
 
 
-def wide(dtype: Any) -> Any:
+def float64_of(dtype: Any) -> Any:
     """float64 for a floating type, complex128 for a complex one, any other type itself."""
     if jnp.issubdtype(dtype, jnp.floating):
         return np.dtype(np.float64)
@@ -135,7 +135,7 @@ def widened(value: Any) -> Any:
     """An array with the type that it has in a replay."""
     dtype = jax.typeof(value).dtype
     value = jnp.asarray(value, dtype) if isinstance(value, bool | int | float | complex) else value
-    return _cast(value, wide(dtype))
+    return _cast(value, float64_of(dtype))
 
 
 def _cast(value: Any, dtype: Any) -> Any:
@@ -162,13 +162,13 @@ def _in_float64(e: Any, operands: Values) -> Values:
 
 def _widened_parameter(value: Any) -> Any:
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
-        return wide(value)
+        return float64_of(value)
     if isinstance(value, lax.DotAlgorithmPreset | lax.DotAlgorithm):
         return None
     if isinstance(value, Contraction):
-        return value._replace(dtypes=tuple(map(wide, value.dtypes)))
+        return value._replace(dtypes=tuple(map(float64_of, value.dtypes)))
     if isinstance(value, JAXPRS):  # what a scatter or a reduction does with two numbers
-        avals = [jax.core.ShapedArray(a.aval.shape, wide(a.aval.dtype)) for a in opened(value).invars]
+        avals = [jax.core.ShapedArray(a.aval.shape, float64_of(a.aval.dtype)) for a in opened(value).invars]
         again = jax.make_jaxpr(lambda *a: evaluate(value, a, Float64()))(*avals)
         return again if isinstance(value, core.ClosedJaxpr) else opened(again)
     return value

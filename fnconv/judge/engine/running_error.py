@@ -25,14 +25,14 @@ ELEMENTARY = 8.0  # 4 ulp: 1 ulp is at most 2 u; libraries promise 1 to 4 ulp
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class Format:
     """A floating-point type as error analysis sees it."""
 
     u: float
     tiny: float
 
     @classmethod
-    def of(cls, dtype: Any) -> Arithmetic:
+    def of(cls, dtype: Any) -> Format:
         info = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
         return cls(float(info.eps) / 2, float(info.smallest_normal))
 
@@ -50,7 +50,7 @@ class Approx:
 
     value: Values
     error: Values
-    arithmetic: Arithmetic
+    format: Format
 
     def __add__(self, other: Any) -> Approx:
         other = self._lift(other)
@@ -60,7 +60,7 @@ class Approx:
         return self + -self._lift(other)
 
     def __neg__(self) -> Approx:
-        return Approx(-self.value, self.error, self.arithmetic)
+        return Approx(-self.value, self.error, self.format)
 
     def __mul__(self, other: Any) -> Approx:
         other = self._lift(other)
@@ -105,37 +105,37 @@ class Approx:
     def linear(self, add: Callable[[Values], Values], terms: int) -> Approx:
         """`add` has entries that are sums of at most `terms` of these."""
         gathered, magnitude = add(self.error), add(abs(self.value) + self.error)
-        error = gathered + self.arithmetic.gamma(max(terms - 1, 0)) * magnitude + terms * self.arithmetic.tiny
-        return Approx(add(self.value), error, self.arithmetic)
+        error = gathered + self.format.gamma(max(terms - 1, 0)) * magnitude + terms * self.format.tiny
+        return Approx(add(self.value), error, self.format)
 
     def abs(self) -> Approx:
-        return Approx(abs(self.value), self.error, self.arithmetic)
+        return Approx(abs(self.value), self.error, self.format)
 
     def scaled(self, factor: Any) -> Approx:
         """Times powers of two, ones and zeros: nothing is rounded."""
-        return Approx(self.value * factor, self.error * abs(factor), self.arithmetic)
+        return Approx(self.value * factor, self.error * abs(factor), self.format)
 
     def where(self, condition: Any, otherwise: Any = 0.0) -> Approx:
         value, error = np.where(condition, self.value, otherwise), np.where(condition, self.error, 0.0)
-        return Approx(value, error, self.arithmetic)
+        return Approx(value, error, self.format)
 
     def column(self) -> Approx:
         """With a last axis of 1."""
-        return Approx(self.value[..., None], self.error[..., None], self.arithmetic)
+        return Approx(self.value[..., None], self.error[..., None], self.format)
 
-    def stored(self, arithmetic: Arithmetic) -> Approx:
+    def stored(self, format: Format) -> Approx:
         """Rounded to another type; further steps are done in this one again."""
-        return Approx(self.value, Approx(self.value, self.error, arithmetic)._step(self.error), self.arithmetic)
+        return Approx(self.value, Approx(self.value, self.error, format)._step(self.error), self.format)
 
     def _lift(self, other: Any) -> Approx:
-        return other if isinstance(other, Approx) else self.arithmetic.exact(other)
+        return other if isinstance(other, Approx) else self.format.exact(other)
 
     def _step(self, error: Values, factor: Any = 1.0) -> Values:
         size = abs(self.value) + error
-        return np.asarray(error + factor * self.arithmetic.u * size + self.arithmetic.tiny * (size > 0))
+        return np.asarray(error + factor * self.format.u * size + self.format.tiny * (size > 0))
 
     def _rounded(self, value: Values, error: Values, factor: Any = 1.0) -> Approx:
-        return Approx(value, Approx(value, error, self.arithmetic)._step(error, factor), self.arithmetic)
+        return Approx(value, Approx(value, error, self.format)._step(error, factor), self.format)
 
     def _elementary(self, value: Values, error: Values, weight: Any = 1.0) -> Approx:
         return self._rounded(value, error, ELEMENTARY * weight)

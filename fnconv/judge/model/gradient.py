@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
+from jax.tree_util import keystr, tree_flatten_with_path
 
 from fnconv.base.errors import invalid, mistyped
-from fnconv.judge.engine.names import parameter_names
+from fnconv.judge.engine.arguments import Leaves, leaves_of
 
 Arrays = list[jax.Array]
 Function = Callable[..., Any]
@@ -24,7 +24,7 @@ class Problem:
 
     Attributes:
       fn: the user's.
-      tree: structure of (args, kwargs); `leaves` are its leaves.
+      leaves: of its arguments.
       moving: which leaves the derivative is taken for; `given` are the other arrays.
       argument_paths: of the moving leaves; `value_paths` of the floating leaves of the value.
       undifferentiated: leaves of the arguments asked for that carry no derivative, with their dtypes.
@@ -33,8 +33,7 @@ class Problem:
 
     fn: Function
     has_aux: bool
-    tree: Any
-    leaves: tuple[Any, ...]
+    leaves: Leaves
     moving: tuple[int, ...]
     given: tuple[int, ...]
     argument_paths: tuple[str, ...]
@@ -56,8 +55,8 @@ class Problem:
     def operands(self) -> tuple[Arrays, Arrays, Arrays]:
         """(moving leaves, other arrays, cotangents)."""
         return (
-            [jnp.asarray(self.leaves[i]) for i in self.moving],
-            [jnp.asarray(self.leaves[i]) for i in self.given],
+            [jnp.asarray(self.leaves.values[i]) for i in self.moving],
+            [jnp.asarray(self.leaves.values[i]) for i in self.given],
             list(self.cotangents),
         )
 
@@ -80,10 +79,7 @@ class Problem:
 
     def call(self, fn: Function, moving: Sequence[Any], given: Sequence[Any]) -> Any:
         """fn's value where these arrays stand in its arguments."""
-        leaves = list(self.leaves)
-        for i, leaf in [*zip(self.moving, moving, strict=True), *zip(self.given, given, strict=True)]:
-            leaves[i] = leaf
-        args, kwargs = jax.tree.unflatten(self.tree, leaves)
+        args, kwargs = self.leaves.merged((*self.moving, *self.given), (*moving, *given))
         result = fn(*args, **kwargs)
         if not self.has_aux:
             return result
@@ -99,25 +95,21 @@ def pose(
     if not callable(fn):
         raise mistyped("compare", "fn", "must be a function", type(fn).__name__)
     wanted = _argnums(argnums, len(args))
-    names = parameter_names(fn, len(args))
-    with_paths, tree = tree_flatten_with_path((tuple(args), dict(kwargs)))
-    moving, given, paths, others = [], [], [], []
-    for i, (path, leaf) in enumerate(with_paths):
-        place = f"{names[path[1].idx]}{keystr(path[2:])}" if path[0].idx == 0 else ""
-        asked = path[0].idx == 0 and path[1].idx in wanted
+    leaves = leaves_of(fn, args, kwargs)
+    moving, given, others = [], [], []
+    for i, (name, leaf, position) in enumerate(zip(leaves.names, leaves.values, leaves.positions, strict=True)):
         if isinstance(leaf, jax.ShapeDtypeStruct):
-            raise mistyped("compare", place or keystr(path[1:]), "must be an array, for values are compared", leaf)
-        if asked and _is_float(leaf, path):
+            raise mistyped("compare", name, "must be an array, for values are compared", leaf)
+        if position in wanted and _is_float(leaf, leaves.attributes[i]):
             moving.append(i)
-            paths.append(place)
         elif isinstance(leaf, jax.Array | np.ndarray | np.generic):
             given.append(i)
-            if asked:
-                others.append(f"{place}: {leaf.dtype}")
+            if position in wanted:
+                others.append(f"{name}: {leaf.dtype}")
     if not moving:
         raise invalid("compare", "argnums", "must choose an argument that holds floating-point arrays", argnums)
-    leaves = tuple(leaf for _, leaf in with_paths)
-    problem = Problem(fn, has_aux, tree, leaves, tuple(moving), tuple(given), tuple(paths), tuple(others))
+    paths = tuple(leaves.names[i] for i in moving)
+    problem = Problem(fn, has_aux, leaves, tuple(moving), tuple(given), paths, tuple(others))
     return _with_cotangents(problem, cotangent, seed)
 
 
@@ -130,10 +122,10 @@ def _argnums(argnums: Any, count: int) -> frozenset[int]:
     return frozenset(int(n) % count for n in numbers)
 
 
-def _is_float(leaf: Any, path: Sequence[Any]) -> bool:
+def _is_float(leaf: Any, attribute: bool) -> bool:
     """Whether a leaf moves; a number of Python's that is an attribute, of a module, is a setting of it."""
     if isinstance(leaf, float):
-        return not any(isinstance(key, GetAttrKey) for key in path)
+        return not attribute
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         return False
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.dtypes import accumulator
-from fnconv.judge.engine.running_error import Approx, Arithmetic, Values
+from fnconv.judge.engine.running_error import Approx, Format, Values
 
 Results = dict[str, Values]
 Run = Callable[[tuple[Values, ...], Values], Results]  # the float64 reference: operands, cotangent -> results
-Formula = Callable[[Arithmetic, Arithmetic, tuple[Approx, ...], Approx], Mapping[str, Approx]]
+Formula = Callable[[Format, Format, tuple[Approx, ...], Approx], Mapping[str, Approx]]
 
-F64 = Arithmetic.of(jnp.float64)
+F64 = Format.of(jnp.float64)
 
 
 class Bound(Protocol):
@@ -109,7 +109,7 @@ class Selecting:
 class Formulas:
     """Results followed step by step, in the order in which the rule and the reference compute them.
 
-    A formula takes the arithmetic of the computation, that of the storage, the operands and the cotangent.
+    A formula takes the format of the computation, that of the storage, the operands and the cotangent.
     accumulates: half precisions compute in float32 rather than in the storage type.
     """
 
@@ -122,14 +122,14 @@ class Formulas:
 
     def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
         wide = accumulator(jnp.dtype(dtype)) if self.accumulates else dtype
-        manual = _follow(self.manual, Arithmetic.of(wide), Arithmetic.of(dtype), operands, cotangent)
+        manual = _follow(self.manual, Format.of(wide), Format.of(dtype), operands, cotangent)
         reference = _follow(self.reference, F64, F64, operands, cotangent)
         return {name: manual[name].error + reference[name].error for name in manual}
 
 
 def sum_error(count: Values, magnitude: Values, exact: Values, dtype: Any, rounded: int = 0) -> Values:
     """The bound at the top of this module, with the reference's own error."""
-    storage, wide = Arithmetic.of(dtype), Arithmetic.of(accumulator(jnp.dtype(dtype)))
+    storage, wide = Format.of(dtype), Format.of(accumulator(jnp.dtype(dtype)))
     error = _sum(wide, count, magnitude)
     if storage != wide or rounded:
         error = error + storage.u * (abs(exact) + error) + storage.gamma(rounded) * magnitude
@@ -137,12 +137,12 @@ def sum_error(count: Values, magnitude: Values, exact: Values, dtype: Any, round
     return np.where(magnitude > 0, error + underflow + _sum(F64, count, magnitude), 0.0)
 
 
-def _sum(arithmetic: Arithmetic, count: Values, magnitude: Values) -> Values:
-    return np.asarray(arithmetic.gamma(count + 2) * magnitude)
+def _sum(format: Format, count: Values, magnitude: Values) -> Values:
+    return np.asarray(format.gamma(count + 2) * magnitude)
 
 
 def _follow(
-    formula: Formula, wide: Arithmetic, storage: Arithmetic, operands: tuple[Values, ...], cotangent: Values
+    formula: Formula, wide: Format, storage: Format, operands: tuple[Values, ...], cotangent: Values
 ) -> Mapping[str, Approx]:
     with np.errstate(over="ignore", under="ignore"):
         return formula(wide, storage, tuple(map(wide.exact, operands)), wide.exact(cotangent))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from fnconv.judge.engine.programs import abstract
-from fnconv.judge.engine.running_error import Arithmetic, Values
+from fnconv.judge.engine.running_error import Format, Values
 from fnconv.judge.own.bounds import Bound, Run
 
 Function = Callable[..., Any]
@@ -88,7 +88,7 @@ class Case:
     def draw(self, sample: Sample, cotangent_shape: tuple[int, ...], dtype: Any, run: Run) -> tuple[Arrays, Values]:
         """Operands and cotangent, representable in dtype; the same for equal arguments."""
         shapes = (*self.shapes, cotangent_shape)
-        limit = sample.unit / Arithmetic.of(dtype).u
+        limit = sample.unit / Format.of(dtype).u
         for reach in REACHES:
             rng = np.random.default_rng(zlib.crc32(f"{self.operation} {self.geometry} {sample.name}".encode()))
             drawn = tuple(np.asarray(a).astype(dtype).astype(np.float64) for a in sample.make(rng, shapes, reach))

@@ -15,7 +15,7 @@ from fnconv.judge.engine.running_error import Values
 from fnconv.judge.own.bounds import Results
 from fnconv.judge.own.case import Arrays, Case, Sample
 from fnconv.judge.own.programs import compile_reference
-from fnconv.judge.own.report import Failure
+from fnconv.judge.own.report import OwnFailure
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Judgement:
     ratio: float = 0.0
     ulps_automatic: float = 0.0
     ulps_float64: float = 0.0
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[OwnFailure] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Drawn:
     rounding: frozenset[str] = frozenset()  # rules that divide, so that integers do not stay exact
 
 
-def compare(
+def assess(
     case: Case,
     rule: str,
     drawn: Drawn,
@@ -89,7 +89,7 @@ def _failure(
     result: np.ndarray,
     agrees: np.ndarray | None,
     where: tuple[str, str],
-) -> Failure:
+) -> OwnFailure:
     """The entry that is worst; the guess is made later, for the failures that are shown."""
     right = drawn.right[name]
     facts: dict[str, Any] = {"of": int(right.size), "wrong": int(right.size)}
@@ -99,7 +99,7 @@ def _failure(
         facts = worst(result, right, bound, ~agrees) | ({"bound": None} if exact else {})
     map_ = case.maps.get(name, "forward" if name == case.value else "backward")
     dtype, device = where
-    return Failure(
+    return OwnFailure(
         operation=case.operation,
         rule=rule,
         map=map_,
@@ -112,7 +112,7 @@ def _failure(
     )
 
 
-def guess_of(case: Case, failure: Failure, drawn: Drawn, result: np.ndarray, run: Any, device: Any) -> str:
+def guess_of(case: Case, failure: OwnFailure, drawn: Drawn, result: np.ndarray, run: Any, device: Any) -> str:
     """A guess at the cause of a failure: from the pattern, and from what this operation's usual mistakes give."""
     name = failure.argument
 

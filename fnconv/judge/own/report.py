@@ -17,7 +17,7 @@ PREFERRED = [row.short for row in sorted(FLOATS.values(), key=lambda row: unit_r
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure(report.Failure):
+class OwnFailure(report.Failure):
     """A result that is wrong: of which operation, rule and map, in which geometry, and a guess at the cause.
 
     bound: None where every bit was due.
@@ -32,7 +32,7 @@ class Failure(report.Failure):
 
 
 @dataclass
-class RuleRow(report.Row):
+class OwnRow(report.Row):
     """One operation under one rule.
 
     cases: geometries x dtypes x devices that ran; refused: those that the rule does not take.
@@ -48,7 +48,7 @@ class RuleRow(report.Row):
     ratio: float = 0.0
     ulps_automatic: float = 0.0
     ulps_float64: float = 0.0
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[OwnFailure] = field(default_factory=list)
     refusal: str = ""
 
     @property
@@ -75,12 +75,12 @@ class OwnReport(report.Report):
     left = (0, 1, 6)
     spare = (3,)
 
-    rows: tuple[RuleRow, ...]
+    rows: tuple[OwnRow, ...]
     dtypes: tuple[str, ...]
     devices: tuple[str, ...]
 
     @property
-    def lines(self) -> Sequence[RuleRow]:
+    def lines(self) -> Sequence[OwnRow]:
         return self.rows
 
     def summary(self) -> str:
@@ -99,7 +99,7 @@ class OwnReport(report.Report):
         return head | {"rows": rows}
 
 
-def describe(row: RuleRow) -> str:
+def describe(row: OwnRow) -> str:
     """The failures of one row in words: for each argument the most telling one, and how many more there are."""
     lines = [f"{row.operation}, rule {row.rule}: {len(row.failures)} failures in {row.cases} cases"]
     for argument in dict.fromkeys(f.argument for f in row.failures):
@@ -108,7 +108,7 @@ def describe(row: RuleRow) -> str:
     return "\n".join(lines)
 
 
-def _describe_one(failure: Failure, count: int) -> list[str]:
+def _describe_one(failure: OwnFailure, count: int) -> list[str]:
     head = f"  {failure.argument} (map {failure.map}), {failure.dtype} on {failure.device}, {failure.data}"
     if count > 1:
         head += f"; {count - 1} more like it"
@@ -122,7 +122,7 @@ def _describe_one(failure: Failure, count: int) -> list[str]:
     return [*lines, f"    guess     {failure.guess}"]
 
 
-def _telling(failure: Failure) -> tuple[bool, bool, int, int]:
+def _telling(failure: OwnFailure) -> tuple[bool, bool, int, int]:
     """Patterns recognised before those that are not, integers before floats, wide types, small arrays."""
     vague = failure.guess.startswith(("no known pattern", "rounding only"))
     return vague, failure.bound is not None, PREFERRED.index(failure.dtype), failure.of

@@ -27,9 +27,9 @@ from fnconv.base.spec import RuleNames
 from fnconv.judge.engine.programs import fast_options
 from fnconv.judge.own.bounds import Multilinear, Results
 from fnconv.judge.own.case import Case
-from fnconv.judge.own.judgement import Drawn, Judgement, compare, guess_of
+from fnconv.judge.own.judgement import Drawn, Judgement, assess, guess_of
 from fnconv.judge.own.programs import AUTOMATIC, Program, compile_case, compile_reference
-from fnconv.judge.own.report import ONLY, Failure, OwnReport, RuleRow
+from fnconv.judge.own.report import ONLY, OwnFailure, OwnReport, OwnRow
 from fnconv.judge.own.suite import cases, operations
 from fnconv.rules import conv
 from fnconv.rules.available import available_rules
@@ -253,7 +253,7 @@ def _judge_all(
             continue
         found = judgements[rule]
         known = len(found.failures)
-        compare(job.case, rule, drawn, results, outputs[AUTOMATIC], (dtype, job.device), found)
+        assess(job.case, rule, drawn, results, outputs[AUTOMATIC], (dtype, job.device), found)
         for i, failure in enumerate(found.failures[known:], start=known):
             guess = guess_of(job.case, failure, drawn, results[failure.argument], reference, host)
             found.failures[i] = replace(failure, guess=guess)
@@ -267,7 +267,7 @@ def _outcomes(job: Job, dtype: str, program: Program, judgements: Mapping[str, J
             result.append(Outcome(job.case.operation, rule, *place, None, program.refused[rule]))
             continue
         if error := program.broken.get(rule):
-            failure = Failure(
+            failure = OwnFailure(
                 operation=job.case.operation,
                 rule=rule,
                 map="all",
@@ -285,10 +285,10 @@ def _outcomes(job: Job, dtype: str, program: Program, judgements: Mapping[str, J
 
 def summarise(outcomes: Sequence[Outcome], order: Sequence[str]) -> OwnReport:
     """Add up the outcomes of equal operation and rule; operations in the given order."""
-    rows: dict[tuple[str, str], RuleRow] = {}
+    rows: dict[tuple[str, str], OwnRow] = {}
     place = {name: i for i, name in enumerate(dict.fromkeys(order))}
     for outcome in sorted(outcomes, key=lambda o: place[o.operation]):
-        row = rows.setdefault((outcome.operation, outcome.rule), RuleRow(outcome.operation, outcome.rule))
+        row = rows.setdefault((outcome.operation, outcome.rule), OwnRow(outcome.operation, outcome.rule))
         found = outcome.judgement
         if found is None:
             row.refused += 1

@@ -13,7 +13,7 @@ import numpy as np
 
 from fnconv.base.dtypes import short_name
 from fnconv.judge.engine.distances import worst
-from fnconv.judge.engine.running_error import Arithmetic, Values
+from fnconv.judge.engine.running_error import Format, Values
 from fnconv.judge.rule.data import Point
 from fnconv.judge.rule.trial import Trial
 
@@ -32,7 +32,7 @@ def compare_accuracy(
 ) -> None:
     """bounds: of rule and reference together; alone: what rounding does to each cotangent of the reference."""
     ordinary = point.name in ("the arguments given", "normal floats")
-    dtype, u = short_name(trial.dtype), Arithmetic.of(trial.dtype).u
+    dtype, u = short_name(trial.dtype), Format.of(trial.dtype).u
     for name, g, w, bound, own in zip(trial.names, got, want, bounds, alone, strict=True):
         with np.errstate(invalid="ignore"):
             error = np.where(np.isfinite(bound + own) & (abs(g - w) <= bound), abs(g - w), 0.0)

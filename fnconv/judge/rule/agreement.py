@@ -19,7 +19,7 @@ from fnconv.judge.engine.distances import ratios, worst
 from fnconv.judge.engine.programs import FEW, precision, settled
 from fnconv.judge.engine.replay import replay
 from fnconv.judge.engine.rounding import WholeNumbers
-from fnconv.judge.engine.running_error import Arithmetic, Values
+from fnconv.judge.engine.running_error import Format, Values
 from fnconv.judge.rule import kinks
 from fnconv.judge.rule.accuracy import compare_accuracy
 from fnconv.judge.rule.data import Draw, Point
@@ -65,7 +65,7 @@ def check_float64(trial: Trial) -> None:
 def _compare_float64(trial: Trial, point: Point, right: Replayed) -> None:
     got, want = (p.exact(point.values, point.cotangents) for p in (trial.rule, right))
     bounds = partial(explained, point, trial.rule, right)
-    compare(trial, Results(point, got, want, bounds, "float64", FLOAT64))
+    compare_at(trial, PointResults(point, got, want, bounds, "float64", FLOAT64))
 
 
 def explained(point: Point, a: Replayed, b: Replayed, samples: int, *, fine: bool = True) -> Both:
@@ -121,14 +121,14 @@ def _compare_formulas(trial: Trial, point: Point, right: Replayed) -> None:
         return values, gradients
 
     got, dtype = rule.exact(point.values, point.cotangents), f"{short_name(trial.dtype)}, evaluated exactly"
-    compare(trial, Results(point, got, traced, bounds, dtype, OWN))
+    compare_at(trial, PointResults(point, got, traced, bounds, dtype, OWN))
 
 
 def _compare_own(trial: Trial, point: Point, right: Replayed) -> None:
     got, want = _float64(trial.run_native(point)), right.exact(point.values, point.cotangents)
     rounded = trial.right_rounded or right
     bounds = partial(explained, point, trial.rule_rounded, rounded, fine=False)
-    within = compare(trial, Results(point, got, want, bounds, short_name(trial.dtype), OWN, native=True))
+    within = compare_at(trial, PointResults(point, got, want, bounds, short_name(trial.dtype), OWN, native=True))
     if trial.report.ok and not trial.rule_rounded.opaque:
         alone = rounded.bounds(point.values, point.cotangents, FEW, fine=False)[1]
         compare_accuracy(trial, OWN, point, got[1], want[1], within[1], alone)
@@ -146,7 +146,7 @@ def check_integers(trial: Trial) -> None:
     if trial.right is None or not draw.free:
         report.skip(INTEGERS, "no reference to compare with" if trial.right is None else "the arguments are kept")
         return
-    limit = 1 / Arithmetic.of(trial.dtype).u
+    limit = 1 / Format.of(trial.dtype).u
     for reach in (8, 4, 3, 2, 1):
         point = draw.integers(reach)
         want = trial.right.exact(point.values, point.cotangents)
@@ -170,7 +170,7 @@ def check_integers(trial: Trial) -> None:
         row.detail = "does not apply: the rule rounds on its way"
         return
     values, gradients = ([np.zeros_like(x) for x in part] for part in want)
-    compare(trial, Results(point, got, want, lambda _: (values, gradients), short_name(trial.dtype), INTEGERS))
+    compare_at(trial, PointResults(point, got, want, lambda _: (values, gradients), short_name(trial.dtype), INTEGERS))
 
 
 def rounds_nowhere(trial: Trial, point: Point) -> bool:
@@ -187,7 +187,7 @@ def rounds_nowhere(trial: Trial, point: Point) -> bool:
 
 
 @dataclass(frozen=True)
-class Results:
+class PointResults:
     """Those of the rule and of the reference at one point; `bounds(samples)` what rounding may do to each."""
 
     point: Point
@@ -199,7 +199,7 @@ class Results:
     native: bool = False
 
 
-def compare(trial: Trial, c: Results) -> Both:
+def compare_at(trial: Trial, c: PointResults) -> Both:
     """Write down what is wrong at this point; the bounds that were used."""
 
     def beyond(bounds: Both) -> list[list[np.ndarray]]:
@@ -223,7 +223,7 @@ def compare(trial: Trial, c: Results) -> Both:
     return bounds
 
 
-def _judge_values(trial: Trial, c: Results, wrong: list[np.ndarray], bounds: Both) -> None:
+def _judge_values(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds: Both) -> None:
     for i, bad in enumerate(wrong):
         bad = bad & np.isfinite(c.want[0][i])
         if c.native and bad.any():
@@ -232,7 +232,7 @@ def _judge_values(trial: Trial, c: Results, wrong: list[np.ndarray], bounds: Bot
             fail(trial, c, i, bad, bounds, part=0)
 
 
-def _judge_kinks(trial: Trial, c: Results, wrong: list[np.ndarray], bounds: Sequence[Values]) -> list[np.ndarray]:
+def _judge_kinks(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds: Sequence[Values]) -> list[np.ndarray]:
     """What remains wrong when each element may be any subgradient."""
     reference = trial.right
     if reference is None:
@@ -285,7 +285,7 @@ def _within(got: Values, want: Values, bound: Values) -> np.ndarray:
     return np.asarray((ratios(got, want, bound) <= 1) & ~lost)
 
 
-def _too_hard(trial: Trial, c: Results, part: int, i: int, bounds: Both) -> np.ndarray:
+def _too_hard(trial: Trial, c: PointResults, part: int, i: int, bounds: Both) -> np.ndarray:
     """Where the reference itself is as far off, in this dtype: the dtype is to blame, not the rule.
 
     That is everywhere for cotangents of a value that the dtype cannot hold on its way, as where scores overflow: an
@@ -305,7 +305,7 @@ def _too_hard(trial: Trial, c: Results, part: int, i: int, bounds: Both) -> np.n
     return ~_within(got[part][i], c.want[part][i], bounds[part][i])
 
 
-def fail(trial: Trial, c: Results, i: int, bad: np.ndarray, bounds: Both, part: int = 1) -> None:
+def fail(trial: Trial, c: PointResults, i: int, bad: np.ndarray, bounds: Both, part: int = 1) -> None:
     """Write the worst entry down, and the guess."""
     got, want, bound = c.got[part][i], c.want[part][i], bounds[part][i]
     guess = trial.problems.pop() if trial.problems else explain(trial, c.point, i, part, c.got, c.want, bad, bound)

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.errors import mistyped
-from fnconv.judge.engine.names import parameter_names
+from fnconv.judge.engine.arguments import Leaves, leaves_of
 
 Function = Callable[..., Any]
 ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
 @dataclass(frozen=True)
-class Leaf:
+class Argument:
     """One array of the arguments that carries a derivative."""
 
     name: str  # "x", "params['w']"
@@ -36,20 +36,14 @@ class Signature:
     """
 
     fn: Function
-    tree: Any
-    leaves: tuple[Any, ...]  # all of them, in order
-    moving: tuple[Leaf, ...]
-    places: tuple[int, ...]  # where the moving ones stand in `leaves`
-    leaf_names: tuple[str, ...]  # of all of them
+    all: Leaves
+    moving: tuple[Argument, ...]
+    places: tuple[int, ...]  # where the moving ones stand among all
     held: tuple[str, ...] = ()
 
     def merge(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with `values` in the places of the moving leaves."""
-        leaves = list(self.leaves)
-        for place, value in zip(self.places, values, strict=True):
-            leaves[place] = value
-        args, kwargs = jax.tree.unflatten(self.tree, leaves)
-        return args, kwargs
+        return self.all.merged(self.places, values)
 
     def flat(self, fn: Function) -> Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]:
         """fn of the moving leaves: (its floating results, the others)."""
@@ -87,26 +81,20 @@ def signature(fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> S
     if not callable(fn):
         raise mistyped("check_vjp", "fn", "must be a function", type(fn).__name__)
     static = set(getattr(fn, "nondiff_argnums", ()))
-    paths, tree = jax.tree.flatten_with_path((tuple(args), dict(kwargs)))
-    names = parameter_names(fn, len(args))
-    moving: list[Leaf] = []
-    places: list[int] = []
-    leaf_names: list[str] = []
-    for i, (path, value) in enumerate(paths):
-        by_position = path[0].idx == 0
-        name = (names[path[1].idx] if by_position else path[1].key) + jax.tree_util.keystr(path[2:])
-        leaf_names.append(name)
-        if by_position and path[1].idx in static:
+    leaves = leaves_of(fn, args, kwargs)
+    places = []
+    for i, (name, value, position) in enumerate(zip(leaves.names, leaves.values, leaves.positions, strict=True)):
+        if position in static:
             continue
         if _is_complex(value):
             raise mistyped("check_vjp", name, "must be real; complex derivatives are not checked", value.dtype)
         if is_floating(value):
-            moving.append(_leaf(name, value))
             places.append(i)
-    if not moving:
-        raise mistyped("check_vjp", "args", "must hold a floating-point array to differentiate by", _kinds(paths))
-    leaves = tuple(value for _, value in paths)
-    return Signature(fn, tree, leaves, tuple(moving), tuple(places), tuple(leaf_names))
+    if not places:
+        kinds = ", ".join(str(getattr(v, "dtype", type(v).__name__)) for v in leaves.values) or "no arguments"
+        raise mistyped("check_vjp", "args", "must hold a floating-point array to differentiate by", kinds)
+    moving = tuple(_argument(leaves.names[i], leaves.values[i]) for i in places)
+    return Signature(fn, leaves, moving, tuple(places))
 
 
 def is_floating(value: Any) -> bool:
@@ -119,13 +107,15 @@ def is_floating(value: Any) -> bool:
 def python_floats(call: Signature) -> list[str]:
     """The moving leaves that were given as Python floats."""
     return [
-        leaf.name for leaf, i in zip(call.moving, call.places, strict=True) if not isinstance(call.leaves[i], ARRAYS)
+        leaf.name
+        for leaf, i in zip(call.moving, call.places, strict=True)
+        if not isinstance(call.all.values[i], ARRAYS)
     ]
 
 
-def _leaf(name: str, value: Any) -> Leaf:
+def _argument(name: str, value: Any) -> Argument:
     if isinstance(value, jax.ShapeDtypeStruct):
-        return Leaf(name, value.shape, jnp.dtype(value.dtype), bool(getattr(value, "weak_type", False)), None)
+        return Argument(name, value.shape, jnp.dtype(value.dtype), bool(getattr(value, "weak_type", False)), None)
     if isinstance(value, jax.core.Tracer):
         raise mistyped(
             "check_vjp", name, "must be an array; call it outside of jit and other transformations", "tracer"
@@ -133,7 +123,7 @@ def _leaf(name: str, value: Any) -> Leaf:
     weak = not isinstance(value, ARRAYS) or bool(getattr(value, "weak_type", False))
     array = np.asarray(value)
     dtype = jnp.result_type(value) if weak else jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=False)
-    return Leaf(name, array.shape, jnp.dtype(dtype), weak, array.astype(dtype).astype(np.float64))
+    return Argument(name, array.shape, jnp.dtype(dtype), weak, array.astype(dtype).astype(np.float64))
 
 
 def _shape(shape: tuple[int, ...], dtype: Any, weak: bool) -> Any:
@@ -144,7 +134,3 @@ def _is_complex(value: Any) -> bool:
     return isinstance(value, complex) or (
         isinstance(value, ARRAYS) and bool(jnp.issubdtype(value.dtype, jnp.complexfloating))
     )
-
-
-def _kinds(paths: Sequence[tuple[Any, Any]]) -> str:
-    return ", ".join(str(getattr(v, "dtype", type(v).__name__)) for _, v in paths) or "no arguments"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fnconv.judge.engine.running_error import Values
-from fnconv.judge.rule.arguments import Leaf
+from fnconv.judge.rule.arguments import Argument
 
 Arrays = tuple[Values, ...]
 Shapes = Sequence[tuple[int, ...]]
@@ -57,7 +57,7 @@ def kept(value: Values | None) -> bool:
 class Draw:
     """Points for arguments of certain shapes, from one seed."""
 
-    def __init__(self, leaves: Sequence[Leaf], result_shapes: Shapes, seed: int) -> None:
+    def __init__(self, leaves: Sequence[Argument], result_shapes: Shapes, seed: int) -> None:
         self.leaves, self.result_shapes = leaves, result_shapes
         self.rng = np.random.default_rng((0x5EED, seed))  # not the stream that arguments are drawn from
         self.fixed = [kept(leaf.value) for leaf in leaves]
@@ -86,7 +86,7 @@ class Draw:
     def normal(self, scale: float = 1.0) -> Point:
         """Normal floats, `scale` times as large as the arguments; of scale 1 positive where those are."""
 
-        def make(leaf: Leaf) -> Values:
+        def make(leaf: Argument) -> Values:
             value = np.asarray(self.rng.standard_normal(leaf.shape) * _size(leaf) * scale)
             return np.abs(value, dtype=np.float64) if scale == 1 and _positive(leaf) else value
 
@@ -97,7 +97,7 @@ class Draw:
     def magnitudes(self) -> Point:
         """Floats of magnitudes from 1e-3 to 1e3 side by side."""
 
-        def make(leaf: Leaf) -> Values:
+        def make(leaf: Argument) -> Values:
             powers = 10 ** self.rng.uniform(-3, 3, leaf.shape)
             return np.asarray(self.rng.standard_normal(leaf.shape) * powers)
 
@@ -110,7 +110,7 @@ class Draw:
     def zeros(self) -> Point:
         """Nothing but zeros of both signs."""
 
-        def make(leaf: Leaf) -> Values:
+        def make(leaf: Argument) -> Values:
             return np.asarray(np.copysign(np.zeros(leaf.shape), self.rng.random(leaf.shape) - 0.5), np.float64)
 
         return Point("zeros of both signs", self._draw(make), self.cotangents())
@@ -124,7 +124,7 @@ class Draw:
     def integers(self, reach: int) -> Point:
         """Whole numbers, distinct where there is room for that."""
 
-        def make(leaf: Leaf) -> Values:
+        def make(leaf: Argument) -> Values:
             n = int(np.prod(leaf.shape))
             if len(self.leaves) == 1 and n <= 2 * reach + 1:
                 numbers = self.rng.permutation(2 * reach + 1)[:n] - reach
@@ -133,7 +133,7 @@ class Draw:
 
         return Point("integers", self._draw(make), self.cotangents(integers=min(reach, 4)), integers=True)
 
-    def _whole(self, leaf: Leaf, reach: int) -> Values:
+    def _whole(self, leaf: Argument, reach: int) -> Values:
         return self.rng.integers(-reach, reach + 1, leaf.shape).astype(np.float64)
 
     def _draw(self, make: object) -> Arrays:
@@ -146,7 +146,7 @@ class Draw:
         return tuple(values)
 
 
-def _size(leaf: Leaf) -> float:
+def _size(leaf: Argument) -> float:
     """Root mean square of an argument; 1 where there is none."""
     if leaf.value is None or leaf.value.size == 0:
         return 1.0
@@ -154,7 +154,7 @@ def _size(leaf: Leaf) -> float:
     return size if size > 0 else 1.0
 
 
-def _positive(leaf: Leaf) -> bool:
+def _positive(leaf: Argument) -> bool:
     """Whether a variance, a temperature, a base of powers may be meant; ones are no sign of that."""
     value = leaf.value
     return value is not None and bool((value > 0).all()) and not bool((value == 1).all())

@@ -11,10 +11,10 @@ import numpy as np
 
 from fnconv.judge.engine.programs import settled
 from fnconv.judge.engine.running_error import Values
+from fnconv.judge.rule.agree import agree, largest, relaxed
 from fnconv.judge.rule.data import Point
 from fnconv.judge.rule.programs import Replayed, Task, compile_all
 from fnconv.judge.rule.trial import Trial, first_line
-from fnconv.judge.rule.within import agree, largest, relaxed
 
 LINEAR, ADJOINT, MULTILINEAR = "linear in the cotangent", "adjoint identity", "multilinear"
 

@@ -13,7 +13,7 @@ PASSES, FAILS, WARNS, SKIPPED = "passes", "FAILS", "warns", "not run"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure(report.Failure):
+class RuleFailure(report.Failure):
     """One disagreement: which result, on which data, its worst entry, and a guess at the cause.
 
     check: the row that it belongs to.  argument: the argument whose cotangent is wrong, or "value" for a result.
@@ -73,7 +73,7 @@ class RuleReport(report.Report):
     function: str
     level: str
     rows: list[Check] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[RuleFailure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cost: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -98,7 +98,7 @@ class RuleReport(report.Report):
             row.reach(worst["ratio"])
         if not any((f.check, f.argument) == (check, argument) for f in self.failures):
             self.failures.append(
-                Failure(check=check, argument=argument, diagnosis=diagnosis, data=data, dtype=dtype, **worst)
+                RuleFailure(check=check, argument=argument, diagnosis=diagnosis, data=data, dtype=dtype, **worst)
             )
 
     def warn(self, check: str, text: str) -> None:

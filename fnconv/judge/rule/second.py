@@ -15,10 +15,10 @@ import numpy as np
 
 from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.running_error import Values
+from fnconv.judge.rule.agree import agree, relaxed
 from fnconv.judge.rule.kinks import limits
 from fnconv.judge.rule.programs import Replayed, Task, compile_all, next_order, value_and_cotangents
 from fnconv.judge.rule.trial import Trial, first_line
-from fnconv.judge.rule.within import agree, relaxed
 
 REVERSE, FORWARD = "order {}, reverse over reverse", "order {}, forward over reverse"
 

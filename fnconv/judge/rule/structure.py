@@ -13,9 +13,9 @@ from fnconv.base.dtypes import short_name
 from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.replay import equations, opened
 from fnconv.judge.engine.running_error import Values
+from fnconv.judge.rule.agree import agree, relaxed
 from fnconv.judge.rule.programs import Task, compile_all, value_and_cotangents
 from fnconv.judge.rule.trial import Trial, first_line
-from fnconv.judge.rule.within import agree, relaxed
 
 STRUCTURE, SYMBOLS = "structure", "arguments one by one"
 
@@ -137,7 +137,7 @@ def _by_leaf(args: Sequence[Any], static: Container[int], returned: Any) -> list
 
 def _check_integers(trial: Trial, raw: list[Any]) -> None:
     """Cotangents of integers and booleans, which JAX drops without a word."""
-    integer = [i for i, leaf in enumerate(trial.call.leaves) if i not in trial.call.places and _is_exact(leaf)]
+    integer = [i for i, leaf in enumerate(trial.call.all.values) if i not in trial.call.places and _is_exact(leaf)]
     given = [i for i in integer if raw[i] is not None and raw[i].dtype != jax.dtypes.float0]
     values = [leaf.value for leaf in trial.call.moving]
     if not given or any(v is None for v in values):
@@ -145,7 +145,7 @@ def _check_integers(trial: Trial, raw: list[Any]) -> None:
     arrays = [jnp.asarray(v, k.dtype) for v, k in zip(values, trial.kinds, strict=True)]
     made = _raw_cotangents(trial, arrays)
     for i in given:
-        name = trial.call.leaf_names[i]
+        name = trial.call.all.names[i]
         advice = f"JAX drops it silently; the cotangent of {name}, of integers, is None"
         if made is not None and np.asarray(made[i]).any():
             trial.report.fail(STRUCTURE, name, f"bwd returns numbers other than zero for it: {advice}")

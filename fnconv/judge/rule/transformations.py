@@ -14,11 +14,11 @@ from fnconv.base.dtypes import short_name, unit_roundoff
 from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.replay import RULES, equations
 from fnconv.judge.engine.running_error import Values
+from fnconv.judge.rule.agree import agree, relaxed
 from fnconv.judge.rule.data import Point
 from fnconv.judge.rule.programs import Both, Native, Task, compile_all, trace, value_and_cotangents
 from fnconv.judge.rule.report import FAILS
 from fnconv.judge.rule.trial import Trial, first_line
-from fnconv.judge.rule.within import agree, relaxed
 
 EAGER, REPEAT, STALE, VMAP = "jit = eager", "repeated runs", "two traces at once", "vmap = loop"
 TRACES, PROMOTION, TRANSFER = "checkpoint, scan", "strict promotion", "host transfers"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fnconv.judge.engine.running_error import Approx, Arithmetic, Values
+from fnconv.judge.engine.running_error import Approx, Format, Values
 from fnconv.judge.own import references
 from fnconv.judge.own.bounds import Formulas
 from fnconv.judge.own.references import Window
@@ -27,7 +27,7 @@ Results = Mapping[str, Approx]
 def leaky_relu(slope: float) -> Formulas:
     """The slope itself is rounded."""
 
-    def both(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    def both(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
         (x,) = operands
         rounded = Approx(np.full_like(x.value, slope), np.full_like(x.value, a.u * slope), a)
         return {"y": (x * rounded).where(x.value <= 0, x.value), "dx": (dy * rounded).where(x.value <= 0, dy.value)}
@@ -39,35 +39,35 @@ def _logistic(x: Approx) -> Approx:
     """1 / (1 + e^-x); where e^-x overflows the value is below the smallest normal number."""
     far = x.value < -700.0
     near = x.where(~far)
-    s = x.arithmetic.exact(1) / ((-near).exp() + 1)
-    return Approx(np.where(far, 0.0, s.value), np.where(far, x.arithmetic.tiny, s.error), x.arithmetic)
+    s = x.format.exact(1) / ((-near).exp() + 1)
+    return Approx(np.where(far, 0.0, s.value), np.where(far, x.format.tiny, s.error), x.format)
 
 
-def _sigmoid(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+def _sigmoid(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
     (x,) = operands
     return {"y": _logistic(x), "dx": dy * _logistic(x) * _logistic(-x)}
 
 
-def _sigmoid_autodiff(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+def _sigmoid_autodiff(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
     (x,) = operands
     y = _logistic(x)
     return {"y": y, "dx": dy * (y * (a.exact(1) - y))}
 
 
-def _tanh(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+def _tanh(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
     (x,) = operands
     double = x.scaled(2)
     return {"y": x.tanh(), "dx": dy.scaled(4) * _logistic(double) * _logistic(-double)}
 
 
-def _tanh_autodiff(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+def _tanh_autodiff(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
     """dy (1 - y^2), or dy + dy y (-y): the same but for one rounding."""
     (x,) = operands
     y = x.tanh()
     return {"y": y, "dx": dy - dy * y * y}
 
 
-def _squared_error(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+def _squared_error(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
     prediction, target = operands
     error = prediction - target
     slope = error.scaled(2) * dy
@@ -97,7 +97,7 @@ def _log_softmax(x: Approx, axis: int) -> Approx:
 
 
 def softmax(axis: int) -> Formulas:
-    def both(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    def both(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
         """dx = y (dy - sum(dy y)); y is stored in between."""
         y = _softmax(operands[0], axis).stored(s)
         return {"y": y, "dx": (y * (dy - (dy * y).sum(axis, keepdims=True))).stored(s)}
@@ -106,7 +106,7 @@ def softmax(axis: int) -> Formulas:
 
 
 def log_softmax(axis: int) -> Formulas:
-    def both(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    def both(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
         """dx = dy - p sum(dy); p is stored in between."""
         p = _softmax(operands[0], axis).stored(s)
         y = _log_softmax(operands[0], axis).stored(s)
@@ -118,24 +118,24 @@ def log_softmax(axis: int) -> Formulas:
 def cross_entropy(hot: Values | None) -> Formulas:
     """hot: the weights of integer labels; None where weights are the second operand."""
 
-    def split(a: Arithmetic, operands: Operands) -> tuple[Approx, Approx]:
+    def split(a: Format, operands: Operands) -> tuple[Approx, Approx]:
         return (operands[0], operands[1]) if hot is None else (operands[0], a.exact(hot))
 
-    def manual(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    def manual(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
         """d logits = (p sum(labels) - labels) dy with p = exp(log p)."""
         logits, weights = split(a, operands)
         log_p, dy = _log_softmax(logits, -1), dy.column()
         d_logits = (log_p.exp() * weights.sum(-1, keepdims=True) - weights) * dy
         return _losses(s, weights, log_p, d_logits, dy)
 
-    def automatic(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    def automatic(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
         """The cotangent of log p is c = -labels dy; that of the logits c - p sum(c)."""
         logits, weights = split(a, operands)
         log_p, p, dy = _log_softmax(logits, -1), _softmax(logits, -1), dy.column()
         c = -(weights * dy)
         return _losses(s, weights, log_p, c - p * c.sum(-1, keepdims=True), dy)
 
-    def _losses(s: Arithmetic, weights: Approx, log_p: Approx, d_logits: Approx, dy: Approx) -> Results:
+    def _losses(s: Format, weights: Approx, log_p: Approx, d_logits: Approx, dy: Approx) -> Results:
         y = -(weights * log_p).sum(-1)
         results = {"y": y.stored(s), "dlogits": d_logits.stored(s)}
         return results if hot is not None else results | {"dlabels": (-(log_p * dy)).stored(s)}
@@ -150,7 +150,7 @@ def lp_pool(g: Window, p: float) -> Formulas:
     """(sum |x|^p)^(1/p) for p > 1."""
 
     def gather(x: Approx) -> Approx:
-        return Approx(references.windows(g, x.value), references.windows(g, x.error), x.arithmetic)
+        return Approx(references.windows(g, x.value), references.windows(g, x.error), x.format)
 
     def scatter(shares: Approx, shape: tuple[int, ...]) -> Approx:
         """Equal cells added."""
@@ -174,7 +174,7 @@ def lp_pool(g: Window, p: float) -> Formulas:
         safe = total.where(alive, 1.0)
         return safe.sqrt() if p == 2 else safe.power(1 / p), alive
 
-    def manual(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    def manual(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
         """Slopes (|x| / y)^(p - 1) with the stored y; powers of x over a power of two near the largest."""
         cells = gather(operands[0])
         largest = abs(cells.value).max(axis=-1, keepdims=True)
@@ -185,7 +185,7 @@ def lp_pool(g: Window, p: float) -> Formulas:
         slopes = (ratio if p == 2 else ratio.power(p - 1)).scaled(np.sign(cells.value))
         return _results(s, y, alive, slopes * dy.column(), operands[0].value.shape)
 
-    def automatic(a: Arithmetic, s: Arithmetic, operands: Operands, dy: Approx) -> Results:
+    def automatic(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
         """The chain rule through the root, the sum and the power."""
         cells = gather(operands[0])
         y, alive = norm(cells)
@@ -196,7 +196,7 @@ def lp_pool(g: Window, p: float) -> Formulas:
     def norm_total(cells: Approx, alive: Any) -> Approx:
         return cells.abs().power(p).sum(-1).where(alive, 1.0)
 
-    def _results(s: Arithmetic, y: Approx, alive: Any, shares: Approx, shape: tuple[int, ...]) -> Results:
+    def _results(s: Format, y: Approx, alive: Any, shares: Approx, shape: tuple[int, ...]) -> Results:
         return {"y": y.where(alive), "dx": scatter(shares, shape).stored(s)}
 
     return Formulas(manual, automatic)

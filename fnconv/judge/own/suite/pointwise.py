@@ -22,7 +22,7 @@ def _small(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach:
     return tuple(rng.integers(-4, 5, shape).astype(np.float64) for shape in shapes)
 
 
-def _wide(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach: int) -> Arrays:
+def _moderate(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach: int) -> Arrays:
     """Arguments up to about 10."""
     return tuple((4 if i == 0 else 1) * rng.standard_normal(shape) for i, shape in enumerate(shapes))
 
@@ -35,16 +35,16 @@ def _extreme(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reac
 
 
 SMALL = Sample("small integers", _small, exact=True)
-WIDE, EXTREME = Sample("floats", _wide), Sample("arguments of +-1e4", _extreme)
+MODERATE, EXTREME = Sample("floats", _moderate), Sample("arguments of +-1e4", _extreme)
 
 
 def cases() -> Iterator[Case]:
     """All cases of this module."""
-    yield _one("relu", ops.relu, lambda x: jnp.where(x > 0, x, jnp.zeros((), x.dtype)), Selecting(), SMALL, WIDE)
-    for slope, samples in ((0.25, (SMALL, WIDE)), (0.01, (WIDE, EXTREME))):
+    yield _one("relu", ops.relu, lambda x: jnp.where(x > 0, x, jnp.zeros((), x.dtype)), Selecting(), SMALL, MODERATE)
+    for slope, samples in ((0.25, (SMALL, MODERATE)), (0.01, (MODERATE, EXTREME))):
         yield _leaky_relu(slope, *samples)
-    yield _one("sigmoid", ops.sigmoid, jax.nn.sigmoid, formulas.SIGMOID, WIDE, EXTREME)
-    yield _one("tanh", ops.tanh, jnp.tanh, formulas.TANH, WIDE, EXTREME)
+    yield _one("sigmoid", ops.sigmoid, jax.nn.sigmoid, formulas.SIGMOID, MODERATE, EXTREME)
+    yield _one("tanh", ops.tanh, jnp.tanh, formulas.TANH, MODERATE, EXTREME)
     for axis in (-1, 0):
         yield _softmax("softmax", ops.softmax, jax.nn.softmax, formulas.softmax(axis), axis)
         yield _softmax("log_softmax", ops.log_softmax, jax.nn.log_softmax, formulas.log_softmax(axis), axis)
@@ -57,7 +57,7 @@ def cases() -> Iterator[Case]:
         lambda prediction, target: (prediction - target) ** 2,
         {"prediction": SHAPE, "target": SHAPE},
         formulas.SQUARED_ERROR,
-        (SMALL, WIDE),
+        (SMALL, MODERATE),
         batched=frozenset({"y", "dprediction", "dtarget"}),
         quick=True,
     )
@@ -92,7 +92,7 @@ def _leaky_relu(slope: float, *samples: Sample) -> Case:
 def _softmax(name: str, manual: Any, reference: Any, bound: Bound, axis: int) -> Case:
     text = "" if axis == -1 else f", axis {axis}"
     return _one(
-        name, lambda x: manual(x, axis=axis), lambda x: reference(x, axis=axis), bound, WIDE, EXTREME, text=text
+        name, lambda x: manual(x, axis=axis), lambda x: reference(x, axis=axis), bound, MODERATE, EXTREME, text=text
     )
 
 
@@ -109,7 +109,7 @@ def _integer_labels() -> Case:
         lambda logits: _cross_entropy(logits, jnp.asarray(hot, logits.dtype)),
         {"logits": SHAPE},
         formulas.cross_entropy(hot.astype(np.float64)),
-        (WIDE, EXTREME),
+        (MODERATE, EXTREME),
         batched=frozenset({"y", "dlogits"}),
         quick=True,
     )
@@ -124,7 +124,7 @@ def _one_hot_labels() -> Case:
         _cross_entropy,
         {"logits": SHAPE, "labels": SHAPE},
         formulas.cross_entropy(None),
-        (WIDE, EXTREME),
+        (MODERATE, EXTREME),
         batched=frozenset({"y", "dlogits", "dlabels"}),
         quick=True,
     )
