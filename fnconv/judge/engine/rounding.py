@@ -214,9 +214,7 @@ class Rounding(Float64):
         typed = own
         if aval.dtype == jnp.float64:
             typed = max(min(unit_roundoff(self.dtype or aval.dtype), F32), _last_digit(array))
-        return self._moved(
-            exact, lax.select(self.fine, np.float64(MAGNIFIED * typed), np.float64(own if long else 0.0)) * abs(exact)
-        )
+        return self._moved(exact, self._either(MAGNIFIED * typed, own if long else 0.0) * abs(exact))
 
     def rounded(self, e: Any, operands: Values, results: Values, again: Callable[..., Values] | None) -> Values:
         if again is not None and _name(e) in EXACT:
@@ -232,8 +230,10 @@ class Rounding(Float64):
         info = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
         unit = self._scaled(unit_roundoff(dtype))
         if again is None or name in NORMWISE:
-            own = unit if again is not None else unit_roundoff(e.outvars[i].aval.dtype)
-            return self._moved(y, 64 * own * jnp.max(abs(y), initial=0))
+            if again is None:
+                own = unit_roundoff(e.outvars[i].aval.dtype)
+                unit = self._either(MAGNIFIED * own, own)
+            return self._moved(y, 64 * unit * jnp.max(abs(y), initial=0))
         if name == "reduce_precision" and not self.limited:
             unit = self._scaled(max(unit_roundoff(dtype), 2.0 ** -(e.params["mantissa_bits"] + 1)))
         if name in SUMS:
@@ -254,7 +254,7 @@ class Rounding(Float64):
         # overflows, as that of the logistic function does
         gradual = dtype == jnp.float16 and (name in SUMS or name in ONE)
         tiny = float(info.smallest_subnormal if gradual else info.smallest_normal)
-        return self._moved(y, size + tiny, exact)
+        return self._moved(y, size + self._either(float(np.finfo(np.float64).tiny), tiny), exact)
 
     def _computed(self, dtype: Any) -> Any:
         """The dtype that a step of the program is taken to be computed in."""
@@ -264,7 +264,10 @@ class Rounding(Float64):
         return self.dtype if narrow else dtype
 
     def _scaled(self, unit: float) -> Any:
-        return unit if self.fine is None else lax.select(self.fine, np.float64(MAGNIFIED * F64), np.float64(unit))
+        return self._either(MAGNIFIED * F64, unit)
+
+    def _either(self, fine: float, own: float) -> Any:
+        return own if self.fine is None else lax.select(self.fine, np.float64(fine), np.float64(own))
 
     def _moved(self, y: Any, size: Any, exact: Any = False) -> Any:
         """y with an error of this size and a random sign, but where it is exact."""
