@@ -60,53 +60,36 @@ def assess(
     for name, right in drawn.right.items():
         result, bits_due = got[name], exact or name == case.auxiliary
         if result.shape != right.shape:
-            found.failures.append(_failure(case, rule, name, drawn, result, None, where))
+            found.failures.append(_failure(case, rule, name, drawn, where, wrong=right.size, of=right.size))
             found.exact = False if exact else found.exact
             continue
+        bound = np.zeros_like(right) if bits_due else bounds[name]
+        ratio = ratios(result, right, bound)
+        agrees = ratio <= 1
         if bits_due:
-            none = np.zeros_like(right)
-            agrees = (
-                np.maximum(ratios(result, right, none), ratios(result, automatic[name].astype(np.float64), none)) == 0
-            )
+            agrees &= ratios(result, automatic[name].astype(np.float64), bound) <= 1
             if exact:
                 found.exact = bool(agrees.all()) and found.exact is not False
         else:
-            ratio = ratios(result, right, bounds[name])
-            agrees = ratio <= 1
             found.ratio = max(found.ratio, float(ratio.max(initial=0)))
             found.ulps_automatic = max(found.ulps_automatic, ulps(result, automatic[name]))
             if result.dtype != right.dtype:  # else float64 is no better
                 found.ulps_float64 = max(found.ulps_float64, ulps(result, right))
         if not agrees.all():
-            found.failures.append(_failure(case, rule, name, drawn, result, agrees, where))
+            facts = worst(result, right, bound, ~agrees) | ({"bound": None} if bits_due else {})
+            found.failures.append(_failure(case, rule, name, drawn, where, **facts))
 
 
-def _failure(
-    case: Case,
-    rule: str,
-    name: str,
-    drawn: Drawn,
-    result: np.ndarray,
-    agrees: np.ndarray | None,
-    where: tuple[str, str],
-) -> OwnFailure:
-    """The entry that is worst; the guess is made later, for the failures that are shown."""
-    right = drawn.right[name]
-    facts: dict[str, Any] = {"of": int(right.size), "wrong": int(right.size)}
-    if agrees is not None:
-        exact = (drawn.sample.exact and rule not in drawn.rounding) or name == case.auxiliary
-        bound = np.zeros_like(right) if exact else drawn.grown.get(rule, drawn.errors)[name]
-        facts = worst(result, right, bound, ~agrees) | ({"bound": None} if exact else {})
-    map_ = case.maps.get(name, "forward" if name == case.value else "backward")
-    dtype, device = where
+def _failure(case: Case, rule: str, name: str, drawn: Drawn, where: tuple[str, str], **facts: Any) -> OwnFailure:
+    """The guess is made later, for the failures that are shown."""
     return OwnFailure(
         operation=case.operation,
         rule=rule,
-        map=map_,
+        map=case.maps.get(name, "forward" if name == case.value else "backward"),
         argument=name,
         geometry=case.geometry,
-        dtype=dtype,
-        device=device,
+        dtype=where[0],
+        device=where[1],
         data=drawn.sample.name,
         **facts,
     )

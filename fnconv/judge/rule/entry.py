@@ -67,13 +67,13 @@ def check_vjp(
     >>> report.ok, [(f.argument, f.diagnosis) for f in report.failures]  # doctest: +ELLIPSIS
     (False, [('w', 'every entry is 0.333333 times the right one: a mean over ...')])
     """
-    from fnconv.judge.rule.run import run
+    from fnconv.judge.rule.run import judge, prepare
 
     if level not in LEVELS:
         raise invalid("check_vjp", "level", f"must be one of {', '.join(LEVELS)}", repr(level))
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise invalid("check_vjp", "order", "must be an integer of at least 1", order)
     start = time.perf_counter()
-    report = run(fn, args, dict(kwargs or {}), reference, level, order, seed)
+    report = judge(prepare(fn, args, dict(kwargs or {}), reference, level, seed), order)
     report.seconds = time.perf_counter() - start
     return report

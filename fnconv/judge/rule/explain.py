@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from fnconv.judge.engine.diagnose import UNKNOWN, diagnose
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.data import Point
 from fnconv.judge.rule.routes import lost
-
-if TYPE_CHECKING:
-    from fnconv.judge.rule.trial import Trial
+from fnconv.judge.rule.trial import Trial
 
 Both = tuple[Sequence[Values], Sequence[Values]]
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,7 @@ from fnconv.judge.engine.programs import fast_options, precision
 from fnconv.judge.engine.replay import CALLS, STRUCTURES, Arithmetic, bind, opened, replay
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.data import Point
-
-if TYPE_CHECKING:
-    from fnconv.judge.rule.trial import Trial
+from fnconv.judge.rule.trial import Trial
 
 FUNCTIONS = (
     *("exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "erf", "erfc", "rsqrt", "cbrt", "integer_pow"),

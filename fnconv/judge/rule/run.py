@@ -31,20 +31,6 @@ def prepare(
         return Trial(held, reference, level, seed, report)
 
 
-def run(
-    fn: Function,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    reference: Function | None,
-    level: str,
-    order: int,
-    seed: int,
-) -> RuleReport:
-    """All checks; those that need others to have passed are left out where these failed."""
-    trial = prepare(fn, args, kwargs, reference, level, seed)
-    return judge(trial, order)
-
-
 def judge(trial: Trial, order: int, *, transformations: bool = True) -> RuleReport:
     """The checks in order; programs that are compiled already are used again."""
     report = trial.report
