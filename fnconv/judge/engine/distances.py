@@ -1,4 +1,4 @@
-"""How far arrays are from each other: by the number, by a bound, in units in the last place."""
+"""Distances between arrays: absolute, relative to a bound, in units in the last place."""
 
 from __future__ import annotations
 

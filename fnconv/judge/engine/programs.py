@@ -22,7 +22,7 @@ from fnconv.judge.engine.running_error import Values
 
 B = TypeVar("B")
 
-FEW, MANY = 8, 64  # samples: few acquit, many convict
+FEW, MANY = 8, 64  # samples: see `settled`
 
 
 def abstract(shape: Sequence[int], dtype: Any, place: Any = None, weak: bool = False) -> Any:
@@ -44,7 +44,7 @@ def precision(dtype: Any) -> Iterator[None]:
 
 
 class InFloat64:
-    """A jaxpr in float64: `exact` are its results, `deviation` how far rounding alone moves them.
+    """A jaxpr in float64: `exact` returns its results, `deviation` how far rounding errors move them.
 
     Args:
       avals: of its operands.
@@ -103,9 +103,9 @@ class InFloat64:
 
 
 def settled(bounds: Callable[[int], B], within: Callable[[B], bool]) -> B:
-    """`bounds` of few samples where everything is within them; of many where it is not, which then decide.
+    """The bounds from few samples if all results are within them, otherwise those from many.
 
-    Both are scaled as those of many are, so that only these can find something wrong.
+    A result is called wrong only by many samples: a deviation estimated from few may be too small.
     """
     few = bounds(FEW)
     return few if within(few) else bounds(MANY)

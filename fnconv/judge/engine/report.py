@@ -56,7 +56,7 @@ class Row:
 class Report:
     """Rows as a table, in text and HTML, with what else there is to say; `facts` as JSON.
 
-    headings, left: of the columns, and which of them are words.
+    headings: of the columns; left: the positions of those that are aligned to the left.
     spare: columns that a narrow terminal can do without, the least wanted first.
     """
 

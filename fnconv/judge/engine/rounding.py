@@ -1,4 +1,4 @@
-"""A program in float64 whatever its dtypes: exactly, with the rounding errors that it may make, or watched for any.
+"""Programs evaluated in float64, whatever their dtypes: exactly, with rounding errors, or checked for being exact.
 
 A replay with `Rounding` moves each result y of a step by b, up or down at random (Monte Carlo arithmetic; Parker 1997);
 u is the unit roundoff of its dtype:
@@ -185,8 +185,9 @@ class Rounding(Float64):
     platform: where the program runs; it tells what DEFAULT precision means.
     dtype: of the function, where float64 in its program stands for that; None where every dtype is meant.
     limited: no step may claim more than `dtype`'s roundoff, and sums of half precisions are kept in float32.
-    fine: a scalar; where it is true, errors are those of float64 alone, `MAGNIFIED`, and those of the program's own
-      numbers, which somebody rounded when he typed them.  None where it never is, and numbers are what they are.
+    fine: a traced boolean.  True: the errors are those of float64 itself, times `MAGNIFIED`, and constants of the
+      program have the error of the digits in which they were typed.  False: the errors are those of the program's dtypes.
+      None: as False, with constants taken to be exact.
     """
 
     key: Any
@@ -250,8 +251,8 @@ class Rounding(Float64):
             size = unit * weight * (1 + abs(y) if name in OSCILLATING else abs(y))
             # that float64 rounds tanh(20) to 1 does not make it 1
             exact = _fits(y, info) if name not in ("pow", "reduce_precision") and weight != ELEMENTARY else y == 0
-        # subnormal numbers may be flushed, but not by float16's arithmetic; its functions lose them where their way
-        # overflows, as that of the logistic function does
+        # subnormal results may be flushed to zero; in float16 only by functions with an intermediate result that
+        # overflows, such as exp(-x) in the logistic function
         gradual = dtype == jnp.float16 and (name in SUMS or name in ONE)
         tiny = float(info.smallest_subnormal if gradual else info.smallest_normal)
         return self._moved(y, size + self._either(float(np.finfo(np.float64).tiny), tiny), exact)
@@ -349,10 +350,9 @@ def _with(change: Callable[[Any], Any], name: str, operands: Sequence[Any]) -> l
 
 
 def _rounded_numbers(array: np.ndarray, dtype: Any) -> tuple[bool, bool]:
-    """(whether any has more than 20 bits, whether any may have been rounded, if only by whoever typed it).
+    """(whether any has more than 20 bits, whether any may have been rounded when it was typed or computed).
 
-    Short ones are exact: those that leave four bits of their dtype unused.  In bfloat16 sqrt(1/2) is 181/256, and was
-    rounded.
+    A number that leaves four bits of its dtype unused counts as exact; sqrt(1/2) in bfloat16, 181/256, does not.
     """
     finite = np.isfinite(array)
     with np.errstate(all="ignore"):
@@ -375,9 +375,9 @@ def _last_digit(array: np.ndarray) -> float:
 
 @dataclass
 class WholeNumbers(Float64):
-    """Nothing is rounded, and `whole` says whether nothing had to be: all numbers are integers that their dtypes hold.
+    """`whole` stays true while all numbers are integers that their dtypes hold, so that no step rounds.
 
-    To be evaluated outside of any trace; inside a loop nothing can be seen.
+    Values must be concrete: inside a loop, where they are traced, `whole` becomes false.
     """
 
     whole: bool = True

@@ -188,7 +188,7 @@ def rounds_nowhere(trial: Trial, point: Point) -> bool:
 
 @dataclass(frozen=True)
 class PointResults:
-    """Those of the rule and of the reference at one point; `bounds(samples)` what rounding may do to each."""
+    """Results of the rule and of the reference at one point; `bounds(samples)` is the error that rounding explains."""
 
     point: Point
     got: Both
@@ -280,7 +280,7 @@ def _judge_kinks(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds:
 
 
 def _within(got: Values, want: Values, bound: Values) -> np.ndarray:
-    """Neither being a number is no agreement: autodiff may be lost where the function has a slope."""
+    """NaN in both does not count as agreement: autodiff may return NaN where the function has a derivative."""
     lost = np.isnan(got) & np.isnan(want) & ~np.isinf(bound)
     return np.asarray((ratios(got, want, bound) <= 1) & ~lost)
 
