@@ -84,11 +84,11 @@ class InFloat64:
     def deviation(self, operands: Sequence[Any], *, samples: int, seed: int = 0, fine: bool = False) -> list[Values]:
         """Standard deviation of each result; infinite where one of the samples is not finite and `exact` is."""
         right = self.exact(operands)
-        squares = [np.zeros(r.shape) for r in right]
+        lengths = [np.zeros(r.shape) for r in right]
         for key in np.random.default_rng(seed).integers(1, 2**32, samples, dtype=np.uint32):
-            for square, value, r in zip(squares, self._sample(operands, key, fine), right, strict=True):
-                square += distance(value, r) ** 2
-        return [np.sqrt(s / samples) / (MAGNIFIED if fine else 1.0) for s in squares]
+            sample = self._sample(operands, key, fine)
+            lengths = [np.hypot(n, distance(s, r)) for n, s, r in zip(lengths, sample, right, strict=True)]
+        return [n / (samples**0.5 * (MAGNIFIED if fine else 1.0)) for n in lengths]
 
     def bound(self, operands: Sequence[Any], samples: int, *, fine: bool = False) -> list[Values]:
         """What rounding explains, of each result; see `settled` for the number of samples."""

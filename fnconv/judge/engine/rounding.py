@@ -186,7 +186,7 @@ class Rounding(Float64):
     dtype: of the function, where float64 in its program stands for that; None where every dtype is meant.
     limited: no step may claim more than `dtype`'s roundoff, and sums of half precisions are kept in float32.
     fine: a traced boolean.  True: the errors are those of float64 itself, times `MAGNIFIED`, and constants of the
-      program have the error of the digits in which they were typed.  False: the errors are those of the program's dtypes.
+      program have the error of the digits in which they were typed.  False: the errors of the program's dtypes.
       None: as False, with constants taken to be exact.
     """
 
@@ -395,7 +395,8 @@ class WholeNumbers(Float64):
 
     def constant(self, value: Any, aval: Any) -> Any:
         if jnp.issubdtype(aval.dtype, jnp.floating) and np.ndim(value) == 0:
-            self.whole &= not np.isfinite(value) or value * 256 == round(value * 256)
+            number = float(value)
+            self.whole &= not np.isfinite(number) or number * 256 == round(number * 256)
         return super().constant(value, aval)
 
 
