@@ -42,12 +42,12 @@ def _evaluate(spec: Contraction, a: jax.Array, b: jax.Array) -> jax.Array:
 
 # delta^L = w^T delta^{L+1} and Delta w = delta^{L+1} a^T, Notes 2.1, for any axes: each label stands in two of the
 # three arrays, or in all, so that summing over what is not in the result gives either gradient.
-_M = LinearMap("contraction", _evaluate)
-_M.adjoints = (
-    lambda spec, dy, a, b: _M(spec.of(2, 1, 0), dy, b),
-    lambda spec, dy, a, b: _M(spec.of(0, 2, 1), a, dy),
+contract = LinearMap("contraction", _evaluate)
+contract.adjoints = (
+    lambda spec, dy, a, b: contract(spec.of(2, 1, 0), dy, b),
+    lambda spec, dy, a, b: contract(spec.of(0, 2, 1), a, dy),
 )
-contraction: Callable[..., jax.Array] = _M.attached
+contraction: Callable[..., jax.Array] = contract.attached
 
 
 def labelled(a: Any, b: Any, result: Any, dimension_numbers: Any, precision: Any) -> Contraction:
