@@ -184,3 +184,9 @@ def test_what_is_to_be_whole_may_end_and_a_second_signal_does_not_wait(folder):
         taken = command.interrupt(signals)
         assert ("done" in command.output) == done
         assert (taken > 1) == (seconds == 60 and signals == 1)
+
+
+def test_a_terminal_shows_the_progress_of_compare(folder):
+    command = Command(folder, "compare", "model.py:loss", "--rounds", "0", terminal=True)
+    command.expect("compiling manual and automatic gradient")
+    assert command.end() == 0
