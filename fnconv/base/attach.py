@@ -110,11 +110,18 @@ class LinearMap:
 
     adjoints[i](spec, cotangent, *operands) is the cotangent of operand i; it does not read operands[i], for which it
     is given None.  An operand whose adjoint is None carries no derivative.
+    of_tangents: the map of the first operands that the value is a result of, where `fun` is given the value.
     """
 
-    def __init__(self, name: str, fun: Callable[..., jax.Array], placement: Placement | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        fun: Callable[..., jax.Array],
+        placement: Placement | None = None,
+        of_tangents: LinearMap | None = None,
+    ) -> None:
         self.name = self.__name__ = name
-        self.fun, self.placement = fun, placement
+        self.fun, self.placement, self.of_tangents = fun, placement, of_tangents or self
         self.adjoints: tuple[Callable[..., jax.Array] | None, ...] = ()
 
     def __call__(self, spec: Any, *operands: jax.Array) -> jax.Array:
@@ -226,13 +233,15 @@ def _abstract(*avals: Any, **params: Any) -> Any:
     return _jaxpr(*avals, **params).out_avals[0]
 
 
-def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, map: LinearMap, spec: Any, stack: Stack) -> Any:
     """The product rule: one term for every operand that moves."""
-    value = _linear_p.bind(*primals, **params)
+    value = _linear_p.bind(*primals, map=map, spec=spec, stack=stack)
+    map, n = map.of_tangents, len(map.of_tangents.adjoints)
+    stack = tuple(axes[:n] for axes in stack)
     terms = [
-        _linear_p.bind(*primals[:i], tangent, *primals[i + 1 :], **params)
-        for i, tangent in enumerate(tangents)
-        if type(tangent) is not ad.Zero and params["map"].adjoints[i] is not None
+        _linear_p.bind(*primals[:i], tangent, *primals[i + 1 : n], map=map, spec=spec, stack=stack)
+        for i, tangent in enumerate(tangents[:n])
+        if type(tangent) is not ad.Zero and map.adjoints[i] is not None
     ]
     return value, sum(terms[1:], terms[0]) if terms else ad.Zero(jax.typeof(value).to_tangent_aval())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -83,15 +82,8 @@ def select_winners(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _as_selected(spec, offset, x, y), offset
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _as_selected(spec: PoolSpec, offset: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    return y
-
-
-@_as_selected.defjvp
-def _as_selected_jvp(spec: PoolSpec, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
-    """dy = S dx, for derivatives of every order: y is S x again, so that it has a tangent of its own."""
-    return _as_selected(spec, *primals), select(spec, primals[0], tangents[1])
+# y as S x, of (offset, x, y): dy = S dx, for derivatives of every order; a custom_jvp would be lost within a scan
+_as_selected = LinearMap("selected", lambda spec, offset, x, y: y, of_tangents=select)
 
 
 def _max_pool_primal(spec: PoolSpec, x: jax.Array) -> jax.Array:

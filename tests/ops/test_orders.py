@@ -204,3 +204,37 @@ def test_every_order_is_the_difference_of_the_one_below(operation: Operation) ->
     ):
         rounding = 2**20 * np.finfo(np.float64).eps * abs(float(derivative))
         assert abs(derivative - fine) <= abs(coarse - fine) + rounding, f"order {n}"
+
+
+# ---- within a scan --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: fnconv.max_pool(x, (2,)),
+        lambda x: fnconv.adaptive_max_pool(x, (3,)),
+        lambda x: fnconv.conv_block(x, jnp.ones((1, 2, 2)), pool=2),
+    ],
+    ids=["max_pool", "adaptive_max_pool", "conv_block"],
+)
+def test_selection_within_a_scan_is_that_of_each_step(f, order):
+    """Where a value carries a tangent by `custom_jvp` alone, a scan that is differentiated twice forgets it."""
+    x = jnp.asarray(np.random.default_rng(0).permutation(24).reshape(3, 4, 2), float) - 8
+
+    def scanned(x):
+        return lax.scan(lambda carry, step: (carry, f(step)), None, x)[1]
+
+    def derivative(g):
+        def of_order(n):
+            if n == 0:
+                return lambda x: (g(x) ** 3).sum()
+            lower = of_order(n - 1)
+            return lambda x: jax.grad(lower)(x).sum()
+
+        return jax.grad(of_order(order - 1))(x)
+
+    want = derivative(jax.vmap(f))
+    assert np.abs(want).max() > 0
+    np.testing.assert_array_equal(derivative(scanned), want)

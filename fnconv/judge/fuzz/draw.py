@@ -351,7 +351,8 @@ def array(r: np.random.Generator, kind: str, shape: Sequence[int], p: Problem, f
         case "mask":
             return np.where(r.random(shape) < r.choice((0.3, 0.8, 1.0)), -inf, small)
         case "largest":
-            return np.asarray(r.choice((-1, 1), shape) * top * r.uniform(0.1, 0.99, shape))
+            cells = prod(p.args[0]) if p.operation == "lp_pool" else 1  # so that no norm overflows
+            return np.asarray(r.choice((-1, 1), shape) * top / cells * r.uniform(0.1, 0.99, shape))
         case "denormal":
             return normal * float(jnp.finfo(p.dtype).smallest_normal) * r.choice((0.3, 2.0), shape)  # type: ignore
     raise ValueError(f"no data of kind {kind}")

@@ -139,7 +139,7 @@ def _ended(p: Problem, error: Exception, number: int) -> Judged:
     """A refusal is the library's own ValueError or TypeError; anything else is a failure."""
     message = str(error).splitlines()[0] if str(error) else ""
     text = f"{type(error).__name__}: {message}"
-    own = message.startswith(f"{p.operation}: ") or "the dense matrix must have at most" in message
+    own = message.startswith((f"{p.operation}: ", "conv: rule ")) or "the dense matrix must have at most" in message
     if isinstance(error, ValueError | TypeError) and own:
         return Judged(p, (), (), text)
     return Judged(p, ((0, "any"),), (Failure(p, number, "any", 0, 0, text),))
