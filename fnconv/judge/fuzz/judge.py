@@ -199,6 +199,8 @@ def underflow(p: Problem, d: Data, c: Array, dy: Array, order: int) -> float:
     """What one underflow may be multiplied by afterwards: the other factors of its product."""
     if p.operation == "leaky_relu":
         return max(1.0, abs(p.args[0]))
+    if p.operation == "lp_pool" and order < 2:  # a power that vanished, times dy
+        return max(1.0, float(np.abs(dy[np.isfinite(dy)]).max(initial=0)))
     if order < 2:
         finite = [np.abs(x[np.isfinite(x)]) for x in (*d["operands"], dy)]
         return 1.0 if d["kind"] == "largest" else max(1.0, *(float(f.max(initial=0)) for f in finite))
