@@ -51,7 +51,7 @@ def pad_once(x: jax.Array, axes: Sequence[Axis], fill: float = 0) -> jax.Array:
     return padded if padded is x else computed_once(padded)
 
 
-def along(vector: jax.Array, axis: int, axes: int) -> jax.Array:
+def along(vector: Any, axis: int, axes: int) -> Any:
     """A vector as an array of so many axes that all but one have size 1."""
     return vector.reshape([-1 if i == axis else 1 for i in range(axes)])
 

@@ -20,7 +20,7 @@ from jax import lax
 
 from fnconv.base.dtypes import accumulator, lowest, to_accumulator
 from fnconv.base.geometry import Axis, outputs, sliding, taps, volume, windows
-from fnconv.base.lowering import along, by_runs, computed_once, pad_once, polyphase, starts
+from fnconv.base.lowering import along, by_runs, computed_once, pad_once, polyphase
 from fnconv.base.pairs import pad, tap
 from fnconv.base.spec import PoolSpec
 from fnconv.rules.max_pool.segment_sum import offset_dtype
@@ -87,14 +87,18 @@ def _disjoint(axes: tuple[Axis, ...], offset: jax.Array, dy: jax.Array) -> jax.A
 
 
 def _first_inside(axes: Sequence[Axis]) -> jax.Array:
-    """Offset of the first element of each window that is not padding, (*O); -1 where all is padding.
+    """Offset of the first element of each window that is not padding; -1 where all is padding.
 
-    In either tie order it is the first along every axis.
+    In either tie order it is the first along every axis.  The result broadcasts to (*O): an axis along which every
+    window starts inside the input has size 1.
     """
     offset, inside = jnp.zeros((1,) * len(axes), jnp.int32), jnp.ones((1,) * len(axes), bool)
     for i, a in enumerate(axes):
-        start = along(starts(a), i, len(axes))
-        k = jnp.maximum(0, -(start // a.dilation))
-        offset = offset * a.window + k
-        inside = inside & (k < a.window) & (start + k * a.dilation < a.size)
+        start = np.arange(a.output, dtype=np.int32) * a.stride - a.low
+        k = np.maximum(0, -(start // a.dilation))
+        within = (k < a.window) & (start + k * a.dilation < a.size)
+        if within.all() and not k.any():
+            k, within = k[:1], within[:1]
+        offset = offset * a.window + along(k, i, len(axes))
+        inside = inside & along(within, i, len(axes))
     return jnp.where(inside, offset, -1)
