@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -81,11 +81,14 @@ class Axis:
 
     def counts(self, include_pad: bool) -> npt.NDArray[np.int32]:
         """Cells of each window that an average divides by, shape (output,); overshoot never counts."""
-        start = np.arange(self.output, dtype=np.int64) * self.stride - self.low
-        first = 0 if include_pad else np.maximum(0, -(start // self.dilation))  # element of each window
+        return self.counts_from(np.arange(self.output, dtype=np.int64) * self.stride - self.low, include_pad)
+
+    def counts_from(self, start: Any, include_pad: bool) -> Any:
+        """The same for windows whose first elements are at these positions, an array of NumPy's or JAX's."""
+        first = 0 if include_pad else (-(start // self.dilation)).clip(0)  # element of each window
         beyond = self.size + (self.high if include_pad else 0)
-        stop = np.minimum(self.window, -((start - beyond) // self.dilation))
-        return np.maximum(0, stop - first).astype(np.int32)
+        stop = (-((start - beyond) // self.dilation)).clip(None, self.window)
+        return (stop - first).clip(0).astype(np.int32)
 
     def input_gradient(self) -> Axis:
         """Geometry of the stride-1 correlation of the zero-inserted cotangent with the rotated kernel.
@@ -314,6 +317,11 @@ def sliding(axes: Sequence[AnyAxis]) -> tuple[Axis, ...]:
 
 def windows(axes: Sequence[AnyAxis]) -> tuple[int, ...]:
     return tuple(a.window for a in axes)
+
+
+def is_symbolic(size: object) -> bool:
+    """Whether a size is a variable, as `jax.export` has them: then there are no tables, and few comparisons."""
+    return not isinstance(size, int)
 
 
 def volume(shape: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from fnconv.base.geometry import AnyAxis, Axis, outputs, runs, sizes, taps, volume
+from fnconv.base.geometry import AnyAxis, Axis, is_symbolic, outputs, runs, sizes, taps, volume
 from fnconv.base.pairs import pad, tap
 
 TERMS = 28  # the most terms of a sum that XLA should fuse into one loop
@@ -75,6 +75,8 @@ def by_runs(f: Callable[..., Any], arrays: Sequence[jax.Array], axes: Sequence[A
     results of the runs are joined, which copies them: that pays where strides make the results small, or where few
     windows meet a border.
     """
+    if any(is_symbolic(a.size) for a in axes):
+        return f(arrays, axes)
     inside = volume([max((run.output for _, run in runs(a)), default=0) for a in axes])
     if all(a.stride == 1 for a in axes) and BORDERS * (volume(outputs(axes)) - inside) > volume(outputs(axes)):
         return f(arrays, axes)
@@ -115,7 +117,10 @@ def polyphase(
         (min(0, *shifts), max(0, *shifts)) for shifts in ([o for p in phases for _, o in p] or [0] for phases in met)
     ]
     cells = [-(-a.size // a.stride) for a in axes]
-    widths = [(-low, max(0, q + high - a.output), 0) for a, q, (low, high) in zip(axes, cells, reach, strict=True)]
+    widths = [
+        (-low, jax.core.max_dim(0, q + high - a.output), 0)
+        for a, q, (low, high) in zip(axes, cells, reach, strict=True)
+    ]
     padded = [
         lax.pad(y, jnp.asarray(fill, y.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
         for y, fill in zip(arrays, fills, strict=True)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.export import is_symbolic_dim
 
 from fnconv.base import dtypes, geometry
 from fnconv.base.errors import MaybeShape, invalid, mistyped
@@ -137,7 +138,9 @@ def whole_shape(function: str, argument: str, value: Any) -> tuple[int, ...]:
     """The shape of an array, batch axes and channels included."""
     if is_scalar(value):
         raise mistyped(function, argument, "must be a sequence of integers", repr(value))
-    return per_axis(function, argument, value, len(value), None, minimum=0)
+    known = [0 if is_symbolic_dim(v) else v for v in value]  # batch and sizes of an export may be variables
+    entries = per_axis(function, argument, known, len(known), None, minimum=0)
+    return tuple(v if is_symbolic_dim(v) else e for v, e in zip(value, entries, strict=True))
 
 
 def paddings(function: str, padding: Any, axes: Sequence[Axis], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
@@ -197,7 +200,7 @@ def window_geometry(
         Axis(
             a.size,
             a.window,
-            a.stride if a.output > 1 or a.stride <= a.padded else max(1, a.padded),
+            a.stride if geometry.is_symbolic(a.size) or a.stride <= a.padded else max(1, a.padded),
             a.dilation,
             a.low,
             a.high,
@@ -222,7 +225,7 @@ def _check_cells(function: str, axes: Sequence[Axis], shape: tuple[int, ...]) ->
 def check_volume(
     function: str, argument: str, sizes: Sequence[int], shape: MaybeShape, most: int = LARGEST, of: str = "x"
 ) -> None:
-    if all(isinstance(size, int) for size in sizes) and geometry.volume(sizes) > most:
+    if not any(map(geometry.is_symbolic, sizes)) and geometry.volume(sizes) > most:
         raise invalid(function, argument, f"must have at most {most} cells", tuple(sizes), shape, of)
 
 

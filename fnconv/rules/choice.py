@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.base.geometry import Axis, volume, windows
+from fnconv.base.geometry import Axis, is_symbolic, volume, windows
 from fnconv.base.lowering import UNROLL
 from fnconv.base.spec import ConvSpec, PoolSpec
 from fnconv.rules import conv
@@ -107,6 +107,8 @@ CPU: dict[str, tuple[Line, ...]] = {
 
 def conv_choice(map_: str, spec: ConvSpec, dtype: Any = jnp.float32) -> Line:
     """The line of the table that "auto" follows on a CPU."""
+    if any(is_symbolic(a.size) for a in spec.axes):
+        return Line("lax", _always, "sizes that are not known yet: the platform's own convolution")
     traits = Traits(spec, dtype)
     return next(line for line in CPU[map_] if line.holds(traits))
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from fnconv.base import dtypes
+from fnconv.base.geometry import is_symbolic
 from fnconv.compat import lax as compat
 from fnconv.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
 from fnconv.transform.contraction import contraction, labelled
@@ -191,6 +192,7 @@ def _replacement(
         if not dtypes.accepted(a.dtype, integers=False):
             whole = jnp.issubdtype(a.dtype, jnp.integer)
             return f"operands of dtype {a.dtype.name}" + " carry no derivative" * whole
+    variable = any(is_symbolic(size) for a in avals for size in a.shape)
     try:
         operation = rule.build(dict(params), avals)
 
@@ -203,14 +205,20 @@ def _replacement(
         if tuple(found) != results:
             raise Declined(f"it would return {', '.join(map(str, found))} in place of {', '.join(map(str, results))}")
         if any(axis is not None for a in avals for axis in a.sharding.spec):
-            _check_sharded(jitted, avals)
+            _check_gradient(jitted, avals, "operands sharded over explicit mesh axes")
+        if variable:
+            _check_gradient(jitted, avals, "sizes that are variables")
     except (Declined, NotImplementedError) as error:
         return str(error)
+    except Exception as error:
+        if not variable:
+            raise
+        return f"sizes that are variables: {error}"
     return jitted
 
 
-def _check_sharded(operation: Operation, avals: Sequence[Any]) -> None:
-    """On a mesh with explicit axes a type may be ambiguous, in the gradient also."""
+def _check_gradient(operation: Operation, avals: Sequence[Any], because: str) -> None:
+    """What the operation can do its gradient may not: explicit axes make a type ambiguous, variables a comparison."""
 
     def gradient(*operands: jax.Array) -> Any:
         y, pullback = jax.vjp(operation, *operands)
@@ -219,4 +227,4 @@ def _check_sharded(operation: Operation, avals: Sequence[Any]) -> None:
     try:
         jax.make_jaxpr(gradient)(*avals)
     except Exception as error:
-        raise Declined(f"operands sharded over explicit mesh axes: {error}") from error
+        raise Declined(f"{because}: {error}") from error

@@ -9,12 +9,13 @@ goes wrong for asymmetric paddings as large as the kernel.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.base.geometry import Axis, crop_instead_of_negative
+from fnconv.base.geometry import Axis, crop_instead_of_negative, is_symbolic
 from fnconv.base.pairs import rot180, swap_channels
 from fnconv.base.spec import ConvSpec
 
@@ -56,6 +57,12 @@ def _correlate(
     """
     n = len(axes)
     inserted = inserted or (1,) * n
+    if any(
+        is_symbolic(p) for a in axes for p in (a.low, a.high)
+    ):  # which lax.pad takes, and crops by, but no convolution
+        widths = [(a.low, a.high, s - 1) for a, s in zip(axes, inserted, strict=True)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
+        axes, inserted = [replace(a, low=0, high=0) for a in axes], (1,) * n
     kept, lows, highs = zip(
         *(crop_instead_of_negative(x.shape[1 + i], inserted[i], a.low, a.high) for i, a in enumerate(axes)),
         strict=True,
