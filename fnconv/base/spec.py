@@ -138,9 +138,11 @@ def whole_shape(function: str, argument: str, value: Any) -> tuple[int, ...]:
     """The shape of an array, batch axes and channels included."""
     if is_scalar(value):
         raise mistyped(function, argument, "must be a sequence of integers", repr(value))
-    known = [0 if is_symbolic_dim(v) else v for v in value]  # batch and sizes of an export may be variables
-    entries = per_axis(function, argument, known, len(known), None, minimum=0)
-    return tuple(v if is_symbolic_dim(v) else e for v, e in zip(value, entries, strict=True))
+    if isinstance(value, list | tuple) and any(map(is_symbolic_dim, value)):  # of an export
+        known = [0 if is_symbolic_dim(v) else v for v in value]
+        per_axis(function, argument, known, len(known), None, minimum=0)
+        return tuple(value)
+    return per_axis(function, argument, value, len(value), None, minimum=0)
 
 
 def paddings(function: str, padding: Any, axes: Sequence[Axis], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
