@@ -123,7 +123,8 @@ def _slopes(spec: PoolSpec, x: jax.Array, y: jax.Array | None) -> jax.Array:
     if spec.p == 2:
         return jnp.where(norm == 0, zero, cols / safe)
     magnitude = jnp.where(cols == 0, one, jnp.abs(cols))
-    return jnp.where(cols == 0, zero, jnp.sign(cols) * (magnitude / safe) ** (spec.p - 1))
+    at_zero = jnp.where(jnp.isnan(norm), norm, zero)
+    return jnp.where(cols == 0, at_zero, jnp.sign(cols) * (magnitude / safe) ** (spec.p - 1))
 
 
 def _kept(spec: PoolSpec, y: jax.Array) -> jax.Array | None:
