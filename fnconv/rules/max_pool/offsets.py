@@ -19,8 +19,8 @@ import numpy as np
 from jax import lax
 
 from fnconv.base.dtypes import accumulator, lowest, to_accumulator
-from fnconv.base.geometry import Axis, outputs, sliding, taps, volume, windows
-from fnconv.base.lowering import along, by_runs, computed_once, pad_once, polyphase
+from fnconv.base.geometry import Axis, is_symbolic, outputs, sliding, taps, volume, windows
+from fnconv.base.lowering import along, by_runs, computed_once, pad_once, polyphase, starts
 from fnconv.base.pairs import pad, tap
 from fnconv.base.spec import PoolSpec
 from fnconv.rules.max_pool.segment_sum import offset_dtype
@@ -94,10 +94,10 @@ def _first_inside(axes: Sequence[Axis]) -> jax.Array:
     """
     offset, inside = jnp.zeros((1,) * len(axes), jnp.int32), jnp.ones((1,) * len(axes), bool)
     for i, a in enumerate(axes):
-        start = np.arange(a.output, dtype=np.int32) * a.stride - a.low
-        k = np.maximum(0, -(start // a.dilation))
+        start = starts(a) if is_symbolic(a.size) else np.arange(a.output, dtype=np.int32) * a.stride - a.low
+        k = (-(start // a.dilation)).clip(0)
         within = (k < a.window) & (start + k * a.dilation < a.size)
-        if within.all() and not k.any():
+        if not is_symbolic(a.size) and within.all() and not k.any():
             k, within = k[:1], within[:1]
         offset = offset * a.window + along(k, i, len(axes))
         inside = inside & along(within, i, len(axes))
