@@ -79,7 +79,7 @@ adjoint_to_each_other(select, unselect, constants=1)
 def select_winners(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(y, offset of each window's winner), y being S x to whoever differentiates it."""
     y, offset = maps.max_pool_forward(spec, jax.lax.stop_gradient(x))
-    return _as_selected(spec, offset, x, y), offset
+    return _as_selected(spec, offset, x, y) if x.size and y.size else y, offset
 
 
 # y as S x, of (offset, x, y): dy = S dx, for derivatives of every order; a custom_jvp would be lost within a scan
