@@ -45,7 +45,11 @@ def forwards(fn):
     return run
 
 
-@pytest.mark.parametrize("name", CONSTRUCTS)
+DEFAULT = ("plain", "checkpoint, policy", "scan", "cond", "vmap over kernels", "ref", "shard_map")
+SLOW = [pytest.param(name, marks=() if name in DEFAULT else pytest.mark.slow) for name in CONSTRUCTS]
+
+
+@pytest.mark.parametrize("name", SLOW)
 def test_inside(name):
     """Tangents agree to the bit, by none of autodiff's rules, each operation replaced once."""
     fn, counts = CONSTRUCTS[name]
