@@ -276,7 +276,64 @@ print("... in H, column by column, about", len(flat), "times as many")
 # program as JAX writes it down; what it does not need in the end, such as the gradient for the image, the compiler
 # drops.)
 #
-# ## 7. An application: the largest learning rate that works
+# ## 7. Forward, reverse, and linearise-then-transpose
+#
+# So far forward mode came after reverse mode. Can we have it by itself, from the same rules by hand? At a point, the
+# derivative of an operation is a linear map $J$; its rule computes $\mathbf{d} \mapsto J^\mathsf{T} \mathbf{d}$ and is
+# itself linear in $\mathbf{d}$. The transpose of *that* map is $\mathbf{t} \mapsto J\, \mathbf{t}$, the tangent. And
+# since every rule is made of maps whose transposes we know, no new rule is needed: the transpose of
+# $S^\mathsf{T} \mathbf{d}$ in pooling is $S\, \mathbf{t}$, and that of the pair $X(\mathbf{d}, \mathbf{w})$,
+# $W(\mathbf{x}, \mathbf{d})$ is the sum $C(\mathbf{t}_x, \mathbf{w}) + C(\mathbf{x}, \mathbf{t}_w)$. Inside
+# `fnconv.both_modes` every operation has both modes:
+
+# %%
+both = fnconv.both_modes(cross_entropy)
+gradient = jax.grad(cross_entropy)(flat)
+tangent = jax.jvp(both, (flat,), (v,))[1]
+print("the tangent is <gradient, v>:", bool(jnp.allclose(tangent, gradient @ v, rtol=1e-4)))
+
+# %% [markdown]
+# This is also how JAX itself computes every gradient, in two steps. `jax.linearize` goes forward once and returns the
+# linear function $\mathbf{t} \mapsto J\, \mathbf{t}$, with what it needs from the forward pass inside; transposing that
+# function, step by step from its end to its beginning, is reverse mode.
+
+# %%
+value, pushforward = jax.linearize(both, flat)
+(transposed,) = jax.linear_transpose(pushforward, flat)(jnp.ones(()))
+print("linearised, then transposed:", bool(jnp.allclose(transposed, gradient, rtol=1e-4, atol=1e-6)))
+
+print("convolutions in the loss:        ", convolutions(both, flat))
+print("... in the loss and its tangent: ", convolutions(lambda t: jax.jvp(both, (flat,), (t,)), v))
+print("... in the linear function alone:", convolutions(pushforward, v))
+print("... in the loss and its gradient:", convolutions(jax.value_and_grad(both), flat))
+
+# %% [markdown]
+# A tangent costs about one more forward pass and keeps nothing. But it is one number, the slope in one direction, where
+# the gradient has all 32. So forward mode is for few inputs, or few directions, and many outputs; reverse mode for one
+# output and many inputs. Hessian-vector products may now take any order of the two modes:
+
+
+# %%
+def directional(z):
+    """x -> <gradient of z at x, v>, in forward mode."""
+    return lambda x: jax.jvp(z, (x,), (v,))[1]
+
+
+orders = {
+    "forward over reverse": lambda x: jax.jvp(jax.grad(both), (x,), (v,))[1],
+    "reverse over forward": jax.grad(directional(both)),
+    "reverse over reverse": jax.grad(lambda x: jax.grad(both)(x) @ v),
+    "forward over forward": jax.jacfwd(directional(both)),
+}
+for name, product in orders.items():
+    right = bool(jnp.allclose(jax.jit(product)(flat), by_matrix, rtol=1e-4, atol=1e-5))
+    print(f"{name}: {right}, convolutions {convolutions(product, flat)}")
+
+# %% [markdown]
+# (Forward over forward finds the 32 entries of $H\mathbf{v}$ by 32 tangents at once, which the count of the program's
+# lines does not show.)
+#
+# ## 8. An application: the largest learning rate that works
 #
 # Notebook 5 found that gradient descent on $\frac{1}{2} c w^2$ converges if $\alpha < 2/c$. For a loss of many
 # weights the number $c$ becomes the largest eigenvalue $\lambda$ of the Hessian: along its eigenvector the loss is
@@ -328,7 +385,7 @@ axes.legend(loc="upper left")
 figure
 
 # %% [markdown]
-# ## 8. Exercises
+# ## 9. Exercises
 #
 # ### Exercise 1: a Hessian-vector product with two gradients
 #
