@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -203,6 +206,46 @@ def test_explicit_axes_of_a_mesh():
     assert_same(jax.device_get(products[0]), jax.device_get(want), exact=True)
     both_terms = jax.tree.map(jnp.add, want, gradient)  # the tangent moves with the primal
     assert_same(jax.device_get(products[1]), jax.device_get(both_terms), exact=True)
+
+
+TWO_DEVICES = """
+import jax, numpy as np, fnconv
+from jax.sharding import AxisType, PartitionSpec as P
+from small_network import W, X, net
+
+def layers(w, x):
+    return fnconv.max_pool(fnconv.relu(fnconv.conv(x, w, padding=1)), 2)
+
+both = fnconv.both_modes(layers)
+want = jax.jvp(both, (W, X), (W, X))
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
+with jax.set_mesh(mesh):
+    w, x = jax.reshard(W, P()), jax.reshard(X, P("d"))
+    got = jax.jit(lambda w, x: jax.jvp(both, (w, x), (w, x)))(w, x)
+assert got[1].sharding == got[0].sharding and got[1].sharding.spec[0] == "d", got[1].sharding
+jax.tree.map(np.testing.assert_array_equal, got, want)
+
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+def tangent(fn):
+    inside = lambda w, x: jax.lax.psum(fn(w, x), "d")
+    inside = jax.shard_map(inside, mesh=mesh, in_specs=(P(), P("d")), out_specs=P())
+    return jax.jit(lambda w, x: jax.jvp(inside, (w, x), (w, x)))(W, X)
+jax.tree.map(np.testing.assert_array_equal, tangent(fnconv.with_manual_rules(net, modes="both")), tangent(net))
+"""
+
+
+def test_two_devices():
+    """Tangents lie as values do on explicit axes, and add up over the shards of `shard_map`."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), str(Path(fnconv.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES],
+        env={**os.environ, **flags, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
