@@ -12,6 +12,8 @@ import numpy as np
 
 from fnconv.base.errors import invalid
 
+AN_ARRAY = np.zeros(())  # stands for any
+
 
 def is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic)
@@ -34,12 +36,17 @@ def staged(fn: Callable[..., Any]) -> Callable[..., Any]:
         def run(arrays: list[Any]) -> tuple[list[Any], dict[int, Any]]:
             before = with_arrays(leaves, arrays)
             positional, named = jax.tree.unflatten(tree, before)
-            found[:] = jax.tree.flatten(fn(*positional, **named))
+            flat: tuple[list[Any], Any] = jax.tree.flatten(fn(*positional, **named))
+            results, structure = flat
+            found[:] = (
+                [AN_ARRAY if is_array(r) else r for r in results],
+                structure,
+            )  # a tracer must not outlive the trace
             after, now = jax.tree.flatten((positional, named))
             if now != tree:
                 raise invalid("with_manual_rules", "fn", "must keep its arguments' structure with fuse=True", now)
             changed = {i: new for i, (old, new) in enumerate(zip(before, after, strict=True)) if new is not old}
-            return [r for r in found[0] if is_array(r)], changed
+            return [r for r in results if is_array(r)], changed
 
         run.__name__ = getattr(fn, "__name__", "run")
         arrays, changed = jax.jit(run)([x for x in leaves if is_array(x)])

@@ -39,8 +39,9 @@ def _more():
     yield "jvp", lambda x, w: fnconv.jvp(lambda x: fnconv.conv(x, w), (x,), (x,))[1], (X, W)
     numbers = ("NHWC", "HWIO", "NHWC")
     options = {"window_strides": (2, 1), "padding": "SAME", "dimension_numbers": numbers}
+    dilated = {**options, "padding": ((1, 1), (0, 1)), "lhs_dilation": (1, 2)}
     yield "lax.conv", partial(drop_in.conv_general_dilated, **options), (X, W)
-    yield "lax.conv-dilated", partial(drop_in.conv_general_dilated, **options, lhs_dilation=(1, 2)), (X, W)
+    yield "lax.conv-dilated", partial(drop_in.conv_general_dilated, **dilated), (X, W)
     yield "lax.conv_transpose", lambda x, w: drop_in.conv_transpose(x, w, (2, 1), "SAME"), (X, W)
     for name, init, reduce in (("max", -jnp.inf, lax.max), ("min", jnp.inf, lax.min), ("sum", 0.0, lax.add)):
         geometry = {"window_dimensions": (1, 3, 2, 1), "window_strides": (1, 2, 1, 1), "base_dilation": (1, 1, 2, 1)}
