@@ -189,7 +189,7 @@ def windows_do_not_overlap(patch: Patch) -> None:
     def start(axis: geometry.AdaptiveAxis) -> np.ndarray:
         return -(-np.arange(axis.output) * axis.size // axis.output).astype(np.int32)
 
-    patch.setattr(geometry.AdaptiveAxis, "_start", start)
+    patch.setattr(geometry.AdaptiveAxis, "starts", start)
 
 
 def output_padding_low(patch: Patch) -> None:
@@ -338,7 +338,7 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "gradient to a loser as well": (rebind(MAX_RULES, "input_vjp", "offsets", all_ties_win), "max_pool: ties"),
     "NaN loses": (rebind(MAX_RULES, "forward", "segment_sum", blind_to_nan), "max_pool: NaN and infinities"),
     "where all is -inf, the padding wins": (
-        lambda patch: patch.setattr(offsets, "_first_inside", lambda axes, ties: np.zeros(geometry.outputs(axes), int)),
+        lambda patch: patch.setattr(offsets, "_first_inside", lambda axes: jnp.zeros(geometry.outputs(axes), int)),
         "max_pool: NaN and infinities"),
     "ceil mode adds no window": (overshoot(lambda axis, cells: 0), "max_pool: ceil mode"),
     "ceil overshoot off by one": (overshoot(lambda axis, cells: cells - 1 if cells else 0), "max_pool: ceil mode"),
