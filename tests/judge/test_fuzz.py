@@ -127,10 +127,11 @@ def test_a_failure_is_shrunk_to_a_script_of_ten_lines_that_shows_it(monkeypatch)
     from fnconv.base.attach import attach
     from fnconv.ops import activation
 
-    def bwd(spec, y, dy):
+    def bwd(y, dy):
         return (jnp.where(y > 0, 2 * dy, jnp.zeros_like(dy)),)
 
-    monkeypatch.setattr(activation, "_relu", attach(activation._relu_primal, activation._relu_fwd, bwd))
+    wrong = attach(activation._relu_primal, activation._relu_fwd, bwd, has_spec=False)
+    monkeypatch.setattr(activation, "_relu", wrong)
     report = run.fuzz(cases=150, seed=1, operations=("relu",), shrinking=False)
     failure = next(f for f in report.failures if f.order == 1)
     small = shrink(failure, seconds=10)

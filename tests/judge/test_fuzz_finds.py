@@ -58,14 +58,14 @@ def residual_in_a_list(patch: Patch) -> None:
     """What the gradient needs is kept outside of JAX: right under jit, another trace's under scan."""
     kept: list[jax.Array] = []
 
-    def fwd(spec, x):
+    def fwd(x):
         kept.append(x)
-        return activation._relu_primal(spec, x), None
+        return activation._relu_primal(x), None
 
-    def bwd(spec, residuals, dy):
+    def bwd(residuals, dy):
         return (jnp.where(kept[-1] > 0, dy, jnp.zeros_like(dy)),)
 
-    patch.setattr(activation, "_relu", attach.attach(activation._relu_primal, fwd, bwd))
+    patch.setattr(activation, "_relu", attach.attach(activation._relu_primal, fwd, bwd, has_spec=False))
 
 
 def second_derivative_lost(patch: Patch) -> None:
@@ -74,10 +74,11 @@ def second_derivative_lost(patch: Patch) -> None:
 
 
 def nan_becomes_zero(patch: Patch) -> None:
-    def primal(spec, x):
+    def primal(x):
         return jnp.maximum(jnp.nan_to_num(x, nan=0.0, posinf=jnp.inf, neginf=-jnp.inf), 0)
 
-    patch.setattr(activation, "_relu", attach.attach(primal, activation._relu_fwd, activation._relu_bwd))
+    wrong = attach.attach(primal, activation._relu_fwd, activation._relu_bwd, has_spec=False)
+    patch.setattr(activation, "_relu", wrong)
 
 
 def later_tie_wins(forward: Callable) -> Callable:
