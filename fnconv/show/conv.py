@@ -9,7 +9,7 @@ import numpy as np
 from fnconv.base.errors import invalid
 from fnconv.base.spec import ConvSpec
 from fnconv.rules import available
-from fnconv.show import conv_sections, numbers
+from fnconv.show import conv_sections, interactive, numbers
 from fnconv.show.blocks import Section
 from fnconv.show.layer import NAME, Layer
 from fnconv.show.page import Page
@@ -69,7 +69,7 @@ def conv(
         for part in pool(input, r.window, channels=spec.in_channels, seed=seed, **options).sections[1:]:
             heading = f"Max pooling of the same windows: {part.title[0].lower()}{part.title[1:]}"
             sections.append(Section(heading, part.blocks))
-    return Page(title, tuple(sections))
+    return Page(title, tuple(sections), lambda: interactive.section(interactive.conv(layer)))
 
 
 def _layer(

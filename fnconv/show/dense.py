@@ -11,7 +11,7 @@ import numpy as np
 
 from fnconv.base.errors import invalid
 from fnconv.ops import functional as ops
-from fnconv.show import numbers
+from fnconv.show import interactive, numbers
 from fnconv.show.blocks import EQUATIONS, TERMS, Formula, Matrix, Prose, Section, readable
 from fnconv.show.page import Page
 from fnconv.show.relation import first
@@ -72,10 +72,19 @@ def _page(inputs: int, outputs: int, given: dict[str, numbers.Array], values: bo
     extents = {"x": (inputs,), "W": (inputs, outputs), "b": (outputs,), "y": (outputs,), "δ": (outputs,)}
     x, w, b, y, delta = (namer(name, (extent,)) for name, extent in extents.items())
     arrays: dict[str, Any] = {}
-    if values:
+
+    def operands() -> dict[str, Any]:
         numbers.refuse_if_large(NAME, shapes)
-        for number, (name, shape) in enumerate(shapes.items()):
-            arrays[name] = given.get(name, numbers.random(shape, (seed, number), -4, 9))
+        return {k: numbers.random(shape, (seed, n), -4, 9) for n, (k, shape) in enumerate(shapes.items())} | given
+
+    def live() -> str:
+        symbols = {"I": x, "W": w, "b": b, "O": y, "δ": delta}
+        return interactive.section(
+            interactive.dense(inputs, outputs, symbols, lambda: {"I": (a := operands())["x"], **a})
+        )
+
+    if values:
+        arrays = operands()
         value, pullback = jax.vjp(ops.dense, *(jax.numpy.asarray(arrays[n]) for n in ("x", "W", "b")))
         gradients = pullback(jax.numpy.asarray(arrays["δ"]))
         arrays |= {"y": value, **dict(zip(("dx", "dW", "db"), gradients, strict=True))}
@@ -142,10 +151,10 @@ def _page(inputs: int, outputs: int, given: dict[str, numbers.Array], values: bo
     )
     title = f"Fully connected layer, {inputs:,} inputs and {outputs:,} outputs"
     if not values:
-        return Page(title, (layer, weights_section, input_section))
+        return Page(title, (layer, weights_section, input_section), live)
     found = slices("∂L/∂W", (), (inputs, outputs), lambda _, i: Number(float(np.asarray(arrays["dW"])[i])))
     last = Section("As matrices", (side_by_side(column("x", x, inputs), column("δ", delta, outputs), found),))
-    return Page(title, (layer, weights_section, input_section, last))
+    return Page(title, (layer, weights_section, input_section, last), live)
 
 
 LATEX_W = (

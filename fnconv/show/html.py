@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 
 from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
 from fnconv.show.symbols import Expression, Symbol, write
@@ -85,15 +86,21 @@ SYMBOL = re.compile(
 )
 
 
-def document(title: str, sections: Sequence[Section]) -> str:
-    """A file of its own."""
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n{fragment(title, sections)}\n</body></html>\n'
+def document(title: str, sections: Sequence[Section], live: str = "") -> str:
+    """A file of its own; live: what its reader can step through, as HTML."""
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    style = files("fnconv.show").joinpath("page.css").read_text("utf-8")
+    head += f"<title>{escape(title)}</title>"
+    body = fragment(title, sections, live)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n{body}\n<style>{style}</style>\n</body></html>\n'
+    )
 
 
-def fragment(title: str, sections: Sequence[Section]) -> str:
+def fragment(title: str, sections: Sequence[Section], live: str = "") -> str:
     """A part of a page, with its style."""
     parts = [f"<style>{STYLE}</style>", '<div class="fnconv">', f"<h1>{escape(title)}</h1>"]
+    parts += ["</div>", live, '<div class="fnconv">'] if live else []
     for section in sections:
         parts.append(f"<h2>{escape(section.title)}</h2>")
         parts += [_block(block) for block in section.blocks]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -32,7 +33,6 @@ class Layer:
         self.O, self.delta = namer("O", (outer, r.output)), namer("δ", (outer, r.output))
         self.b = namer("b", (outer,))
         self.given, self.seed = given, seed
-        self._arrays: dict[str, Any] = {}
 
     # ---- the terms, from the index tables -----------------------------------------------------------------------
 
@@ -110,21 +110,21 @@ class Layer:
         """Whether numbers can be put in."""
         return numbers.fits(self.shapes)
 
-    @property
+    @cached_property
+    def operands(self) -> dict[str, Any]:
+        """I, W, b and δ in the library's layout: what was given, or random integers."""
+        numbers.refuse_if_large(NAME, self.shapes)
+        ranges = {"I": (1, 9), "W": (-4, 5), "b": (1, 5), "δ": (-3, 6)}
+        drawn = enumerate(self.shapes.items())
+        return {k: numbers.random(shape, (self.seed, n), *ranges[k]) for n, (k, shape) in drawn} | dict(self.given)
+
+    @cached_property
     def arrays(self) -> dict[str, Any]:
-        """I, W, b and δ in the library's layout, and what its operations make of them: O and the gradients."""
-        if not self._arrays:
-            shapes = self.shapes
-            numbers.refuse_if_large(NAME, shapes)
-            ranges = {"I": (1, 9), "W": (-4, 5), "b": (1, 5), "δ": (-3, 6)}
-            arrays: dict[str, Any] = {}
-            for number, (name, shape) in enumerate(shapes.items()):
-                drawn = numbers.random(shape, (self.seed, number), *ranges[name])
-                arrays[name] = self.given.get(name, drawn)
-            y, pullback = jax.vjp(self.apply, *(arrays[name] for name in ("I", "W", "b")))
-            dx, dw, db = pullback(jax.numpy.asarray(arrays["δ"]))
-            self._arrays = {**arrays, "O": y, "dI": dx, "dW": dw, "db": db}
-        return self._arrays
+        """The operands and what the library's operations make of them: O and the gradients."""
+        a = self.operands
+        y, pullback = jax.vjp(self.apply, a["I"], a["W"], a["b"])
+        dx, dw, db = pullback(jax.numpy.asarray(a["δ"]))
+        return {**a, "O": y, "dI": dx, "dW": dw, "db": db}
 
     def apply(self, x: Any, w: Any, b: Any) -> Any:
         """fnconv's own convolution."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from fnconv.base.errors import invalid
 from fnconv.show import html, latex, text
@@ -17,6 +18,7 @@ class Page:
 
     title: str
     sections: tuple[Section, ...]
+    live: Callable[[], str] = field(default=str, repr=False, compare=False)  # HTML to step through the layer
 
     def __str__(self) -> str:
         return self.to_text()
@@ -39,8 +41,8 @@ class Page:
         return latex.fragment(self.title, self.sections)
 
     def to_html(self) -> str:
-        """A whole page that needs nothing else: no script, no network."""
-        return html.document(self.title, self.sections)
+        """A whole page that needs no other and no network; on top, the layer to step through and to change."""
+        return html.document(self.title, self.sections, self.live())
 
     def _repr_html_(self) -> str:
         return html.fragment(self.title, self.sections)

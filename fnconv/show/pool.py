@@ -9,7 +9,7 @@ import numpy as np
 from fnconv.base.errors import invalid
 from fnconv.base.spec import PoolSpec
 from fnconv.rules import available as rules
-from fnconv.show import numbers, pool_sections
+from fnconv.show import interactive, numbers, pool_sections
 from fnconv.show.page import Page
 from fnconv.show.pooling import KINDS, NAME, Pooling
 from fnconv.show.tensors import shape_of, with_channels
@@ -59,7 +59,8 @@ def pool(
     pooling = _pooling(input, window, kind, cotangent, channels, seed, **options)
     title = f"{pooling.title} pooling of {with_channels(pooling.spec.size, pooling.channels)} with "
     title += f"{shape_of(pooling.relation.window)}, giving {shape_of(pooling.spec.output)}"
-    return Page(title, tuple(pool_sections.sections(pooling, values or bool(pooling.given))))
+    sections = pool_sections.sections(pooling, values or bool(pooling.given))
+    return Page(title, tuple(sections), lambda: interactive.section(interactive.pool(pooling)))
 
 
 def _pooling(

@@ -115,15 +115,18 @@ class Pooling:
         return numbers.fits(self.shapes)
 
     @cached_property
+    def operands(self) -> dict[str, Any]:
+        """I and δ in the library's layout: what was given, or random integers."""
+        numbers.refuse_if_large(NAME, self.shapes)
+        delta = numbers.random(self.shapes["δ"], (self.seed, 0), 1, 9)
+        return {"δ": delta, "I": self._drawn(self.shapes["I"])} | dict(self.given)
+
+    @cached_property
     def arrays(self) -> dict[str, Any]:
-        """I and δ in the library's layout, and what its operation makes of them: O, dL/dI and the winners."""
-        shapes = self.shapes
-        numbers.refuse_if_large(NAME, shapes)
-        arrays: dict[str, Any] = {"δ": numbers.random(shapes["δ"], (self.seed, 0), 1, 9), "I": self._drawn(shapes["I"])}
-        arrays |= self.given
-        y, pullback = jax.vjp(self._pool, jax.numpy.asarray(arrays["I"]))
-        arrays |= {"O": np.asarray(y), "dI": np.asarray(pullback(jax.numpy.asarray(arrays["δ"]))[0])}
-        return arrays
+        """The operands and what the library's operation makes of them: O and dL/dI."""
+        a = self.operands
+        y, pullback = jax.vjp(self._pool, jax.numpy.asarray(a["I"]))
+        return {**a, "O": np.asarray(y), "dI": np.asarray(pullback(jax.numpy.asarray(a["δ"]))[0])}
 
     def _drawn(self, shape: tuple[int, ...]) -> numbers.Array:
         """Random integers; for max pooling such that, if it can be, a tie is resolved in two ways."""
@@ -138,7 +141,7 @@ class Pooling:
     def winners(self, ties: str, x: Any = None) -> np.ndarray:
         """Row-major position of the cell that every window of a max pooling takes, (*output, channels); -1 for none."""
         options = {**self._options, "ties": ties}
-        x = jax.numpy.asarray(self.arrays["I"] if x is None else x)
+        x = jax.numpy.asarray(self.operands["I"] if x is None else x)
         return np.asarray(ops.max_pool_with_indices(x, self.relation.window, **options)[1])
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 from fnconv.base.geometry import AnyAxis, Axis, volume
 from fnconv.show.blocks import (
@@ -31,14 +32,21 @@ def slices(name: str, channels: Index, spatial: Index, entry: Entry) -> list[Mat
 
     def one(at: Index) -> Matrix:
         c, front = at[: len(channels)], at[len(channels) :]
-        words = ("channel",) if len(c) < 2 else ("kernel", "channel")
-        heads = [f"{word} {i + 1}" for word, i, n in zip(words, c, channels, strict=False) if n > 1]
-        heads += [f"slice {','.join(str(i + 1) for i in front)}"] if front else []
-        title = ", ".join([name, *heads])
+        title = ", ".join(filter(None, (name, headings(channels, at))))
         flat = len(spatial) == 1
         return matrix(title, (plane[0], plane[1]), lambda i, j: entry(c, (j,) if flat else (*front, i, j)))
 
     return [one(at) for at in first((*channels, *lead), TENSORS)]
+
+
+def headings(channels: Index, at: Index, before: Index = ()) -> str:
+    """ "kernel 1, channel 2, slice 3": which of a tensor's matrices this is; `before`, slices that are padding."""
+    c, front = at[: len(channels)], at[len(channels) :]
+    words = ("kernel", "channel")[2 - len(c) :]
+    heads = [f"{word} {i + 1}" for word, i, n in zip(words, c, channels, strict=True) if n > 1]
+    slices = (i + 1 - low for i, low in zip_longest(front, before[: len(front)], fillvalue=0))
+    heads += [f"slice {','.join(map(str, slices))}"] if front else []
+    return ", ".join(heads)
 
 
 def remaining(channels: Index, spatial: Index) -> list[Block]:

@@ -75,9 +75,16 @@ def test_html_is_whole_and_needs_nothing(page):
     assert not parser.open
     assert not parser.bad
     assert len(html) < 400_000
-    assert not re.search(r"https?:|<script|<link|@import|url\(", html)
+    assert not re.search(r"https?:|<script src|<link|@import|url\(", html)
     assert page.title in "".join(parser.text)
-    assert page._repr_html_() in html
+    assert "<script" not in page._repr_html_()
+    assert page._repr_html_().partition("</h1>")[2] in html
+
+
+def test_what_is_too_large_to_be_stepped_through_says_so():
+    stepped = {name: '<section class="live"' in make().to_html() for name, make in PAGES.items()}
+    assert {name for name, is_live in stepped.items() if not is_live} == {"large", "long", "square", "wide", "net"}
+    assert "Too large to be stepped through" in PAGES["wide"]().to_html()
 
 
 def test_latex_is_balanced_and_ascii(page):
