@@ -57,7 +57,8 @@ Values = Annotated[bool, typer.Option("--values", help="Numbers for the symbols:
 Seed = Annotated[int, typer.Option(help="Seed of the random integers.")]
 AsLatex = Annotated[bool, typer.Option("--latex", help="Print LaTeX (for amsmath) instead of text.")]
 HtmlFile = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML page that needs no other.")
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write an HTML page: the layer to step through and change."),
 ]
 
 

@@ -117,8 +117,8 @@ function live(section) {
   const button = (textContent, ariaLabel, onclick) => make("button", { type: "button", textContent, ariaLabel, onclick });
   const bands = make("div", { className: "bands" },
     make("div", { className: "names" }, make("span", { textContent: "forward" }), make("span", { textContent: "backward" })));
-  const grids = [model.frame, ...Object.values(tensors)], columns = sum(grids, g => g.columns * g.across);
-  bands.style.fontSize = `${Math.max(0.65, Math.min(1, 22 / columns))}em`;
+  const columns = sum([model.frame, tensors.W, tensors.b, tensors.O], grid => grid ? grid.columns * grid.across : 0);
+  bands.style.fontSize = `${Math.max(0.65, Math.min(1, 17 / columns))}em`; // wide layers in smaller print
   const signs = kind === "sum" ? { W: model.sign, b: "+", O: "=" } : { O: { max: "max", avg: "mean", lp: "norm" }[kind] };
   for (const name of Object.keys(above).filter(name => tensors[name])) {
     const sign = textContent => make("span", { className: "sign", textContent, ariaHidden: "true" });

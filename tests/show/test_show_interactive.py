@@ -311,9 +311,12 @@ def test_buttons_step_and_play(read):
     press("‹")
     press("‹")
     assert shown() == "33"
-    press("Play")
-    reader.run("return new Promise(done => setTimeout(done, 1200))")
-    assert shown() == "11"
+    played = reader.run("""
+        const result = () => document.querySelector('.sum .result sub').textContent;
+        document.querySelector('button[aria-label^=Play]').click();
+        return new Promise(done => new MutationObserver(() => done(result())).observe(
+            document.querySelector('.sum'), {childList: true}))""")
+    assert played == "11"
     press("Pause")
     reader.focus("W", 4)
     press("+")
