@@ -129,7 +129,7 @@ OPERANDS = {
     "slope traced": (fnconv.leaky_relu, (X, of(())), TypeError,
         "leaky_relu: slope must be a number known at trace time"),
     "slope infinite": (lambda x: fnconv.leaky_relu(x, float("inf")), (X,), ValueError,
-        "leaky_relu: slope must be finite; got inf"),
+        "leaky_relu: slope must be finite in float32; got inf"),
 }  # fmt: skip
 
 
