@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fnconv.base.typing import Level
 from fnconv.judge.rule.entry import check_vjp
 
 __all__ = ["assert_vjp"]
@@ -14,7 +15,7 @@ def assert_vjp(
     fn: Callable[..., Any],
     *args: Any,
     reference: Callable[..., Any] | None = None,
-    level: str = "quick",
+    level: Level = "quick",
     kwargs: Mapping[str, Any] | None = None,
     order: int = 2,
     seed: int = 0,

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ Table = npt.NDArray[np.int32]
 ENTRIES = 2**27
 OUTSIDE = -1  # what a flat table holds where the window leaves the input
 
-PADDING_NAMES = ("VALID", "SAME", "SAME_LOWER", "FULL", "INPUT_SIZE")
+PaddingName = Literal["VALID", "SAME", "SAME_LOWER", "FULL", "INPUT_SIZE"]
+PADDING_NAMES: tuple[PaddingName, ...] = get_args(PaddingName)
 
 
 @dataclass(frozen=True)

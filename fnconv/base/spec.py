@@ -21,20 +21,15 @@ from jax.export import is_symbolic_dim
 from fnconv.base import dtypes, geometry
 from fnconv.base.errors import MaybeShape, invalid, mistyped
 from fnconv.base.geometry import AnyAxis, Axis
+from fnconv.base.typing import TIES
 
 REALS = (jnp.floating, jnp.integer)
 CONV_MAPS = ("forward", "input_vjp", "weight_vjp")
 POOL_MAPS = ("forward", "input_vjp")
-TIES = ("row_major", "column_major")
 LARGEST = 2**31 - 1  # positions are int32: entries of a geometry, cells of an image, padded or not, and of its output
 DEFAULT_PRECISION = "jax_default_matmul_precision"  # mypy does not see that jax.config has it
 
 NO_SEQUENCE = (Mapping, Set, bytes)  # of no order, or of no integers
-
-IntOrTuple = int | Sequence[int]
-Padding = str | int | Sequence[int | tuple[int, int]]
-RuleNames = str | Mapping[str, str]
-Precision = Any
 
 
 # ---- values ---------------------------------------------------------------------------------------------------------
@@ -125,9 +120,12 @@ def per_axis(
 def spatial_shape(
     function: str, argument: str, value: Any, shape: tuple[int, ...], *, minimum: int, of: str = "x"
 ) -> tuple[int, ...]:
-    """A shape with one entry per spatial dimension; an int stands for all axes of an x with exactly one batch axis."""
+    """A shape with one entry per spatial dimension; an int is read as in `max_pool`."""
     axes = max(1, len(shape) - 2) if is_scalar(value) else len(value)
     entries = per_axis(function, argument, value, axes, shape, minimum=minimum, of=of)
+    if is_scalar(value) and len(shape) == 3:
+        rule = f"must tell how many axes are spatial: {entries} for one, or {entries * 2} for two and no batch axis"
+        raise invalid(function, argument, rule, value, shape, of)
     if not 1 <= axes < len(shape):
         raise invalid(function, argument, "needs one entry per spatial dimension", entries, shape, of)
     check_volume(function, argument, entries, shape, of=of)

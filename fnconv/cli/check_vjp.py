@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from fnconv.cli.outcome import conclude, console, refuse, working, write
 from fnconv.cli.user_file import arguments, in_file, load, told
+
+if TYPE_CHECKING:
+    from fnconv.base.typing import Level
 
 
 def check_file(target: str, args: str, reference: str | None, level: str, json_file: Path | None) -> None:
@@ -17,7 +21,7 @@ def check_file(target: str, args: str, reference: str | None, level: str, json_f
     plain = None if reference is None else load("check", "--reference", in_file(target, reference))
     try:
         with working("checking"):
-            report = check_vjp(function, *given, reference=plain, level=level)
+            report = check_vjp(function, *given, reference=plain, level=cast("Level", level))
     except (Exception, SystemExit) as error:  # of the user's function
         raise refuse("check", told(error, target, {"level": "--level", "args": "--args"})) from None
     write("check", json_file, report)

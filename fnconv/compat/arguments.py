@@ -19,7 +19,7 @@ def declined(function: str, argument: str, rule: str, value: Any) -> NotImplemen
     return NotImplementedError(describe(function, argument, rule, value))
 
 
-def as_operand(function: str, argument: str, x: Any, axes: int = 0) -> Any:
+def as_operand(function: str, argument: str, x: Any, axes: int = 0) -> jax.Array:
     """An array as it is, with so many axes or more; NumPy's in the machine's byte order."""
     if not (isinstance(x, jax.Array | np.ndarray | np.generic) or hasattr(x, "__jax_array__")):
         raise mistyped(function, argument, "must be an array", type(x).__name__)

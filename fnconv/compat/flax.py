@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from fnconv.base.errors import invalid
+from fnconv.base.typing import ArrayLike
 from fnconv.compat.arguments import as_operand, check_dtypes, sequence
 from fnconv.compat.windows import Pads, reduce_window
 from fnconv.ops.avg_pool import avg_pool as mean_pool
 
 
 def pool(
-    inputs: jax.Array,
+    inputs: ArrayLike,
     init: Any,
     reduce_fn: Callable[..., Any],
     window_shape: Sequence[int],
@@ -55,7 +56,7 @@ def pool(
 
 
 def max_pool(
-    inputs: jax.Array, window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: Pads = "VALID"
+    inputs: ArrayLike, window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: Pads = "VALID"
 ) -> jax.Array:
     """`flax.linen.max_pool` with the gradient of `fnconv.max_pool`; arguments as in `pool`.
 
@@ -67,7 +68,7 @@ def max_pool(
 
 
 def min_pool(
-    inputs: jax.Array, window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: Pads = "VALID"
+    inputs: ArrayLike, window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: Pads = "VALID"
 ) -> jax.Array:
     """`flax.linen.min_pool` with the gradient of `fnconv.max_pool`; arguments as in `pool`.
 
@@ -78,7 +79,7 @@ def min_pool(
 
 
 def avg_pool(
-    inputs: jax.Array,
+    inputs: ArrayLike,
     window_shape: Sequence[int],
     strides: Sequence[int] | None = None,
     padding: Pads = "VALID",

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from fnconv.base.errors import invalid, mistyped
-from fnconv.base.layout import LAYOUTS
 from fnconv.base.spec import native
+from fnconv.base.typing import LAYOUTS, ArrayLike, IntOrTuple, Layout
 from fnconv.compat.arguments import check_dtypes, declined, sequence
 from fnconv.compat.lax import conv_general_dilated
 from fnconv.compat.lax import conv_transpose as lax_conv_transpose
 from fnconv.ops.avg_pool import avg_pool
 from fnconv.ops.max_pool import max_pool as first_max_pool
 
-IntOrTuple = int | Sequence[int]
+PADDINGS: dict[str, Literal["VALID", "SAME"]] = {"valid": "VALID", "same": "SAME"}
 
 
 def conv(
-    inputs: jax.Array,
-    kernel: jax.Array,
+    inputs: ArrayLike,
+    kernel: ArrayLike,
     strides: IntOrTuple = 1,
     padding: str = "valid",
     data_format: str | None = None,
@@ -67,8 +66,8 @@ def conv(
 
 
 def depthwise_conv(
-    inputs: jax.Array,
-    kernel: jax.Array,
+    inputs: ArrayLike,
+    kernel: ArrayLike,
     strides: IntOrTuple = 1,
     padding: str = "valid",
     data_format: str | None = None,
@@ -101,8 +100,8 @@ def depthwise_conv(
 
 
 def conv_transpose(
-    inputs: jax.Array,
-    kernel: jax.Array,
+    inputs: ArrayLike,
+    kernel: ArrayLike,
     strides: IntOrTuple = 1,
     padding: str = "valid",
     output_padding: IntOrTuple | None = None,
@@ -157,7 +156,7 @@ def _transposed_pads(padding: str, span: int, stride: int, output_padding: int |
 
 
 def max_pool(
-    inputs: jax.Array,
+    inputs: ArrayLike,
     pool_size: IntOrTuple,
     strides: IntOrTuple | None = None,
     padding: str = "valid",
@@ -188,7 +187,7 @@ def max_pool(
 
 
 def average_pool(
-    inputs: jax.Array,
+    inputs: ArrayLike,
     pool_size: IntOrTuple,
     strides: IntOrTuple | None = None,
     padding: str = "valid",
@@ -224,7 +223,7 @@ def _convolve(
     kernel: jax.Array,
     strides: IntOrTuple,
     padding: str,
-    layout: str,
+    layout: Layout,
     dilation_rate: IntOrTuple,
     groups: int,
 ) -> jax.Array:
@@ -240,7 +239,7 @@ def _convolve(
     )
 
 
-def _dimension_numbers(n: int, layout: str) -> lax.ConvDimensionNumbers:
+def _dimension_numbers(n: int, layout: Layout) -> lax.ConvDimensionNumbers:
     """Features in the layout, kernels (*window, in, out)."""
     features = (0, n + 1, *range(1, n + 1)) if layout == "channels_last" else tuple(range(n + 2))
     return lax.ConvDimensionNumbers(features, (n + 1, n, *range(n)), features)
@@ -250,22 +249,22 @@ def _each(name: str, argument: str, value: Any, axes: int) -> tuple[int, ...]:
     return (value,) * axes if isinstance(value, int) else tuple(sequence(name, argument, value))
 
 
-def _padding(name: str, padding: Any) -> str:
+def _padding(name: str, padding: Any) -> Literal["VALID", "SAME"]:
     if not isinstance(padding, str):
         raise mistyped(name, "padding", 'must be "valid" or "same"', repr(padding))
-    if padding.lower() not in ("valid", "same"):
+    if padding.lower() not in PADDINGS:
         raise invalid(name, "padding", 'must be "valid" or "same"', repr(padding))
-    return padding.upper()
+    return PADDINGS[padding.lower()]
 
 
-def _layout(name: str, data_format: str | None) -> str:
+def _layout(name: str, data_format: str | None) -> Layout:
     if data_format is None:
         keras = sys.modules.get("keras")
         return keras.config.image_data_format() if keras else "channels_last"
-    layout = str(data_format).lower()
-    if layout not in LAYOUTS:
-        raise invalid(name, "data_format", f"must be one of {', '.join(LAYOUTS)}", repr(data_format))
-    return layout
+    for layout in LAYOUTS:
+        if layout == str(data_format).lower():
+            return layout
+    raise invalid(name, "data_format", f"must be one of {', '.join(LAYOUTS)}", repr(data_format))
 
 
 def _tensor(name: str, argument: str, x: Any, axes: int = 2) -> jax.Array:

@@ -13,6 +13,7 @@ from jax import lax
 
 from fnconv.base.errors import describe
 from fnconv.base.pairs import rot180, swap_channels
+from fnconv.base.typing import ArrayLike
 from fnconv.compat.arguments import as_operand, check_dtypes, declined, sequence, static, with_sharding_of
 from fnconv.compat.windows import Pads, reduce_window, zero_insertion
 from fnconv.ops.conv import conv, conv_input_vjp
@@ -25,8 +26,8 @@ DimensionNumbers = tuple[str, str, str] | lax.ConvDimensionNumbers | None
 
 
 def conv_general_dilated(
-    lhs: jax.Array,
-    rhs: jax.Array,
+    lhs: ArrayLike,
+    rhs: ArrayLike,
     window_strides: Sequence[int],
     padding: Pads,
     lhs_dilation: Sequence[int] | None = None,
@@ -155,8 +156,8 @@ def _numbers(lhs: jax.Array, rhs: jax.Array, dimension_numbers: DimensionNumbers
 
 
 def conv_transpose(
-    lhs: jax.Array,
-    rhs: jax.Array,
+    lhs: ArrayLike,
+    rhs: ArrayLike,
     strides: Sequence[int],
     padding: Pads,
     rhs_dilation: Sequence[int] | None = None,

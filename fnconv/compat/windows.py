@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from fnconv.base.window_sums import window_sum, window_sum_adjoint
 from fnconv.compat.arguments import as_operand, check_dtypes, declined, sequence, static, with_sharding_of
 from fnconv.ops.max_pool import max_pool
 
-Pads = str | Sequence[tuple[int, int]]
+Pads = Literal["VALID", "SAME", "SAME_LOWER"] | Sequence[tuple[int, int]]
 PerAxis = tuple[Any, ...]
 
 

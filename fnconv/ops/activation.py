@@ -13,11 +13,12 @@ from fnconv.base.attach import attach
 from fnconv.base.dtypes import accumulator, to_accumulator
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.spec import as_array, number
+from fnconv.base.typing import ArrayLike
 
 # ---- ReLU -----------------------------------------------------------------------------------------------------------
 
 
-def relu(x: jax.Array) -> jax.Array:
+def relu(x: ArrayLike) -> jax.Array:
     """max(x, 0), Wei (5.1); dx = dy where x > 0, else 0, Wei (5.2), (5.3).  ReLU'(0) = 0; NaN stays NaN, gradient 0.
 
     Keeps y, which the next layer keeps as well.  x: floating or integer, any shape.
@@ -46,7 +47,7 @@ def _relu_bwd(y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
 _relu = attach(_relu_primal, _relu_fwd, _relu_bwd, has_spec=False)
 
 
-def leaky_relu(x: jax.Array, slope: float = 0.01) -> jax.Array:
+def leaky_relu(x: ArrayLike, slope: float = 0.01) -> jax.Array:
     """x where x > 0, else slope * x; dx = dy where x > 0, else slope * dy: at 0 the left slope, as `relu`.
 
     Keeps the mask, one byte per element.  x: floating; slope: a number known at trace time, finite in x's dtype.
@@ -86,7 +87,7 @@ _leaky_relu = attach(_leaky_relu_primal, _leaky_relu_fwd, _leaky_relu_bwd)
 # ---- sigmoid and tanh -----------------------------------------------------------------------------------------------
 
 
-def sigmoid(x: jax.Array) -> jax.Array:
+def sigmoid(x: ArrayLike) -> jax.Array:
     """1 / (1 + e^-x), Wei 5, without overflow; dx = dy s(x) s(-x) = dy sech(x/2)^2 / 4, at most dy / 4.
 
     Without the cancellation that makes y (1 - y) vanish once y rounds to 1.  x: floating.
@@ -126,7 +127,7 @@ def _sigmoid_bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
 _sigmoid = attach(_sigmoid_primal, _sigmoid_fwd, _sigmoid_bwd, has_spec=False)
 
 
-def tanh(x: jax.Array) -> jax.Array:
+def tanh(x: ArrayLike) -> jax.Array:
     """The hyperbolic tangent; dx = dy (1 - tanh(x)^2) = dy sech(x)^2, without cancellation.  x: floating.
 
     >>> import jax
@@ -180,7 +181,7 @@ _tanh = attach(_tanh_primal, _tanh_fwd, _tanh_bwd, has_spec=False)
 # ---- softmax --------------------------------------------------------------------------------------------------------
 
 
-def softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+def softmax(x: ArrayLike, *, axis: int = -1) -> jax.Array:
     """y = e^x / sum e^x along `axis`, the maximum subtracted first; dx = y (dy - sum(dy y)).
 
     x: floating, with one axis or more.
@@ -212,7 +213,7 @@ def _softmax_bwd(axis: int, y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
 _softmax = attach(_softmax_primal, _softmax_fwd, _softmax_bwd)
 
 
-def log_softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
+def log_softmax(x: ArrayLike, *, axis: int = -1) -> jax.Array:
     """y = x - log(sum e^x) along `axis`, the maximum subtracted first; dx = dy - softmax(x) sum(dy).
 
     x: floating, with one axis or more.

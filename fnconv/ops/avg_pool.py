@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 
 from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, RuleNames, as_array, spatial_shape
+from fnconv.base.spec import PoolSpec, as_array, spatial_shape
+from fnconv.base.typing import ArrayLike, IntOrTuple, Layout, Padding, RuleNames
 from fnconv.ops.max_pool import adaptive_spec
 from fnconv.rules import available, maps
 
 
 def avg_pool(
-    x: jax.Array,
-    window_shape: Sequence[int],
+    x: ArrayLike,
+    window_shape: IntOrTuple,
     *,
     strides: IntOrTuple | None = None,
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
-    layout: str = "channels_last",
+    layout: Layout = "channels_last",
     rule: RuleNames = "auto",
 ) -> jax.Array:
     """Mean of each window; dx = upsample(dy) * 1 / size, Notes 2.2, shares of overlapping windows added.
 
     Args:
       x: (*batch, *spatial, C) or (*batch, C, *spatial); floating.
-      window_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
+      window_shape: one entry per spatial axis, or an int as in `max_pool`.
       strides: None for the window itself, an int, or one per axis.
       padding, dilation, layout: as in `conv`.
       ceil_mode: round the output size up, as Torch does; cells past the padding are never counted.
@@ -75,14 +74,14 @@ average_adjoint = LinearMap("avg_unpool", maps.avg_pool_input_vjp)
 adjoint_to_each_other(average, average_adjoint)
 
 
-def adaptive_avg_pool(x: jax.Array, output_shape: Sequence[int], *, layout: str = "channels_last") -> jax.Array:
+def adaptive_avg_pool(x: ArrayLike, output_shape: IntOrTuple, *, layout: Layout = "channels_last") -> jax.Array:
     """Means of as many windows as the output has cells: from floor(o size / out) to ceil((o + 1) size / out).
 
     The windows are Torch's; they may overlap by one cell.  Gradient as `avg_pool`'s, each window with its own size.
 
     Args:
       x: (*batch, *spatial, C) or (*batch, C, *spatial); floating.
-      output_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
+      output_shape: one entry per spatial axis, or an int as the window of `max_pool`.
 
     Returns:
       (*batch, *output_shape, C) or (*batch, C, *output_shape) in x's dtype.

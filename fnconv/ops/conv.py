@@ -36,10 +36,6 @@ from fnconv.base.layout import (
 from fnconv.base.lowering import per_channel
 from fnconv.base.spec import (
     ConvSpec,
-    IntOrTuple,
-    Padding,
-    Precision,
-    RuleNames,
     as_array,
     check_groups,
     paddings,
@@ -48,21 +44,22 @@ from fnconv.base.spec import (
     spatial_shape,
     whole_shape,
 )
+from fnconv.base.typing import ArrayLike, IntOrTuple, Layout, Padding, Precision, RuleNames
 from fnconv.rules import available, maps
 
 # ---- y = convolution(x, w) ------------------------------------------------------------------------------------------
 
 
 def conv(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
+    x: ArrayLike,
+    w: ArrayLike,
+    b: ArrayLike | None = None,
     *,
     strides: IntOrTuple = 1,
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
     groups: int = 1,
-    layout: str = "channels_last",
+    layout: Layout = "channels_last",
     rule: RuleNames = "auto",
     precision: Precision = None,
 ) -> jax.Array:
@@ -115,15 +112,15 @@ convolution = LinearMap("conv", maps.conv_forward, ((0, 0), (1, -1)))
 
 
 def conv_input_vjp(
-    dy: jax.Array,
-    w: jax.Array,
+    dy: ArrayLike,
+    w: ArrayLike,
     input_shape: Sequence[int],
     *,
     strides: IntOrTuple = 1,
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
     groups: int = 1,
-    layout: str = "channels_last",
+    layout: Layout = "channels_last",
     rule: RuleNames = "auto",
     precision: Precision = None,
 ) -> jax.Array:
@@ -172,15 +169,15 @@ input_gradient = LinearMap("conv_input_vjp", maps.conv_input_vjp, ((0, 0), None)
 
 
 def conv_weight_vjp(
-    x: jax.Array,
-    dy: jax.Array,
-    window_shape: Sequence[int],
+    x: ArrayLike,
+    dy: ArrayLike,
+    window_shape: IntOrTuple,
     *,
     strides: IntOrTuple = 1,
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
     groups: int = 1,
-    layout: str = "channels_last",
+    layout: Layout = "channels_last",
     rule: RuleNames = "auto",
     precision: Precision = None,
 ) -> jax.Array:
@@ -247,16 +244,16 @@ weight_gradient.adjoints = (
 
 
 def conv_transpose(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
+    x: ArrayLike,
+    w: ArrayLike,
+    b: ArrayLike | None = None,
     *,
     strides: IntOrTuple = 1,
     padding: Padding = "VALID",
     output_padding: IntOrTuple = 0,
     dilation: IntOrTuple = 1,
     groups: int = 1,
-    layout: str = "channels_last",
+    layout: Layout = "channels_last",
     rule: RuleNames = "auto",
     precision: Precision = None,
 ) -> jax.Array:
@@ -380,7 +377,7 @@ bias = attach(_bias_primal, _bias_fwd, _bias_bwd, has_spec=False)
 
 
 def arguments(
-    name: str, x: Any, w: Any, layout: str, rule: RuleNames, precision: Precision, options: dict[str, Any]
+    name: str, x: Any, w: Any, layout: Layout, rule: RuleNames, precision: Precision, options: dict[str, Any]
 ) -> tuple[jax.Array, jax.Array, ConvSpec, tuple[int, ...]]:
     """A convolution's checked x, its kernel (*window, in / groups, out), its spec and its batch axes."""
     x, w, spatial = _features_and_kernel(name, "x", x, w, layout)
@@ -395,7 +392,7 @@ def arguments(
 
 
 def _features_and_kernel(
-    name: str, argument: str, x: jax.Array, w: jax.Array, layout: str
+    name: str, argument: str, x: ArrayLike, w: ArrayLike, layout: Layout
 ) -> tuple[jax.Array, jax.Array, int]:
     """Checked x and w, and the number of spatial dimensions, which w tells."""
     check_layout(name, layout)
@@ -424,7 +421,7 @@ def _spec(
     return ConvSpec.from_args(name, shape, size, window, channels[0], channels[1], **named)
 
 
-def _check_cotangent(name: str, spec: ConvSpec, dy: jax.Array, batch: tuple[int, ...], layout: str) -> None:
+def _check_cotangent(name: str, spec: ConvSpec, dy: jax.Array, batch: tuple[int, ...], layout: Layout) -> None:
     _, *outputs, channels = spec.y_shape(1)
     expected = join_shape(batch, tuple(outputs), channels, layout)
     if dy.shape != expected:

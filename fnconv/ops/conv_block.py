@@ -13,8 +13,8 @@ which is the sum of the entries of dy that pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,10 @@ from fnconv.base.layout import canonical, restore
 from fnconv.base.lowering import per_channel
 from fnconv.base.spec import (
     ConvSpec,
-    IntOrTuple,
-    Padding,
     PoolSpec,
-    Precision,
-    RuleNames,
-    spatial_shape,
+    per_axis,
 )
+from fnconv.base.typing import ArrayLike, IntOrTuple, Layout, Padding, Precision, RuleNames
 from fnconv.ops import conv as conv_
 from fnconv.ops import max_pool as max_pool_
 from fnconv.rules import available, maps
@@ -39,21 +36,21 @@ from fnconv.rules import available, maps
 ACTIVATIONS = ("relu", None)
 POOL_OPTIONS = ("window_shape", "strides", "padding", "dilation", "ceil_mode", "ties", "rule")
 
-Pool = int | Sequence[int] | Mapping[str, Any]
+Pool = IntOrTuple | Mapping[str, Any]
 
 
 def conv_block(
-    x: jax.Array,
-    w: jax.Array,
-    b: jax.Array | None = None,
+    x: ArrayLike,
+    w: ArrayLike,
+    b: ArrayLike | None = None,
     *,
-    activation: str | None = "relu",
+    activation: Literal["relu"] | None = "relu",
     pool: Pool | None = None,
     strides: IntOrTuple = 1,
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
     groups: int = 1,
-    layout: str = "channels_last",
+    layout: Layout = "channels_last",
     rule: RuleNames = "auto",
     precision: Precision = None,
 ) -> jax.Array:
@@ -150,12 +147,7 @@ def _pooling(name: str, pool: Pool, x_shape: tuple[int, ...], spec: ConvSpec) ->
     if unknown or "window_shape" not in options:
         raise mistyped(name, "pool", f"must be a window or a mapping of {', '.join(POOL_OPTIONS)}", repr(pool))
     size = spec.y_shape(1)[1:-1]
-    window_shape = options.pop("window_shape")
-    if isinstance(window_shape, int):
-        window_shape = (window_shape,) * len(size)
-    window = spatial_shape(name, "pool", window_shape, x_shape, minimum=1)
-    if len(window) != len(size):
-        raise invalid(name, "pool", "needs one entry per spatial dimension", window, x_shape)
+    window = per_axis(name, "pool", options.pop("window_shape"), len(size), x_shape, minimum=1)
     defaults = {"strides": None, "padding": "VALID", "dilation": 1, "ceil_mode": False, "rule": "auto"}
     named = {**defaults, **options, "available": available.names("max_pool")}
     return PoolSpec.from_args(f"{name}'s pool", x_shape, size, window, **named)

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from fnconv.base.attach import LinearMap
 from fnconv.base.dtypes import accumulator
 from fnconv.base.errors import invalid
-from fnconv.base.spec import Precision, as_array, check_precision, same_dtype
+from fnconv.base.spec import as_array, check_precision, same_dtype
+from fnconv.base.typing import ArrayLike, Precision
 from fnconv.ops.conv import bias
 from fnconv.ops.rearrange import fold
 
 
-def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
+def dense(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> jax.Array:
     """y = x w + b; dx = dy w^T, dw = x^T dy, db = the sum of dy (Notes 2.1, matrix form).
 
     Args:
@@ -67,7 +68,7 @@ product.adjoints = (
 )
 
 
-def flatten(x: jax.Array) -> jax.Array:
+def flatten(x: ArrayLike) -> jax.Array:
     """(N, ...) -> (N, features), row-major; the gradient restores the shape (Notes 2.2, step i).
 
     >>> import jax.numpy as jnp

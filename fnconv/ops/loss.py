@@ -10,12 +10,13 @@ from fnconv.base.attach import attach
 from fnconv.base.dtypes import accumulator
 from fnconv.base.errors import invalid
 from fnconv.base.spec import as_array, same_dtype
+from fnconv.base.typing import ArrayLike
 from fnconv.ops.activation import log_p
 
 # ---- softmax cross-entropy ------------------------------------------------------------------------------------------
 
 
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     """-sum(labels * log softmax(logits)) for each example; d logits = (p sum(labels) - labels) dy: p - y.
 
     Stable for logits of any size: the maximum is subtracted first.  A label of 0 asks nothing of its logit, be it
@@ -102,7 +103,7 @@ _cross_entropy = attach(_cross_entropy_primal, _cross_entropy_fwd, _cross_entrop
 # ---- squared error --------------------------------------------------------------------------------------------------
 
 
-def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def squared_error(prediction: ArrayLike, target: ArrayLike) -> jax.Array:
     """(prediction - target)^2 for each element, Wei 1.2; gradients 2 (prediction - target) dy and its negative.
 
     Args:

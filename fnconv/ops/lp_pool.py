@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -12,21 +11,22 @@ from fnconv.base.attach import AS_INPUT, attach
 from fnconv.base.dtypes import accumulator
 from fnconv.base.geometry import volume
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, RuleNames, as_array, spatial_shape
+from fnconv.base.spec import PoolSpec, as_array, spatial_shape
+from fnconv.base.typing import ArrayLike, IntOrTuple, Layout, Padding, RuleNames
 from fnconv.ops.patches import columns, columns_adjoint
 from fnconv.rules import available
 
 
 def lp_pool(
-    x: jax.Array,
-    window_shape: Sequence[int],
+    x: ArrayLike,
+    window_shape: IntOrTuple,
     *,
     p: float = 2,
     strides: IntOrTuple | None = None,
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
     ceil_mode: bool = False,
-    layout: str = "channels_last",
+    layout: Layout = "channels_last",
     rule: RuleNames = "auto",
 ) -> jax.Array:
     """y = (sum |x_i|^p)^(1/p) over each window; dx_i = dy sign(x_i) (|x_i| / y)^(p - 1).
@@ -40,7 +40,7 @@ def lp_pool(
 
     Args:
       x: (*batch, *spatial, C) or (*batch, C, *spatial); floating.
-      window_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
+      window_shape: one entry per spatial axis, or an int as in `max_pool`.
       p: a number of at least 1, known at trace time.
       strides: None for the window itself, an int, or one per axis.
       padding, dilation, layout: as in `conv`; ceil_mode as in `max_pool`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +12,8 @@ from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other, attac
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.geometry import ENTRIES, adaptive_axis, volume, windows
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, RuleNames, as_array, check_volume, spatial_shape
+from fnconv.base.spec import PoolSpec, as_array, check_volume, spatial_shape
+from fnconv.base.typing import ArrayLike, IntOrTuple, Layout, Padding, RuleNames, Ties
 from fnconv.rules import available, maps
 from fnconv.rules.max_pool.segment_sum import winners
 
@@ -21,15 +21,15 @@ from fnconv.rules.max_pool.segment_sum import winners
 
 
 def max_pool(
-    x: jax.Array,
-    window_shape: Sequence[int],
+    x: ArrayLike,
+    window_shape: IntOrTuple,
     *,
     strides: IntOrTuple | None = None,
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
     ceil_mode: bool = False,
-    ties: str = "row_major",
-    layout: str = "channels_last",
+    ties: Ties = "row_major",
+    layout: Layout = "channels_last",
     rule: RuleNames = "auto",
 ) -> jax.Array:
     """Maximum of each window, Wei (4.2); vec(y) = S vec(x), dx = S^T dy, Wei (4.4)-(4.6), GEMM 3, Notes 2.2.
@@ -43,7 +43,9 @@ def max_pool(
 
     Args:
       x: (*batch, *spatial, C), or (*batch, C, *spatial) with layout="channels_first"; floating or integer.
-      window_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
+      window_shape: one entry per spatial axis, or an int for all of them.  With an int, an x of four axes or more has
+        one batch axis, and an x of two axes none.  For three axes it is refused: write (2,) for x of shape (N, size, C)
+        and (2, 2) for an image (H, W, C).
       strides: None for the window itself, an int, or one per axis.
       padding: as in `conv`.
       dilation: distance between window elements.
@@ -105,15 +107,15 @@ _max_pool = attach(_max_pool_primal, _max_pool_fwd, _max_pool_bwd, placement=AS_
 
 
 def max_pool_with_indices(
-    x: jax.Array,
-    window_shape: Sequence[int],
+    x: ArrayLike,
+    window_shape: IntOrTuple,
     *,
     strides: IntOrTuple | None = None,
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
     ceil_mode: bool = False,
-    ties: str = "row_major",
-    layout: str = "channels_last",
+    ties: Ties = "row_major",
+    layout: Layout = "channels_last",
     rule: RuleNames = "auto",
 ) -> tuple[jax.Array, jax.Array]:
     """`max_pool` and where each maximum stood: the positions that Wei (4.6) sums over.
@@ -160,7 +162,7 @@ _with_indices = attach(_with_indices_primal, _with_indices_fwd, _with_indices_bw
 
 
 def max_unpool(
-    y: jax.Array, indices: jax.Array, output_shape: Sequence[int], *, layout: str = "channels_last"
+    y: ArrayLike, indices: ArrayLike, output_shape: IntOrTuple, *, layout: Layout = "channels_last"
 ) -> jax.Array:
     """Put every y at its index in a map of zeros: vec(x) = S^T vec(y), Wei (4.5), the upsampling of Notes 2.2.
 
@@ -171,7 +173,7 @@ def max_unpool(
     Args:
       y: (*batch, *spatial, C) or (*batch, C, *spatial).
       indices: integers of y's shape, as from `max_pool_with_indices`.
-      output_shape: spatial shape of the result, one entry per spatial axis.
+      output_shape: spatial shape of the result, one entry per spatial axis, or an int as the window of `max_pool`.
 
     Returns:
       (*batch, *output_shape, C) or (*batch, C, *output_shape) in y's dtype.
@@ -250,14 +252,14 @@ adjoint_to_each_other(unpool, unpool_adjoint, constants=1)
 # ---- adaptive -------------------------------------------------------------------------------------------------------
 
 
-def adaptive_max_pool(x: jax.Array, output_shape: Sequence[int], *, layout: str = "channels_last") -> jax.Array:
+def adaptive_max_pool(x: ArrayLike, output_shape: IntOrTuple, *, layout: Layout = "channels_last") -> jax.Array:
     """Maxima of as many windows as the output has cells: from floor(o size / out) to ceil((o + 1) size / out).
 
     The windows are Torch's; they may overlap by one cell.  Rule and conventions are those of `max_pool`.
 
     Args:
       x: (*batch, *spatial, C) or (*batch, C, *spatial).
-      output_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
+      output_shape: one entry per spatial axis, or an int as the window of `max_pool`.
 
     Returns:
       (*batch, *output_shape, C) or (*batch, C, *output_shape) in x's dtype.
@@ -275,7 +277,7 @@ def adaptive_max_pool(x: jax.Array, output_shape: Sequence[int], *, layout: str 
 
 
 def adaptive_spec(
-    name: str, x: jax.Array, output_shape: Sequence[int], layout: str
+    name: str, x: jax.Array, output_shape: IntOrTuple, layout: Layout
 ) -> tuple[PoolSpec, tuple[int, ...]]:
     check_layout(name, layout)
     output = spatial_shape(name, "output_shape", output_shape, x.shape, minimum=1)
@@ -289,7 +291,7 @@ def adaptive_spec(
 
 
 def _arguments(
-    name: str, x: jax.Array, window_shape: Sequence[int], layout: str, rule: RuleNames, options: dict[str, Any]
+    name: str, x: ArrayLike, window_shape: IntOrTuple, layout: Layout, rule: RuleNames, options: dict[str, Any]
 ) -> tuple[jax.Array, PoolSpec, tuple[int, ...]]:
     check_layout(name, layout)
     x = as_array(name, "x", x)

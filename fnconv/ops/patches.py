@@ -11,22 +11,21 @@ from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other
 from fnconv.base.errors import invalid
 from fnconv.base.geometry import volume, windows
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import IntOrTuple, Padding, PoolSpec, RuleNames, as_array, spatial_shape, whole_shape
+from fnconv.base.spec import PoolSpec, as_array, spatial_shape, whole_shape
+from fnconv.base.typing import ORDERS, ArrayLike, IntOrTuple, Layout, Order, Padding, RuleNames
 from fnconv.ops.rearrange import rearrange
 from fnconv.rules import available, maps
 
-ORDERS = ("c", "matlab")
-
 
 def im2col(
-    x: jax.Array,
-    window_shape: Sequence[int],
+    x: ArrayLike,
+    window_shape: IntOrTuple,
     *,
     strides: IntOrTuple = 1,
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
-    layout: str = "channels_last",
-    order: str = "c",
+    layout: Layout = "channels_last",
+    order: Order = "c",
     rule: RuleNames = "auto",
 ) -> jax.Array:
     """Unfold the windows of x into the columns of a matrix, Wei (2.5), GEMM 1.1; phi(x) is its transpose, Wei (2.6).
@@ -37,7 +36,7 @@ def im2col(
 
     Args:
       x: (*batch, *spatial, C) or (*batch, C, *spatial).
-      window_shape: one entry per spatial axis; an int for all axes where x has exactly one batch axis.
+      window_shape: one entry per spatial axis, or an int as in `max_pool`.
       strides, padding, dilation, layout: as in `conv`.
       rule: formulation, a name or {"forward": ..., "input_vjp": ...}; see `fnconv.available_rules()`.
 
@@ -61,15 +60,15 @@ def im2col(
 
 
 def col2im(
-    cols: jax.Array,
+    cols: ArrayLike,
     x_shape: Sequence[int],
-    window_shape: Sequence[int],
+    window_shape: IntOrTuple,
     *,
     strides: IntOrTuple = 1,
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
-    layout: str = "channels_last",
-    order: str = "c",
+    layout: Layout = "channels_last",
+    order: Order = "c",
     rule: RuleNames = "auto",
 ) -> jax.Array:
     """The adjoint of `im2col`: add every entry at the cell it came from, Wei (2.30), GEMM 1.2.
@@ -107,7 +106,7 @@ def _unfolded(spec: PoolSpec, n: int, channels: int) -> tuple[int, ...]:
     return (n, *spec.output, *windows(spec.axes), channels)
 
 
-def _matrix_axes(spatial: int, layout: str, order: str) -> tuple[int, ...]:
+def _matrix_axes(spatial: int, layout: Layout, order: Order) -> tuple[int, ...]:
     """The axes of (N, *O, *K, C) as the matrix has them: batch, rows, columns."""
     positions, elements, channel = range(1, spatial + 1), range(spatial + 1, 2 * spatial + 1), 2 * spatial + 1
     if order == "matlab":
@@ -119,12 +118,12 @@ def _matrix_axes(spatial: int, layout: str, order: str) -> tuple[int, ...]:
 def _geometry(
     name: str,
     shape: tuple[int, ...],
-    window_shape: Sequence[int],
+    window_shape: IntOrTuple,
     strides: IntOrTuple,
     padding: Padding,
     dilation: IntOrTuple,
-    layout: str,
-    order: str,
+    layout: Layout,
+    order: Order,
     rule: RuleNames,
 ) -> tuple[PoolSpec, tuple[int, ...], int]:
     check_layout(name, layout)

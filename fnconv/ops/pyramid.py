@@ -11,6 +11,7 @@ from fnconv.base.errors import invalid, mistyped
 from fnconv.base.geometry import volume
 from fnconv.base.layout import check_layout, split_shape
 from fnconv.base.spec import NO_SEQUENCE, as_array, is_scalar, spatial_shape
+from fnconv.base.typing import REDUCTIONS, ArrayLike, IntOrTuple, Layout, Reduction
 from fnconv.ops.avg_pool import adaptive_avg_pool
 from fnconv.ops.max_pool import adaptive_max_pool
 
@@ -18,7 +19,7 @@ POOLS = {"max": adaptive_max_pool, "avg": adaptive_avg_pool}
 
 
 def spatial_pyramid_pool(
-    x: jax.Array, levels: Sequence[int | Sequence[int]], *, pool: str = "max", layout: str = "channels_last"
+    x: ArrayLike, levels: Sequence[IntOrTuple], *, pool: Reduction = "max", layout: Layout = "channels_last"
 ) -> jax.Array:
     """Adaptive pooling at several resolutions, flattened and joined: the size of the result is not x's.
 
@@ -27,8 +28,7 @@ def spatial_pyramid_pool(
 
     Args:
       x: (*batch, *spatial, C) or (*batch, C, *spatial).
-      levels: for each level the number of bins per axis, a tuple, or an int for all axes where x has exactly one
-        batch axis.
+      levels: for each level the number of bins, one entry per spatial axis, or an int as the window of `max_pool`.
       pool: "max" or "avg".
 
     Returns:
@@ -43,8 +43,8 @@ def spatial_pyramid_pool(
     """
     name = "spatial_pyramid_pool"
     check_layout(name, layout)
-    if pool not in tuple(POOLS):
-        raise invalid(name, "pool", f"must be one of {', '.join(POOLS)}", repr(pool))
+    if pool not in REDUCTIONS:
+        raise invalid(name, "pool", f"must be one of {', '.join(REDUCTIONS)}", repr(pool))
     if isinstance(levels, NO_SEQUENCE):
         raise mistyped(name, "levels", "must be a sequence, for their order", repr(levels))
     if is_scalar(levels) or len(levels) == 0:

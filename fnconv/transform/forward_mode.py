@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+R = TypeVar("R")
 
-def jvp(fn: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+
+def jvp(fn: Callable[..., R], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[R, R]:
     """(fn(*primals), the directional derivative along tangents): what `jax.jvp` refuses to give for `custom_vjp`.
 
     `jax.jvp` and `jax.jacfwd` of a function with a `jax.custom_vjp` rule, and the linear function that

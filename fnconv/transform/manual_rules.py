@@ -6,32 +6,34 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial, update_wrapper
-from typing import Any, Protocol, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import jax
 
 from fnconv.base import attach
 from fnconv.base.errors import invalid, mistyped
+from fnconv.base.typing import MODES, Modes
 from fnconv.transform.handler import handling
 from fnconv.transform.jaxpr import sites_in_rules
 from fnconv.transform.report import LATE, Report, Site
 from fnconv.transform.staged import is_array, of_arguments_alone, staged, with_arrays
 from fnconv.transform.table import CHAIN, FUSED, OPERATIONS
 
-MODES = ("reverse", "both")
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class ManualFunction(Protocol):
-    """What `with_manual_rules` returns."""
+class ManualFunction(Protocol[P, R_co]):
+    """What `with_manual_rules` returns: a function of the same signature."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
     def replaced(self, *args: Any, **kwargs: Any) -> Report: ...
 
 
 def with_manual_rules(
-    fn: Callable[..., Any], *, only: Iterable[str] | None = None, fuse: bool = False, modes: str = "reverse"
-) -> ManualFunction:
+    fn: Callable[P, R_co], *, only: Iterable[str] | None = None, fuse: bool = False, modes: Modes = "reverse"
+) -> ManualFunction[P, R_co]:
     """The same function, evaluated with fnconv's operations: its gradients are the hand-derived ones.
 
     Any function that JAX can trace or evaluate, unchanged: a model of Flax, Equinox, Haiku, Keras, a loss, a step
@@ -123,7 +125,7 @@ def with_manual_rules(
 
     update_wrapper(manual, fn, updated=())
     manual.replaced = replaced  # type: ignore[attr-defined]
-    return cast(ManualFunction, manual)
+    return cast(ManualFunction[P, R_co], manual)
 
 
 def _selection(only: Iterable[str] | None, fuse: bool) -> frozenset[str]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from fnconv.base.spec import RuleNames
+from fnconv.base.typing import RuleNames
 from fnconv.judge.engine.programs import abstract, fast_options, precision
 from fnconv.judge.own.bounds import Results
 from fnconv.judge.own.case import Case, Function

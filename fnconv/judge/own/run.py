@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from fnconv.base.dtypes import FLOATS
 from fnconv.base.errors import invalid
-from fnconv.base.spec import RuleNames
+from fnconv.base.typing import RuleNames
 from fnconv.judge.engine.programs import fast_options
 from fnconv.judge.own.bounds import Multilinear, Results
 from fnconv.judge.own.case import Case

@@ -7,18 +7,17 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fnconv.base.errors import invalid
+from fnconv.base.typing import LEVELS, Level
 
 if TYPE_CHECKING:
     from fnconv.judge.rule.report import RuleReport
-
-LEVELS = ("quick", "full")
 
 
 def check_vjp(
     fn: Callable[..., Any],
     *args: Any,
     reference: Callable[..., Any] | None = None,
-    level: str = "quick",
+    level: Level = "quick",
     kwargs: Mapping[str, Any] | None = None,
     order: int = 2,
     seed: int = 0,

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnconv.base.typing import Order
 from fnconv.judge.engine.programs import abstract
 from fnconv.judge.own import references
 from fnconv.judge.own.bounds import Multilinear
@@ -18,7 +19,7 @@ from fnconv.judge.own.references import Window
 from fnconv.ops import functional as ops
 
 BATCH, CHANNELS = 2, 2
-WINDOWS = (
+WINDOWS: tuple[tuple[Window, Order], ...] = (
     (Window((6,), (3,), 2, ((2, -1),)), "c"),
     (Window((4, 3), (2, 2), (1, 2), "SAME", dilation=(2, 1)), "c"),
     (Window((3, 4), (2, 3), 1, ((1, 0), (0, 2))), "matlab"),
@@ -33,7 +34,7 @@ def cases() -> Iterator[Case]:
         yield col2im(window, order, quick=i == 0)
 
 
-def im2col(g: Window, order: str, *, quick: bool) -> Case:
+def im2col(g: Window, order: Order, *, quick: bool) -> Case:
     return Case(
         "im2col",
         f"{g}, order {order}",
@@ -49,7 +50,7 @@ def im2col(g: Window, order: str, *, quick: bool) -> Case:
     )
 
 
-def col2im(g: Window, order: str, *, quick: bool) -> Case:
+def col2im(g: Window, order: Order, *, quick: bool) -> Case:
     """Its reference is the automatic transpose of im2col's."""
     shape = (BATCH, *g.size, CHANNELS)
     rows, columns = CHANNELS * math.prod(g.window), math.prod(g.output)
@@ -74,7 +75,7 @@ def col2im(g: Window, order: str, *, quick: bool) -> Case:
     )
 
 
-def _im2col(g: Window, order: str, x: Any) -> jax.Array:
+def _im2col(g: Window, order: Order, x: Any) -> jax.Array:
     """Stacked slices; MATLAB's order has the first axis run fastest, in windows and over positions."""
     n = len(g.size)
     cells = references.windows(g, x)  # (N, *O, C, K)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnconv.base.typing import REDUCTIONS, Reduction, Ties
 from fnconv.judge.own import references
 from fnconv.judge.own.bounds import Multilinear, Selecting
 from fnconv.judge.own.case import DISTINCT, INTEGERS, NORMAL, TIES, Arrays, Case, Function, Sample
@@ -23,7 +24,7 @@ from fnconv.ops import functional as ops
 BATCH, CHANNELS = 2, 2
 
 # geometry, tie order
-MAX_POOLS = (
+MAX_POOLS: tuple[tuple[Window, Ties, bool], ...] = (
     (Window((4, 6), (2, 2), 2), "row_major", True),  # tiles the input
     (Window((5, 4), (2, 3), 1, ((1, 0), (0, 2))), "column_major", True),  # overlap, asymmetric padding
     (Window((7,), (3,), 2, "SAME", dilation=2), "row_major", True),
@@ -70,17 +71,17 @@ def cases() -> Iterator[Case]:
         yield avg_pool(g, include_pad, quick=quick)
     for g, p, quick in LP_POOLS:
         yield lp_pool(g, p, quick=quick)
-    for pool in ("max", "avg"):
+    for pool in REDUCTIONS:
         for i, (size, output) in enumerate(ADAPTIVE):
             yield adaptive(size, output, pool, quick=i == 0)
-    for (size, levels), pool in product(LEVELS, ("max", "avg")):
+    for (size, levels), pool in product(LEVELS, REDUCTIONS):
         yield pyramid(size, levels, pool, quick=size == LEVELS[0][0] and pool == "max")
 
 
 # ---- max pooling ----------------------------------------------------------------------------------------------------
 
 
-def max_pool(g: Window, order: str, *, quick: bool) -> Case:
+def max_pool(g: Window, order: Ties, *, quick: bool) -> Case:
     """Against lax.reduce_window, where that has the tie order and a gradient; else against stacked slices."""
 
     def manual(rule: Any) -> Function:
@@ -104,7 +105,7 @@ def max_pool(g: Window, order: str, *, quick: bool) -> Case:
     )
 
 
-def max_pool_with_indices(g: Window, order: str, *, quick: bool) -> Case:
+def max_pool_with_indices(g: Window, order: Ties, *, quick: bool) -> Case:
     def manual(rule: Any) -> Function:
         options = {"ceil_mode": g.ceil_mode, "ties": order, "rule": rule, **g.options()}
         return lambda x: ops.max_pool_with_indices(x, g.window, **options)
@@ -129,7 +130,7 @@ def _first_maximum(g: Window, order: str, x: Any) -> jax.Array:
     return references.max_pool(g, x, ties=order)[0]
 
 
-def _max_mistakes(g: Window, order: str) -> dict[str, Function]:
+def _max_mistakes(g: Window, order: Ties) -> dict[str, Function]:
     other = "row_major" if order == "column_major" else "column_major"
     mistakes: dict[str, Function] = {
         f"ties are broken in {other} order instead of {order}": partial(_first_maximum, g, other),
@@ -257,7 +258,7 @@ def _one_size(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], rea
 # ---- adaptive pooling -----------------------------------------------------------------------------------------------
 
 
-def adaptive(size: tuple[int, ...], output: tuple[int, ...], pool: str, *, quick: bool) -> Case:
+def adaptive(size: tuple[int, ...], output: tuple[int, ...], pool: Reduction, *, quick: bool) -> Case:
     function = {"max": ops.adaptive_max_pool, "avg": ops.adaptive_avg_pool}[pool]
     return Case(
         function.__name__,
@@ -271,7 +272,7 @@ def adaptive(size: tuple[int, ...], output: tuple[int, ...], pool: str, *, quick
     )
 
 
-def pyramid(size: tuple[int, ...], levels: tuple[tuple[int, ...], ...], pool: str, *, quick: bool) -> Case:
+def pyramid(size: tuple[int, ...], levels: tuple[tuple[int, ...], ...], pool: Reduction, *, quick: bool) -> Case:
     bound, samples = _adaptive_bound(size, levels, pool)
     if isinstance(bound, Multilinear):
         bound = replace(bound, rounded={"dx": len(levels)})
@@ -289,7 +290,7 @@ def pyramid(size: tuple[int, ...], levels: tuple[tuple[int, ...], ...], pool: st
 
 
 def _adaptive_bound(
-    size: tuple[int, ...], outputs: Any, pool: str
+    size: tuple[int, ...], outputs: Any, pool: Reduction
 ) -> tuple[Multilinear | Selecting, tuple[Sample, ...]]:
     if pool == "max":
         return Selecting(rounded=len(outputs) - 1), (DISTINCT, TIES, NORMAL)
