@@ -1,9 +1,11 @@
 """Bad geometry: refused at trace time, in words that name function, argument, rule, value and shape."""
 
+import math
 import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from refusals import DY, STATIC, WT, W, X, of, refused
 
@@ -21,6 +23,80 @@ def test_the_whole_message(name, window, value):
     with pytest.raises(ValueError) as raised:
         jax.eval_shape(lambda x: getattr(fnconv, name)(x, window), X)
     assert str(raised.value) == message
+
+
+# ---- an int for all spatial axes -------------------------------------------------------------------------------------
+
+AN_INT = {
+    "max_pool": fnconv.max_pool,
+    "max_pool_with_indices": fnconv.max_pool_with_indices,
+    "avg_pool": fnconv.avg_pool,
+    "lp_pool": fnconv.lp_pool,
+    "im2col": fnconv.im2col,
+    "col2im": lambda x, k: fnconv.col2im(fnconv.im2col(x, entries(x, k)), x.shape, k),
+    "conv_weight_vjp": lambda x, k: fnconv.conv_weight_vjp(x, fnconv.conv(x, kernel(x)), k),
+    "max_unpool": lambda y, size: fnconv.max_unpool(y, jnp.arange(y.size).reshape(y.shape), size),
+    "adaptive_max_pool": fnconv.adaptive_max_pool,
+    "adaptive_avg_pool": fnconv.adaptive_avg_pool,
+    "spatial_pyramid_pool": lambda x, bins: fnconv.spatial_pyramid_pool(x, (bins,)),
+}
+
+
+def entries(x, k):
+    """What an int stands for: one axis of an x without a batch, the spatial axes of an x with one batch axis."""
+    return k if isinstance(k, tuple) else (k,) * max(1, x.ndim - 2)
+
+
+def kernel(x):
+    return jnp.ones((*entries(x, 2), x.shape[-1], 1))
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (2, 4, 5, 3), (2, 4, 3, 5, 2)])
+@pytest.mark.parametrize("name", AN_INT)
+def test_an_int_means_one_batch_axis_or_two_axes_without(name, shape):
+    x = jnp.arange(math.prod(shape), dtype=jnp.float32).reshape(shape)
+    found, want = AN_INT[name](x, 2), AN_INT[name](x, entries(x, 2))
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, want)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, found, want))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("name", AN_INT)
+def test_an_int_for_three_axes_is_refused(name, layout):
+    """They are a batch and one spatial axis, or the two of an image; either is one entry away."""
+    argument = {"max_unpool": "output_shape", "spatial_pyramid_pool": "levels"}.get(name, "window_shape")
+    argument = "output_shape" if name.startswith("adaptive") else argument
+    of_ = "y" if name == "max_unpool" else "x"
+    message = (
+        f"{name}: {argument} must tell how many axes are spatial: (2,) for one, or (2, 2) for two and no batch axis; "
+        f"got 2 for {of_} of shape (6, 5, 3)"
+    )
+    x = jnp.ones((6, 5, 3))
+    whole = {
+        "col2im": lambda k: fnconv.col2im(jnp.ones((6, 6, 4)), x.shape, k, layout=layout),
+        "conv_weight_vjp": lambda k: fnconv.conv_weight_vjp(x, x, k, layout=layout),
+        "max_unpool": lambda k: fnconv.max_unpool(x, jnp.zeros(x.shape, int), k, layout=layout),
+        "spatial_pyramid_pool": lambda k: fnconv.spatial_pyramid_pool(x, (k,), layout=layout),
+    }
+    call = whole.get(name, lambda k: getattr(fnconv, name)(x, k, layout=layout))
+    for two in (2, np.int64(2), np.array(2)):
+        with pytest.raises(ValueError) as raised:
+            call(two)
+        assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("name", ["max_pool", "avg_pool", "lp_pool", "adaptive_max_pool", "adaptive_avg_pool"])
+def test_what_the_refusal_says_to_write(name):
+    pool, image = getattr(fnconv, name), jnp.ones((6, 8, 3))
+    shapes = pool(image, (2,)).shape, pool(image, (2, 2)).shape
+    assert shapes == (((6, 2, 3), (2, 2, 3)) if name.startswith("adaptive") else ((6, 4, 3), (3, 4, 3)))
+
+
+@pytest.mark.parametrize("two", [2, np.int64(2)])
+def test_conv_block_reads_the_axes_off_the_kernel(two):
+    image, w = jnp.ones((6, 8, 3)), jnp.ones((1, 1, 3, 1))
+    assert fnconv.conv_block(image, w, pool=two).shape == (3, 4, 1)
+    assert fnconv.conv_block(image, w[0], pool=two).shape == (6, 4, 1)
 
 
 # ---- geometry, the same words for every operation with windows ------------------------------------------------------

@@ -112,8 +112,8 @@ def test_a_stride_longer_than_the_image_takes_one_step(name):
 def test_index_tables_are_no_larger_than_what_they_index():
     """A moving average and the positions of maxima need none; a moving maximum by columns would."""
     line = of((1, 10**6, 1))
-    jax.eval_shape(jax.grad(lambda x: fnconv.avg_pool(x, 10**4, strides=1).sum()), line)
+    jax.eval_shape(jax.grad(lambda x: fnconv.avg_pool(x, (10**4,), strides=1).sum()), line)
     photo = of((1, 20_000, 20_000, 1))
     jax.eval_shape(jax.grad(lambda x: fnconv.max_pool_with_indices(x, 2)[0].sum()), photo)
     message = "window_shape must unfold into at most 134217728 table entries; got 990001 windows of 10000 cells"
-    refused(ValueError, message, lambda x: fnconv.max_pool(x, 10**4, strides=1), line)
+    refused(ValueError, message, lambda x: fnconv.max_pool(x, (10**4,), strides=1), line)

@@ -155,7 +155,13 @@ def _pools() -> Iterator[Operation]:
             x,
             False,
         ),
-        ("disjoint", partial(fnconv.max_pool, window_shape=2), ((2, 2), (2, 2), ((0, -1), (0, 0)), (1, 1)), x, False),
+        (
+            "disjoint",
+            partial(fnconv.max_pool, window_shape=(2, 2)),
+            ((2, 2), (2, 2), ((0, -1), (0, 0)), (1, 1)),
+            x,
+            False,
+        ),
         (
             "dilated-ceil",
             partial(fnconv.max_pool, window_shape=(2, 2), strides=(2, 3), dilation=(2, 1), ceil_mode=True),
