@@ -8,6 +8,7 @@ from itertools import product
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from extras import needs
 from hypothesis import given, settings
 from jax import lax
 from loops import OVERSHOOT, PADDING, column_major, padded_row, slide
@@ -235,7 +236,9 @@ def test_overshoot_adds_the_window_that_starts_before_the_input_ends():
 
 
 def test_ceil_mode_has_torchs_output_sizes():
-    torch = pytest.importorskip("torch")
+    needs("oracles", "torch")
+    import torch
+
     compared = 0
     for n, k, s, d, p in product(range(1, 10), range(1, 5), range(1, 5), (1, 2), range(3)):
         if 2 * p > k:
@@ -255,7 +258,9 @@ def test_ceil_mode_has_torchs_output_sizes():
 @pytest.mark.parametrize("ceil_mode", [True, False])
 def test_counts_are_torchs_divisors(include_pad, ceil_mode):
     """The average of a map of ones is the share of the counted cells that hold input."""
-    torch = pytest.importorskip("torch")
+    needs("oracles", "torch")
+    import torch
+
     for n, k, s, p in product(range(1, 10), range(1, 5), range(1, 5), range(3)):
         a = Axis(n, k, s, 1, p, p)
         a = with_overshoot(a) if ceil_mode else a
@@ -294,7 +299,9 @@ def test_adaptive_windows_follow_their_formula():
 
 def test_adaptive_windows_are_torchs():
     """The mean of each unit map shows in which windows its cell lies."""
-    torch = pytest.importorskip("torch")
+    needs("oracles", "torch")
+    import torch
+
     for size, output in ADAPTIVE:
         y = torch.nn.functional.adaptive_avg_pool1d(torch.eye(size)[None], output)[0].numpy()
         assert members(AdaptiveAxis(size, output)) == [np.nonzero(y[:, o])[0].tolist() for o in range(output)]

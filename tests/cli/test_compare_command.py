@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from extras import needs
 from typer.testing import CliRunner
 
 from fnconv.cli.app import app
@@ -45,6 +46,7 @@ def other():
 
 def test_a_flax_model_of_forty_lines(tmp_path):
     """Unchanged and unaware: every operation is replaced, every leaf agrees."""
+    needs("oracles", "flax")
     assert len(DIGITS.read_text().splitlines()) <= 40
     assert "fnconv" not in DIGITS.read_text().split('"""', 2)[2]
     found = tmp_path / "report.json"

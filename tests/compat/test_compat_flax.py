@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compat_helpers import assert_hand_derived, assert_identical, both, distinct, integers, parameters
+from extras import needs
 
-pytest.importorskip("flax")
+needs("oracles", "flax")
+
 from flax import linen, nnx
 from flax.linen import pooling
 

@@ -11,12 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compat_helpers import assert_hand_derived, assert_identical, both, distinct, integers, parameters
+from extras import needs
 
-keras = pytest.importorskip("keras")
+needs("oracles", "keras")
+
+import keras
+
 if keras.backend.backend() != "jax":
     pytest.skip("Keras runs on another backend", allow_module_level=True)
 
-from fnconv.compat import keras as compat  # noqa: E402
+from fnconv.compat import keras as compat
 
 NAMES = ("conv", "depthwise_conv", "conv_transpose", "max_pool", "average_pool")
 

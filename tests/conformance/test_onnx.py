@@ -15,8 +15,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import onnx
 import pytest
+from extras import needs
+
+needs("oracles", "onnx")
+
+import onnx
 from onnx.backend.test.case import node as node_cases
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests

@@ -19,10 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from agreement import compiled
+from extras import needs
 
-torch = pytest.importorskip("torch")
+needs("oracles", "torch", "expecttest")
 
-from torch_operators import OPERATORS, Operator  # noqa: E402
+import torch
+from torch_operators import OPERATORS, Operator
 
 CHUNK = 24  # calls compiled together
 SHARE = 12  # calls of one operator that the default run draws, over the number of spatial axes

@@ -6,9 +6,13 @@ import doctest
 import re
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
+from extras import needs
+
+needs("notebooks", "jupytext", "nbclient", "nbformat", "ipykernel")
+
+import nbformat
 
 import fnconv
 from notebooks import build, exercises, pictures

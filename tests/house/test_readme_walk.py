@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from extras import needs
 from typer.testing import CliRunner
 
 from fnconv.cli.app import app
@@ -32,6 +33,7 @@ def test_the_layer_of_the_readme_prints_what_its_comment_says(capsys):
 
 def test_the_model_of_the_readme_prints_its_report(tmp_path):
     """Its times apart."""
+    needs("oracles", "flax")
     (program,) = blocks("Your own model", "python")
     (report,) = blocks("Your own model", "")
     path = tmp_path / "model.py"

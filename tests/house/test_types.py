@@ -10,7 +10,7 @@ import pytest
 
 import fnconv
 
-SCRIPT = Path(__file__).with_name("typed_script.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "typed_script.py"
 LINES = SCRIPT.read_text().splitlines()
 WRONG = {number for number, line in enumerate(LINES, 1) if re.search(r"  # wrong\b", line)}
 

@@ -9,6 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from extras import needs
+
+needs("oracles", "equinox", "flax", "haiku")
+
 from flax import nnx
 
 from fnconv import compare, with_manual_rules

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -17,14 +18,10 @@ from cases import Conv, Pool
 import fnconv
 from fnconv.rules.conv import ROUNDING
 
-try:
-    import torch  # noqa: F401
-
-    HAS_TORCH = True
-except ImportError:
-    HAS_TORCH = False
 kept = lru_cache(maxsize=8)  # a compiled program holds some 150 memory maps, of which a process may have 65,530
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="Torch is not installed")
+needs_torch = pytest.mark.skipif(
+    find_spec("torch") is None, reason="torch is not installed; the extra `oracles` has it"
+)
 
 
 def compiled(f: Callable[..., Any], **options: Any) -> Any:

@@ -6,13 +6,17 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zoo
 from agreement import compiled
+from extras import needs
+
+needs("oracles", "equinox", "flax", "haiku", "keras")
+
+import equinox as eqx
+import zoo
 from flax import linen, nnx
 
 from fnconv.transform.manual_rules import with_manual_rules
