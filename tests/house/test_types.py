@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from extras import needs
 
 import fnconv
 
@@ -42,7 +43,7 @@ def basedpyright(folder):
 
 @pytest.mark.parametrize("checker", [mypy, basedpyright])
 def test_checkers_refuse_the_wrong_calls_and_no_others(checker, tmp_path):
-    pytest.importorskip(checker.__name__, reason=f"{checker.__name__} is not installed; the extra `dev` has it")
+    needs("dev", checker.__name__)
     found = checker(tmp_path)
     assert {Path(file).name for file, _, _ in found} == {SCRIPT.name}
     assert {int(line) for _, line, _ in found} == WRONG, found
