@@ -6,9 +6,9 @@
 # rule, written so that it can be read, and then rearranged so that it can be computed quickly.
 #
 # This first notebook fixes the notation. It needs the calculus of several variables and matrix products, nothing
-# else. Numbers in brackets, such as (2.11), name equations: they are the numbers of a text by Wei Ran, "Wei" in the
-# library's docstrings, so that an equation has one name here, there and in the code. The text itself is not needed;
-# the [page of this folder](README.md) describes it, and three others, and lists all equations.
+# else. Numbers in brackets, such as (2.11), name equations. They are those of a text by Wei Ran, "Wei" in the library's
+# docstrings; the text itself is not needed. The [page of this folder](README.md) lists all equations, and the
+# [glossary](glossary.md) explains every term that these notebooks use.
 #
 # 1. tensors, and how their entries are counted
 # 2. gradients and Jacobians: (1.1), (1.2)
@@ -18,6 +18,22 @@
 # 6. $\operatorname{vec}(AXB) = (B^T \otimes A)\operatorname{vec}(X)$: (2.11), with its proof
 # 7. a gradient derived with all of this
 # 8. three exercises
+#
+# **Letters of this notebook.** Indices start from 0, as in the code.
+#
+# | letter | meaning |
+# |:---|:---|
+# | $z$ | the loss, a scalar |
+# | $\mathbf{x}$, $\mathbf{w}$, $\mathbf{y}$ | input, weights and output of a layer |
+# | $D$, $H$, $W$ | channels, rows and columns of an image |
+# | $d$, $i$, $j$ | channel, row, column of an entry; of a Jacobian, $i$ is the output and $j$ the input |
+# | $A$, $B$, $X$, $Y$ | matrices; $a_{ij}$ is the entry of $A$ in row $i$, column $j$ |
+# | $\mathbf{x}_k$ | column $k$ of $X$ |
+# | $m$, $n$, $p$, $q$ | sizes of matrices |
+# | $I$ | the identity matrix |
+# | $A^T$ | $A$ transposed |
+# | $\otimes$ | the Kronecker product |
+# | $\partial z/\partial\mathbf{y}$ | the gradient of $z$ with respect to $\mathbf{y}$, in the code `dy` |
 
 # %%
 import jax
@@ -26,19 +42,21 @@ import numpy as np
 from fnconv import textbook
 
 from exercises import check
-from pictures import COLOURS, Canvas, chart
+from pictures import COLOURS, Canvas, Step, chart, flow
 
 # %% [markdown]
 # ## 1. Tensors
 #
 # A *tensor* of order $n$ is an array with $n$ indices: a vector has order 1, a matrix order 2. An image with several
 # channels has order 3; its shape is $D \times H \times W$ (channels, rows, columns), and the entry of channel $d$,
-# row $i$, column $j$ is $x_{d,i,j}$. Indices start from 0, as in the code.
+# row $i$, column $j$ is $x_{d,i,j}$.
 #
 # A tensor of order 3 is a stack of matrices. Here is one with two channels:
 
 # %%
 x = jnp.arange(12).reshape(2, 2, 3)
+
+# %% tags=["hide-input"]
 canvas = Canvas()
 for d in range(2):
     canvas.array(
@@ -58,7 +76,7 @@ canvas.show()
 #
 # $$
 # \frac{\partial z}{\partial \mathbf{x}}
-# = \left(\frac{\partial z}{\partial x_1}, \dots, \frac{\partial z}{\partial x_n}\right)^T \tag{1.1}
+# = \left(\frac{\partial z}{\partial x_0}, \dots, \frac{\partial z}{\partial x_{n-1}}\right)^T \tag{1.1}
 # $$
 #
 # It has the shape of $\mathbf{x}$. That is worth remembering: *a gradient always has the shape of the thing it
@@ -70,9 +88,9 @@ canvas.show()
 # $$
 # \frac{\partial \mathbf{y}}{\partial \mathbf{x}^T} =
 # \begin{pmatrix}
-# \frac{\partial y_1}{\partial x_1} & \cdots & \frac{\partial y_1}{\partial x_n} \\
+# \frac{\partial y_0}{\partial x_0} & \cdots & \frac{\partial y_0}{\partial x_{n-1}} \\
 # \vdots & \ddots & \vdots \\
-# \frac{\partial y_m}{\partial x_1} & \cdots & \frac{\partial y_m}{\partial x_n}
+# \frac{\partial y_{m-1}}{\partial x_0} & \cdots & \frac{\partial y_{m-1}}{\partial x_{n-1}}
 # \end{pmatrix} \tag{1.2}
 # $$
 #
@@ -93,18 +111,18 @@ print("the Jacobian of x -> A x is A:", bool((jacobian == A).all()))
 # %% [markdown]
 # ## 3. The chain rule
 #
-# Put two layers one after the other: $\mathbf{x} \mapsto \mathbf{y} \mapsto z$. When $x_m$ moves a little, every
-# $y_j$ may move, and each of them moves $z$. The effects add up:
+# Put two layers one after the other: $\mathbf{x} \mapsto \mathbf{y} \mapsto z$. When $x_j$ moves a little, every
+# $y_i$ may move, and each of them moves $z$. The effects add up:
 #
 # $$
-# \frac{\partial z}{\partial x_m} = \sum_{j} \frac{\partial z}{\partial y_j}\,\frac{\partial y_j}{\partial x_m}
+# \frac{\partial z}{\partial x_j} = \sum_{i} \frac{\partial z}{\partial y_i}\,\frac{\partial y_i}{\partial x_j}
 # \tag{1.4}
 # $$
 #
-# The weights $w_i$ of the layer move the $y_j$, too, so for them it is the same sentence:
+# The weights $w_j$ of the layer move the $y_i$, too, so for them it is the same sentence:
 #
 # $$
-# \frac{\partial z}{\partial w_i} = \sum_{j} \frac{\partial z}{\partial y_j}\,\frac{\partial y_j}{\partial w_i}
+# \frac{\partial z}{\partial w_j} = \sum_{i} \frac{\partial z}{\partial y_i}\,\frac{\partial y_i}{\partial w_j}
 # \tag{1.3}
 # $$
 #
@@ -120,10 +138,31 @@ print("the Jacobian of x -> A x is A:", bool((jacobian == A).all()))
 #
 # The gradient of $z$ with respect to the output of a layer is called the **cotangent** (many texts write $\delta$).
 # Read the formula on the right as a recipe: *take the cotangent of the output, multiply by the transposed Jacobian,
-# and you have the cotangent of the input*. A layer that can do this multiplication is all that back-propagation asks
-# for. The operation has a name, **vector-Jacobian product**, VJP for short; that is why the library's functions are
-# called `conv_input_vjp` and `conv_weight_vjp`.
+# and you have the cotangent of the input*. This multiplication is all that back-propagation asks of a layer. It is
+# called the **vector-Jacobian product**, VJP for short; hence the names of the library's functions `conv_input_vjp` and
+# `conv_weight_vjp`.
 #
+# These notebooks draw every layer like this: forward from left to right, backward below it from right to left, and
+# dashed what the layer keeps on the way forward because the way back needs it. Weights stand above, their gradients
+# below:
+
+# %% tags=["hide-input"]
+flow(
+    [r"$\mathbf{x}$", r"$\mathbf{y}$", "$z$"],
+    [
+        Step(
+            "layer",
+            r"times $(\partial\mathbf{y}/\partial\mathbf{x}^T)^T$",
+            kept=r"$\mathbf{x}$, $\mathbf{w}$",
+            weight=r"$\mathbf{w}$",
+            weight_gradient=r"$\partial z/\partial\mathbf{w}$",
+        ),
+        Step("the layers behind", "their gradients"),
+    ],
+    [r"$\partial z/\partial\mathbf{x}$", r"$\partial z/\partial\mathbf{y}$", "$1$"],
+)
+
+# %% [markdown]
 # With three layers there are three Jacobians, and we may choose where to begin multiplying. The result is the same;
 # the work is not.
 
@@ -137,6 +176,7 @@ from_the_front = sizes[2] * sizes[1] * sizes[0] + sizes[3] * sizes[2] * sizes[0]
 print(f"multiplications from the back:  {from_the_back:>11,}")
 print(f"multiplications from the front: {from_the_front:>11,}")
 
+# %% tags=["hide-input"]
 millions = [from_the_back / 1e6, from_the_front / 1e6]
 figure, axes = chart("Products of three Jacobians", y="million multiplications", size=(4.2, 2.8))
 bars = axes.bar(["from the back", "from the front"], millions, 0.5, color=[COLOURS["y"], COLOURS["w"]])
@@ -167,19 +207,21 @@ print("recipe(dy) =", dx, "  A^T dy =", A.T @ dy)
 X = jnp.array([[1, 2, 3], [4, 5, 6]])
 column = textbook.vec(X)
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 shown = [["x", "w", "y"]] * 2
-a = canvas.array(X, "$X$", colour=shown)
+canvas.array(X, "$X$", colour=shown)
 canvas.text("$\\to$")
-v = canvas.array(column, r"vec$(X)$", colour=[["x"], ["x"], ["w"], ["w"], ["y"], ["y"]], rows=range(6))
+canvas.array(column, r"vec$(X)$", colour=[["x"], ["x"], ["w"], ["w"], ["y"], ["y"]], rows=range(6))
 canvas.show()
 
 # %% [markdown]
-# For a tensor of higher order, the parts along the first index come one after the other (2.7):
+# For a tensor of higher order, the parts $\mathbf{y}_0, \dots, \mathbf{y}_{D-1}$ along the first index come one after
+# the other:
 #
 # $$
 # \operatorname{vec}(\mathbf{y}) =
-# \begin{pmatrix} \operatorname{vec}(\mathbf{y}_1) \\ \vdots \\ \operatorname{vec}(\mathbf{y}_{i_1}) \end{pmatrix}
+# \begin{pmatrix} \operatorname{vec}(\mathbf{y}_0) \\ \vdots \\ \operatorname{vec}(\mathbf{y}_{D-1}) \end{pmatrix}
 # \tag{2.7}
 # $$
 #
@@ -220,22 +262,23 @@ print("sum of products:", int((X * B2).sum()), "=", int(textbook.vec(X) @ textbo
 # entry $a_{ij}$ is replaced by the whole matrix $a_{ij} B$.
 #
 # $$
-# A \otimes B = \begin{pmatrix} a_{11} B & \cdots & a_{1n} B \\ \vdots & & \vdots \\ a_{m1} B & \cdots & a_{mn} B
-# \end{pmatrix}
+# A \otimes B = \begin{pmatrix} a_{0,0} B & \cdots & a_{0,n-1} B \\ \vdots & & \vdots \\
+# a_{m-1,0} B & \cdots & a_{m-1,n-1} B \end{pmatrix}
 # $$
 
 # %%
 A = jnp.array([[1, 2], [0, 3]])
 B = jnp.array([[1, -1, 4], [5, 0, 1]])
-K = jnp.kron(A, B)
+product = jnp.kron(A, B)
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(A, "$A$", colour=[["x", "w"], ["none", "y"]])
 canvas.text(r"$\otimes$")
 canvas.array(B, "$B$")
 canvas.text("$=$")
 blocks = [[["x", "w"], ["none", "y"]][i // 2][j // 3] for i in range(4) for j in range(6)]
-canvas.array(K, r"$A \otimes B$", colour=[blocks[6 * i : 6 * i + 6] for i in range(4)])
+canvas.array(product, r"$A \otimes B$", colour=[blocks[6 * i : 6 * i + 6] for i in range(4)])
 canvas.show()
 
 # %% [markdown]
@@ -273,17 +316,18 @@ for shapes in [((2, 3), (4, 2)), ((1, 5), (3, 3)), ((4, 1), (2, 6))]:
 #
 # In words: the map $X \mapsto AXB$ is linear, so on columns it must be *some* matrix; (2.11) says which one.
 #
-# *Proof.* Let $\mathbf{x}_1, \dots, \mathbf{x}_p$ be the columns of $X$, and $b_{kj}$ the entries of $B$.
+# *Proof.* Let $\mathbf{x}_0, \dots, \mathbf{x}_{p-1}$ be the columns of $X$, and $b_{kj}$ the entries of $B$.
 #
 # 1. Column $j$ of $XB$ is the combination of the columns of $X$ with the coefficients of column $j$ of $B$:
 #    $\sum_k b_{kj}\,\mathbf{x}_k$.
 # 2. Multiplying by $A$ from the left acts on each column by itself, so column $j$ of $AXB$ is
 #    $\sum_k b_{kj}\, A\mathbf{x}_k$.
 # 3. $\operatorname{vec}(AXB)$ stacks these columns. Its $j$-th piece is therefore
-#    $\sum_k b_{kj} A\,\mathbf{x}_k = \bigl(\,b_{1j}A \;\; b_{2j}A \;\cdots\; b_{pj}A\,\bigr)\operatorname{vec}(X)$,
-#    because $\operatorname{vec}(X)$ is $\mathbf{x}_1, \dots, \mathbf{x}_p$ one below the other.
-# 4. The row of blocks in brackets has $b_{kj} = (B^T)_{jk}$ in front of $A$ in place $k$: it is block row $j$ of
-#    $B^T \otimes A$. This holds for every $j$. $\square$
+#    $\sum_k b_{kj} A\,\mathbf{x}_k
+#    = \bigl(\,b_{0,j}A \;\; b_{1,j}A \;\cdots\; b_{p-1,j}A\,\bigr)\operatorname{vec}(X)$,
+#    because $\operatorname{vec}(X)$ is $\mathbf{x}_0, \dots, \mathbf{x}_{p-1}$ one below the other.
+# 4. In this row of blocks, block $k$ is $b_{kj}A = (B^T)_{jk}A$: the row is block row $j$ of $B^T \otimes A$. This
+#    holds for every $j$. $\square$
 #
 # Here are the two sides for small matrices. Follow one entry of the result: the marked row of $B^T \otimes A$ times
 # $\operatorname{vec}(X)$ is the marked entry of $AXB$.
@@ -294,6 +338,7 @@ X = jnp.array([[1, 2, 3], [4, 5, 6]])
 B = jnp.array([[1, 0], [0, 1], [2, -1]])
 product, by_kronecker = textbook.kron_times_vec(B, X, A)
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(A, "$A$")
 canvas.array(X, "$X$", colour="x")
@@ -328,6 +373,7 @@ A = jnp.array([[1, 2], [3, 4]])
 B = jnp.array([[1, 2], [3, 4], [5, 6]])
 eye = jnp.eye(3, dtype=int)
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.heat(jnp.kron(eye, A), r"$I \otimes A$", cell=0.7, colour="w", every=(2, 2))
 canvas.heat(jnp.kron(B.T, eye), r"$B^T \otimes I$", cell=0.7, colour="x", every=(3, 3))
@@ -359,7 +405,22 @@ canvas.show()
 # Both sides are the $\operatorname{vec}$ of a matrix with the shape of $X$, so the vec may be taken off:
 #
 # $$\frac{\partial z}{\partial X} = A^T\, \frac{\partial z}{\partial Y}\, B^T .$$
-#
+
+# %% tags=["hide-input"]
+flow(
+    ["$X$", "$AX$", "$Y$"],
+    [
+        Step(r"$A$ times", r"$A^T$ times", kept="$A$"),
+        Step(r"times $B$", r"times $B^T$", kept="$B$"),
+    ],
+    [
+        r"$\partial z/\partial X$",
+        r"$\partial z/\partial(AX)$",
+        r"$\partial z/\partial Y$",
+    ],
+)
+
+# %% [markdown]
 # The huge matrix $B^T \otimes A$ appeared only on paper. This is the pattern of every derivation in the next
 # notebook: *vec, chain rule, transpose with (2.10), back with (2.11), vec off*. The automatic gradient is the same,
 # to the last bit:
@@ -375,11 +436,11 @@ print(by_hand)
 print("equal to the automatic gradient:", bool((by_hand == automatic).all()))
 
 # %% [markdown]
-# How large would the matrix on paper have been? The next notebook writes a convolution as such a product, with $A = I$
-# and the kernels as $B$: a row of $X$ for every position of the kernel, and in it the cells that the kernel then
-# covers. Take one image in a middle layer of VGG-16: $28 \times 28$ positions, 256 channels, so $3 \cdot 3 \cdot 256$
-# covered cells each, and 512 kernels. $B^T \otimes I$ has a row for every entry of $Y$ and a column for every entry of
-# $X$:
+# How large would the matrix on paper have been? The next notebook writes a convolution as such a product, with
+# $A = I$ and a kernel in each column of $B$. $X$ then has a row for every position of the kernel, which holds the
+# cells that the kernel covers there. Take one image in a middle layer of VGG-16: $28 \times 28$ positions, 256
+# channels, so $3 \cdot 3 \cdot 256$ covered cells each, and 512 kernels. $B^T \otimes I$ has a row for every entry of
+# $Y$ and a column for every entry of $X$:
 
 # %%
 positions, covered, kernels = 28 * 28, 3 * 3 * 256, 512
@@ -389,13 +450,21 @@ print(f"{entries:,} entries, {entries * 4 / 1e12:.1f} TB in float32")
 # %% [markdown]
 # ## 8. Exercises
 #
-# Write your answer in place of `...`, run the cell, then run the check below it.
+# Write your answer in place of `...`, run the cell, then run the check below it. Every exercise has a hint, folded
+# away.
 #
 # ### Exercise 1: vec
 #
 # Write $\operatorname{vec}$ for a tensor of any order, by the recursion of (2.7), with NumPy only: a matrix gives its
 # columns one below the other; a tensor of higher order gives the vecs of its parts one below the other. (A vector is
 # its own vec.)
+#
+# <details><summary>Hint</summary>
+#
+# `x.T.reshape(-1)` stacks the columns of a matrix. For more than two indices call `my_vec` on every `x[d]` and join the
+# results with `np.concatenate`.
+#
+# </details>
 
 
 # %% tags=["exercise-1"]
@@ -415,8 +484,15 @@ check(my_vec, lambda x: np.asarray(textbook.vec(jnp.asarray(x))), [(t,) for t in
 # %% [markdown]
 # ### Exercise 2: the gradient of the other factor
 #
-# In section 7 we found $\partial z/\partial X$ for $Y = AXB$. Derive $\partial z/\partial A$ in the same way (hint:
-# put $P = XB$, so that $Y = AP = IAP$ and (2.11) applies with $A$ in the middle). Check the shape before you run it.
+# In section 7 we found $\partial z/\partial X$ for $Y = AXB$. Derive $\partial z/\partial A$ in the same way. Check the
+# shape before you run it.
+#
+# <details><summary>Hint</summary>
+#
+# Write $Y = I A\,(XB)$ and call the product in brackets one matrix. Now $A$ stands in the middle, where $X$ stood in
+# section 7, with $I$ on its left.
+#
+# </details>
 
 
 # %% tags=["exercise-2"]
@@ -439,10 +515,17 @@ check(
 # %% [markdown]
 # ### Exercise 3: a matrix that rearranges
 #
-# Transposing is linear, so there is a matrix $T$ with $\operatorname{vec}(X^T) = T \operatorname{vec}(X)$ for every
-# $m \times n$ matrix $X$. Every row of $T$ holds a single 1, for every entry of $\operatorname{vec}(X^T)$ comes from
-# one entry of $\operatorname{vec}(X)$. Build $T$. (The matrix $M$ of the next notebook is of this kind: it says where
+# Transposing is linear, so there is a matrix $P$ with $\operatorname{vec}(X^T) = P \operatorname{vec}(X)$ for every
+# $m \times n$ matrix $X$. Every row of $P$ holds a single 1, for every entry of $\operatorname{vec}(X^T)$ comes from
+# one entry of $\operatorname{vec}(X)$. Build $P$. (The matrix $M$ of the next notebook is of this kind: it says where
 # each entry comes from.)
+#
+# <details><summary>Hint</summary>
+#
+# Where does $x_{ij}$ lie in $\operatorname{vec}(X)$? Section 4: at $m\,j + i$. In $\operatorname{vec}(X^T)$ it lies at
+# $n\,i + j$. The 1 belongs in the row of the second position and the column of the first.
+#
+# </details>
 
 
 # %% tags=["exercise-3"]

@@ -15,6 +15,23 @@
 # 8. the gradient of the input: (2.25) to (2.30)
 # 9. three formulations, one answer
 # 10. three exercises
+#
+# **Letters of this notebook.** Indices start from 0. Terms are explained in the [glossary](glossary.md).
+#
+# | letter | meaning |
+# |:---|:---|
+# | $z$ | the loss |
+# | $A$, $K$ | image and kernel of one channel |
+# | $\mathbf{x}$, $\kappa$ | image and kernel of $D$ channels |
+# | $\mathbf{w}$ | all kernels, $D'$ of them |
+# | $\mathbf{y}$ | the output, $D'$ channels |
+# | $H \times W$, $H_w \times W_w$, $H_y \times W_y$ | rows × columns of the image, of a kernel, of the output |
+# | $d$, $i$, $j$ | channel, row, column in the image or in a kernel |
+# | $d'$, $i'$, $j'$ | channel, row, column in the output |
+# | $\phi(\mathbf{x})$, $C$, $Y$ | the layer as matrices, $Y = \phi(\mathbf{x})\,C$ |
+# | $p$, $q$ | row (output position) and column (kernel entry) of $\phi(\mathbf{x})$ |
+# | $m$, $M$ | the index map from $(p, q)$ to a cell, and its matrix |
+# | $I$ | the identity matrix |
 
 # %%
 import fnconv
@@ -25,7 +42,30 @@ from fnconv import show, textbook
 from fnconv.base.geometry import window_axes
 
 from exercises import check
-from pictures import Canvas
+from pictures import Canvas, Step, flow
+
+# %% [markdown]
+# The whole notebook in one picture. It can be read now for an overview, and should be read again at the end:
+
+# %% tags=["hide-input"]
+flow(
+    [r"$\mathbf{x}$", r"$\phi(\mathbf{x})$", "$Y$"],
+    [
+        Step("im2col: copy ($M$)", "col2im: add the copies ($M^T$)"),
+        Step(
+            r"times $C$",
+            r"times $C^T$",
+            kept=r"$\phi(\mathbf{x})$, $C$",
+            weight="$C$",
+            weight_gradient=r"$\partial z/\partial C = \phi(\mathbf{x})^T\,\partial z/\partial Y$",
+        ),
+    ],
+    [
+        r"$\partial z/\partial\mathbf{x}$",
+        r"$\partial z/\partial\phi(\mathbf{x})$",
+        r"$\partial z/\partial Y$",
+    ],
+)
 
 # %% [markdown]
 # ## 1. What a convolution computes
@@ -47,33 +87,35 @@ from pictures import Canvas
 # %%
 A = jnp.array([[1.0, 3, 1, 4], [2, 8, 5, 1], [3, 2, 0, 3]])
 K = jnp.array([[1.0, 0], [-1, 1]])
-Y = fnconv.conv(A[None, :, :, None], K[:, :, None, None])[0, :, :, 0]
+y = fnconv.conv(A[None, :, :, None], K[:, :, None, None])[0, :, :, 0]
 
+# %% tags=["hide-input"]
 first_window = [(0, 0), (0, 1), (1, 0), (1, 1)]
 canvas = Canvas()
 canvas.array(A, "$A$", colour="x", mark=first_window)
 canvas.text("$*$")
 canvas.array(K, "$K$", colour="w")
 canvas.text("$=$")
-canvas.array(Y, "$A * K$", colour="y", mark=[(0, 0)])
+canvas.array(y, "$A * K$", colour="y", mark=[(0, 0)])
 canvas.show()
 
 # %% [markdown]
 # ## 2. im2col: the convolution as a matrix product
 #
 # Each output is a sum of products, that is, a row times a column. So let us write down, for every output, the cells
-# under the kernel as one column, and all these columns side by side. This is the matrix $\operatorname{im2col}(A, [2,
-# 2])$. Inside a column the window is read *column by column* (it is the vec of the window), and the windows follow
-# one another column by column, too:
+# under the kernel as one column, and put all these columns side by side. This is the matrix
+# $\operatorname{im2col}(A)$. Inside a column the window is read *column by column* (it is the vec of the window), and
+# the windows follow one another column by column, too. (`order="matlab"` asks for this order.)
 
 # %%
-B = fnconv.im2col(A[:, :, None], (2, 2), order="matlab")
+windows = fnconv.im2col(A[:, :, None], (2, 2), order="matlab")
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(A, "$A$", colour="x", mark=first_window)
 canvas.text(r"$\to$")
 canvas.array(
-    B,
+    windows,
     r"im2col$(A)$",
     colour="x",
     mark=[(k, 0) for k in range(4)],
@@ -86,8 +128,8 @@ canvas.show()
 # it lies in four windows, so it is copied four times. **Remember these copies: the whole difficulty of the backward
 # pass is in them.**
 #
-# Every output is now a column of this matrix times $\operatorname{vec}(K) = (1, -1, 0, 1)^T$. To have *outputs as
-# rows* we transpose:
+# Every output is now the sum of products of two columns: one of this matrix, and $\operatorname{vec}(K) = (1, -1, 0,
+# 1)^T$. Transposed, the matrix has a row for each output, and one product gives them all:
 #
 # $$\operatorname{im2col}(A)^T \operatorname{vec}(K) = (7, 1, 0, 6, -3, 8)^T \tag{2.2}$$
 #
@@ -96,22 +138,22 @@ canvas.show()
 # $$\operatorname{im2col}(A)^T \operatorname{vec}(K) = \operatorname{vec}(A * K). \tag{2.3}$$
 
 # %%
-print("im2col(A)^T vec(K) =", B.T @ textbook.vec(K))
-print("vec(A * K)         =", textbook.vec(Y))
+print("im2col(A)^T vec(K) =", windows.T @ textbook.vec(K))
+print("vec(A * K)         =", textbook.vec(y))
 
 # %% [markdown]
 # ## 3. Channels and several kernels
 #
-# An image has $D$ channels $A_1, \dots, A_D$, and so has a kernel, $\kappa = (K_1, \dots, K_D)$. They are convolved
-# channel by channel and *added*:
+# An image has $D$ channels $A_0, \dots, A_{D-1}$, and so has a kernel, $\kappa = (K_0, \dots, K_{D-1})$. They are
+# convolved channel by channel and *added*:
 #
-# $$\mathbf{x} * \kappa = \sum_{d=1}^{D} A_d * K_d. \tag{2.4}$$
+# $$\mathbf{x} * \kappa = \sum_{d=0}^{D-1} A_d * K_d. \tag{2.4}$$
 #
 # A sum of products again: so the columns of im2col only become longer. The windows of the channels are stacked,
 #
 # $$
-# \operatorname{im2col}(\mathbf{x}) = \begin{pmatrix} \operatorname{im2col}(A_1) \\ \vdots \\
-# \operatorname{im2col}(A_D) \end{pmatrix}, \tag{2.5}
+# \operatorname{im2col}(\mathbf{x}) = \begin{pmatrix} \operatorname{im2col}(A_0) \\ \vdots \\
+# \operatorname{im2col}(A_{D-1}) \end{pmatrix}, \tag{2.5}
 # $$
 #
 # and the transposed matrix, of which section 2 made use, gets a name:
@@ -122,7 +164,7 @@ print("vec(A * K)         =", textbook.vec(Y))
 # kernel entry*. Multiplied from the right by a column that holds a kernel, it gives all outputs of that kernel, as a
 # column. With $D'$ kernels we put $D'$ columns side by side,
 #
-# $$C = \bigl(\operatorname{vec}(\kappa_1), \dots, \operatorname{vec}(\kappa_{D'})\bigr), \tag{2.8}$$
+# $$C = \bigl(\operatorname{vec}(\kappa_0), \dots, \operatorname{vec}(\kappa_{D'-1})\bigr), \tag{2.8}$$
 #
 # and one matrix product computes the layer; column $d'$ of the result is the vec of output channel $d'$:
 #
@@ -139,13 +181,14 @@ def integers(*shape):
     return jnp.asarray(random.integers(-4, 6, shape), jnp.float32)
 
 
-x, w = integers(2, 3, 3), integers(3, 2, 2, 2)  # (D, H, W) and (D', D, H', W')
+x, w = integers(2, 3, 3), integers(3, 2, 2, 2)  # (D, H, W) and (D', D, H_w, W_w)
 axes = window_axes((3, 3), (2, 2))
 phi, C = textbook.phi(x, axes), textbook.matrix_c(w)
 
+# %% tags=["hide-input"]
 halves = [["x"] * 4 + ["g"] * 4] * 4
 canvas = Canvas()
-canvas.array(phi, r"$\phi(x)$: channel 1, channel 2", colour=halves)
+canvas.array(phi, r"$\phi(x)$: channel 0, channel 1", colour=halves)
 canvas.array(C, "$C$", colour="w")
 canvas.text("$=$")
 canvas.array(phi @ C, r"$\phi(x)\, C$", colour="y")
@@ -183,7 +226,7 @@ print("the same:", bool((by_im2col == y).all()))
 # The same vector twice, written as a linear function once of the kernels and once of the (copied) input. In the
 # picture a cell is the darker, the larger its entry; pink ones are negative, white ones zero:
 
-# %%
+# %% tags=["hide-input"]
 canvas = Canvas()
 jacobian_of_kernels = textbook.jacobian_by_kernel(x, 3, axes)
 canvas.heat(
@@ -211,9 +254,9 @@ for label, column in forward.items():
 # - Row $p$ is an output position $(i', j')$, counted column by column: $p = i' + H_{y}\, j'$, where $H_y$ is the
 #   height of the output. (2.14)
 # - Column $q$ is a kernel entry $(d, i, j)$, counted channel by channel and inside a channel column by column:
-#   $q = H'W' d + H' j + i$. (2.15)
-# - The kernel lies at the output position, so its entry $(i, j)$ lies on row $i' + i$ (2.16) and column $j' + j$
-#   (2.17) of the image.
+#   $q = H_w W_w\, d + H_w\, j + i$. (2.15)
+# - The kernel's corner lies on cell $(i', j')$ of the image, so its entry $(i, j)$ lies on row $i' + i$ (2.16) and
+#   column $j' + j$ (2.17) of the image.
 #
 # Together they are a map $m: (p, q) \mapsto (d,\; i' + i,\; j' + j)$. `textbook.index_map` tabulates it; it gives the
 # position in $\operatorname{vec}(\mathbf{x})$. For one channel of $3 \times 3$:
@@ -223,6 +266,7 @@ m = textbook.index_map(axes, channels=1)
 cells = jnp.arange(9).reshape(3, 3).T  # each cell holds its position in vec(x)
 centre = [(int(p), int(q)) for p, q in np.argwhere(m == 4)]
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(cells, r"positions in vec$(x)$", colour="x", mark=[(1, 1)])
 canvas.array(
@@ -247,8 +291,7 @@ for cell in range(9):
 # %% [markdown]
 # ## 6. The gradient of the kernels
 #
-# Let $z$ be the loss, and suppose that the cotangent $\partial z/\partial\mathbf{y}$ has arrived from the layers
-# behind. The chain rule is
+# Suppose that the cotangent $\partial z/\partial\mathbf{y}$ has arrived from the layers behind. The chain rule is
 #
 # $$
 # \frac{\partial z}{\partial \operatorname{vec}(\mathbf{w})^T}
@@ -286,6 +329,7 @@ dy = integers(3, 2, 2)  # the cotangent, of y's shape
 dY = textbook.vec(dy).reshape(3, 4).T  # as a matrix: a column per channel
 dC = phi.T @ dY
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(phi.T, r"$\phi(x)^T$", colour="x")
 canvas.array(dY, r"$\partial z/\partial Y$", colour="d")
@@ -336,6 +380,7 @@ print("so is (2.18) with the Jacobian (2.19):", bool((long_way == textbook.vec(d
 M = textbook.matrix_m(axes, 1, jnp.float32)
 larger = textbook.matrix_m(window_axes((5, 5), (3, 3)), 1, jnp.float32)
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.heat(M, r"$M$: $16 \times 9$", cell=0.5, every=(4, 0))
 canvas.heat(larger.T, r"$M^T$ for $5 \times 5$, $3 \times 3$: $25 \times 81$", cell=0.22, every=(0, 9))
@@ -393,13 +438,14 @@ kernel, cotangent = w[:1, :1], dy[:1]
 d_copies = textbook.vec(cotangent).reshape(1, 4).T @ textbook.matrix_c(kernel).T  # (2.29)
 dx = textbook.unvec(M.T @ textbook.vec(d_copies), (1, 3, 3))[0]
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(textbook.vec(cotangent), r"$\partial z/\partial Y$", colour="d")
 canvas.array(textbook.matrix_c(kernel).T, "$C^T$", colour="w")
 canvas.text("$=$")
-copies = canvas.array(d_copies, "gradient of every copy", colour="g", mark=centre)
+canvas.array(d_copies, "gradient of every copy", colour="g", mark=centre)
 canvas.text(r"$\to$")
-result = canvas.array(dx, r"$\partial z/\partial x$", colour="g", mark=[(1, 1)])
+canvas.array(dx, r"$\partial z/\partial x$", colour="g", mark=[(1, 1)])
 canvas.show()
 
 # %%
@@ -443,8 +489,8 @@ for rule in ("kronecker", "im2col", "correlation"):
 # *cost* differs a lot. For one image of $28 \times 28$ with 16 channels, and 32 kernels of $3 \times 3$:
 
 # %%
-D, H, W, kernels, h, w_ = 16, 28, 28, 32, 3, 3
-positions, entries = (H - h + 1) * (W - w_ + 1), h * w_ * D
+D, H, W, kernels, H_w, W_w = 16, 28, 28, 32, 3, 3
+positions, entries = (H - H_w + 1) * (W - W_w + 1), H_w * W_w * D
 print(f"M, dense:       {positions * entries * D * H * W:>14,} numbers")
 print(f"C^T (x) I:      {positions * kernels * positions * entries:>14,} numbers")
 print(f"phi(x):         {positions * entries:>14,} numbers")
@@ -466,18 +512,26 @@ show.conv((2, 3), (1, 2))
 #
 # ### Exercise 1: the index map with a stride
 #
-# (2.16) and (2.17) are for stride 1. Write $m$ for an image of height $H$ and width $W$, $D$ channels, a kernel of
-# $h \times w$ and stride $s$, without padding: given $p$ and $q$, return the tuple $(d, i, j)$ of the cell.
+# (2.16) and (2.17) are for stride 1. Write $m$ for an image of $D$ channels, a stride $s$ and no padding: given $p$ and
+# $q$, return channel, row and column of the cell. (With the stride $s$ the kernel moves by $s$ cells at a time.)
+#
+# <details><summary>Hint</summary>
+#
+# First take $p$ and $q$ apart. The output has $H_y = \lfloor (H - H_w)/s \rfloor + 1$ rows, and `divmod(p, H_y)` gives
+# $(j', i')$ of (2.14); two `divmod` give $(d, j, i)$ of (2.15). The corner of window $(i', j')$ lies on cell
+# $(s\,i', s\,j')$.
+#
+# </details>
 
 
 # %% tags=["exercise-1"]
-def my_map(p, q, H, W, h, w, s):
+def my_map(p, q, H, W, H_w, W_w, s):
     return ...
 
 
 # %% tags=["check-1"]
-def map_of_the_library(p, q, H, W, h, w, s):
-    table = textbook.index_map(window_axes((H, W), (h, w), strides=s), channels=2)
+def map_of_the_library(p, q, H, W, H_w, W_w, s):
+    table = textbook.index_map(window_axes((H, W), (H_w, W_w), strides=s), channels=2)
     d, position = divmod(int(table[p, q]), H * W)
     return d, position % H, position // H
 
@@ -490,6 +544,13 @@ check(my_map, map_of_the_library, cases)
 #
 # Given the table $m$ (a matrix of positions), the matrix $G$ of (2.29), and the number of cells $n$, compute
 # $\partial z/\partial\operatorname{vec}(\mathbf{x})$ by (2.30) with plain loops.
+#
+# <details><summary>Hint</summary>
+#
+# Start from `np.zeros(n)`. Visit every place $(p, q)$ of the table once, and add the entry of $G$ there to the cell
+# that the table names.
+#
+# </details>
 
 
 # %% tags=["exercise-2"]
@@ -513,19 +574,25 @@ check(
 # %% [markdown]
 # ### Exercise 3: how many copies?
 #
-# In how many windows does each cell lie, for an $H \times W$ image, an $h \times w$ kernel and stride 1? Return an
-# $H \times W$ array of integers. (These are the column sums of $M$. Try to find a formula for one axis first; the two
-# axes multiply.)
+# In how many windows does each cell lie, for an $H \times W$ image, an $H_w \times W_w$ kernel and stride 1? Return an
+# $H \times W$ array of integers. (These are the column sums of $M$.)
+#
+# <details><summary>Hint</summary>
+#
+# Find a formula for one axis; the two axes multiply (`np.outer`). A window that starts at row $i'$ holds row $i$ if
+# $i' \le i < i' + H_w$, and $i'$ runs from 0 to $H - H_w$: count those $i'$.
+#
+# </details>
 
 
 # %% tags=["exercise-3"]
-def copies_of_each_cell(H, W, h, w):
+def copies_of_each_cell(H, W, H_w, W_w):
     return ...
 
 
 # %% tags=["check-3"]
-def column_sums(H, W, h, w):
-    M = textbook.matrix_m(window_axes((H, W), (h, w)), 1, jnp.int32)
+def column_sums(H, W, H_w, W_w):
+    M = textbook.matrix_m(window_axes((H, W), (H_w, W_w)), 1, jnp.int32)
     return np.asarray(textbook.unvec(M.sum(axis=0), (H, W)))
 
 

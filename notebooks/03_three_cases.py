@@ -13,8 +13,22 @@
 # Then the kernel's own gradient, and three exercises. An appendix lists the misprints of the texts, and shows how a
 # program finds them.
 #
-# Here indices count from 1, as in both texts, $\delta = \partial L/\partial O$ is the cotangent of the output, and
-# every array has one channel. (With several channels the correlations of all kernels are added.)
+# **Letters of this notebook** are those of Small and of `show`, so indices start **from 1** here. Every array has one
+# channel. (With several channels the correlations of all kernels are added.)
+#
+# | letter | meaning |
+# |:---|:---|
+# | $I$, $W$, $b$, $O$ | input, kernel, bias, output (in the other notebooks $I$ is the identity matrix) |
+# | $L$ | the loss |
+# | $\delta = \partial L/\partial O$ | the cotangent of the output |
+# | $u$, $v$ | row and column of a cell of the input |
+# | $r$, $s$ | row and column of an entry of the kernel |
+# | $i$, $j$ | row and column of an output |
+# | $k$ | the kernel has $k \times k$ entries |
+# | $t$ | the stride |
+# | $n$ | number of cells along one axis |
+#
+# Terms are explained in the [glossary](glossary.md).
 
 # %%
 import fnconv
@@ -25,7 +39,7 @@ from fnconv import show
 from fnconv.base.geometry import Axis, named_padding
 
 from exercises import check
-from pictures import Canvas
+from pictures import Canvas, Step, flow
 
 random = np.random.default_rng(3)
 
@@ -56,8 +70,25 @@ def gradients(image, kernel, delta, **options):
 # forward pass (Small, forward; Notes 1) is
 #
 # $$O_{ij} = \sum_{r=1}^{2} \sum_{s=1}^{2} I_{i+r-1,\; j+s-1}\, W_{rs} + b .$$
-#
-# `show` writes the four equations out:
+
+# %% tags=["hide-input"]
+flow(
+    ["$I$", "$O$"],
+    [
+        Step(
+            "$* \\; W + b$",
+            r"pad by $k-1$, $*$ rot180$(W)$",
+            kept="$I$, $W$",
+            weight="$W$, $b$",
+            weight_gradient=r"$\partial L/\partial W = I * \delta$,   $\partial L/\partial b = \sum\delta$",
+        )
+    ],
+    [r"$\partial L/\partial I$", r"$\delta$"],
+)
+
+# %% [markdown]
+# The lower row of the picture is what this section derives. First the forward pass; `show` writes the four equations
+# out:
 
 # %%
 page = show.conv((3, 3), (2, 2))
@@ -81,15 +112,15 @@ for cell in ("∂L/∂b", "∂L/∂W_11", "∂L/∂W_12", "∂L/∂I_11", "∂L/
 # %% [markdown]
 # Nine lines can be written by hand. A layer of any size needs one formula.
 #
-# **The general formula.** Take a cell $(u, v)$. It meets the kernel entry $(r, s)$ at the output $(i, j)$ exactly
-# when $i + r - 1 = u$ and $j + s - 1 = v$. For a given output there is one such entry, $r = u - i + 1$, $s = v - j +
-# 1$. So
+# **The general formula.** The product of the cell $(u, v)$ and the kernel entry $(r, s)$ stands in the output $(i, j)$
+# exactly when $i + r - 1 = u$ and $j + s - 1 = v$. For a given output there is one such entry, $r = u - i + 1$,
+# $s = v - j + 1$. So
 #
 # $$\frac{\partial L}{\partial I_{uv}} = \sum_{i,j} \delta_{ij}\, W_{u-i+1,\; v-j+1},$$
 #
-# where entries outside the kernel count as 0. Compare with the forward pass: there the index of the *input* grows
-# with the index of the kernel, here the index of $W$ *falls* as the index of $\delta$ grows. Turn the kernel by 180
-# degrees, $W'_{rs} = W_{k+1-r,\,k+1-s}$ with $k$ the kernel's size, and it grows again:
+# where entries outside the kernel count as 0. Compare with the forward pass: there both indices under the sum *grow*
+# together, that of the input with that of the kernel. Here the index of $W$ *falls* as that of $\delta$ grows. Turn the
+# kernel by 180 degrees, $W'_{rs} = W_{k+1-r,\,k+1-s}$, and both grow again:
 #
 # $$
 # \frac{\partial L}{\partial I_{uv}} = \sum_{r,s} \delta_{u+r-k,\; v+s-k}\; W'_{rs} .
@@ -99,7 +130,7 @@ for cell in ("∂L/∂b", "∂L/∂W_11", "∂L/∂W_12", "∂L/∂I_11", "∂L/
 # on each side and correlate with rot180$(W)$** (Notes 2.3). Look at the upper left corner: the turned kernel touches
 # $\delta$ only with its last entry, which is $W_{11}$. Right: $\partial L/\partial I_{11} = \delta_{11} W_{11}$.
 
-# %%
+# %% tags=["hide-input"]
 delta, W = symbols(r"\delta", 2, 2), symbols("W", 2, 2)
 padded = [["0"] * 4, ["0", *delta[0], "0"], ["0", *delta[1], "0"], ["0"] * 4]
 around = [["padding"] * 4, *[["padding", "d", "d", "padding"]] * 2, ["padding"] * 4]
@@ -136,6 +167,7 @@ image, W, delta = integers(3, 3), integers(2, 2), integers(2, 2)
 by_correlation = correlate(np.pad(delta, 1), rot180(W))
 dI, dW = gradients(image, W, delta)
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(np.pad(delta, 1), r"$\delta$, padded", colour=around)
 canvas.text("$*$")
@@ -160,6 +192,7 @@ print("and so is its rule of this name:   ", np.array_equal(by_correlation, name
 axis = Axis(size=5, window=2, stride=2)
 print("output:", axis.output, "  cells reached:", axis.reach, "  left over:", axis.leftover)
 
+# %% tags=["hide-input"]
 covered = [["x" if i < 4 and j < 4 else "none" for j in range(5)] for i in range(5)]
 canvas = Canvas()
 canvas.array(
@@ -172,16 +205,28 @@ canvas.array(symbols("O", 2, 2), "output", colour="y", mark=[(0, 1)])
 canvas.show()
 
 # %% [markdown]
-# With a stride $t$, output $i$ and kernel entry $r$ meet at the cell $(i-1)\,t + r$. Solve for $r$ as before:
+# With a stride $t$, the window of output row $i$ starts $(i-1)\,t$ cells further down, so its kernel row $r$ lies on
+# the input row $u = (i-1)\,t + r$. Solve for $r$ as before:
 #
 # $$\frac{\partial L}{\partial I_{uv}} = \sum_{i,j} \delta_{ij}\; W_{u-(i-1)t,\; v-(j-1)t} .$$
 #
 # Now the index of $W$ falls by $t$ when the index of $\delta$ grows by 1. The trick is to **put $t - 1$ zeros between
-# the entries of $\delta$**; then the index falls by 1 for each step again, and everything is as in the first case. The
-# three steps are
-#
-# > 1. insert zeros, 2. pad, 3. correlate with rot180$(W)$, at stride 1.
-#
+# the entries of $\delta$**; then the index falls by 1 for each step again, and everything is as in the first case:
+
+# %% tags=["hide-input"]
+flow(
+    ["$I$", "$O$"],
+    [
+        Step(
+            r"$* \; W$ at stride $t$",
+            r"1. insert zeros   2. pad   3. $*$ rot180$(W)$ at stride 1",
+            kept="$W$",
+        )
+    ],
+    [r"$\partial L/\partial I$", r"$\delta$"],
+)
+
+# %% [markdown]
 # The left-over cells only ask for more padding at the lower and right end; there the kernel meets nothing but zeros.
 
 
@@ -198,6 +243,7 @@ with_zeros = insert_zeros(delta, 2)
 prepared = np.pad(with_zeros, (1, 1 + axis.leftover))  # k - 1 low; k - 1 and what is left over high
 by_correlation = correlate(prepared, rot180(W))
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(delta, r"$\delta$", colour="d")
 canvas.text(r"insert $\to$")
@@ -228,10 +274,11 @@ for j in range(1, 6):
 #
 # ## 3. *Same* at any stride
 #
-# In Notes, *same* means that the output is as large as the input **whatever the stride**. For a $5 \times 5$ input,
-# a $3 \times 3$ kernel and stride 2 the padded input must have $x$ rows with $\lfloor (x-3)/2 \rfloor + 1 = 5$, so
-# $x = 11$: three zeros on each side. The library calls this padding `"INPUT_SIZE"`, because the ecosystem uses the
-# word `"SAME"` for something else, an output of $\lceil \text{size} / \text{stride} \rceil$:
+# In Notes, *same* means that the output is as large as the input **whatever the stride**. For a $5 \times 5$ input, a
+# $3 \times 3$ kernel and stride 2 the padded input must have $n$ rows with $\lfloor (n-3)/2 \rfloor + 1 = 5$.
+# $n = 11$ is the least such number: three zeros on each side. The library calls this padding `"INPUT_SIZE"`, because
+# JAX, TensorFlow and others use the word `"SAME"` for something else, an output of
+# $\lceil \text{size} / \text{stride} \rceil$:
 
 # %%
 ones, kernel = np.ones((5, 5), np.float32), np.ones((3, 3), np.float32)
@@ -243,9 +290,20 @@ for name in ("INPUT_SIZE", "SAME"):
 # Padding the input and convolving are two steps, so the gradient goes back through two steps: first through the
 # convolution of the *padded* input, which is case 2; then through the padding, which is easy: **the padding is no
 # part of the input, so its gradient is cut off.** In our sizes:
-#
-# $$5 \times 5 \;\xrightarrow{\text{insert}}\; 9 \times 9 \;\xrightarrow{\text{pad by } 2}\; 13 \times 13
-# \;\xrightarrow{* \text{rot180}(W)}\; 11 \times 11 \;\xrightarrow{\text{cut off } 3}\; 5 \times 5$$
+
+# %% tags=["hide-input"]
+flow(
+    [r"$I$: $5 \times 5$", r"$11 \times 11$", r"$O$: $5 \times 5$"],
+    [
+        Step("pad by 3", "cut off 3"),
+        Step(
+            r"$* \; W$ at stride 2",
+            r"insert: $9 \times 9$, pad by 2: $13 \times 13$, $*$ rot180$(W)$",
+            kept="$W$",
+        ),
+    ],
+    [r"$\partial L/\partial I$: $5 \times 5$", r"$11 \times 11$", r"$\delta$: $5 \times 5$"],
+)
 
 # %%
 image, W, delta = integers(5, 5), integers(3, 3), integers(5, 5)
@@ -256,6 +314,7 @@ by_correlation = of_padded_input[3:8, 3:8]
 steps = (delta, with_zeros, padded, of_padded_input, by_correlation)
 print("sizes:", *(a.shape for a in steps))
 
+# %% tags=["hide-input"]
 inner = [["g" if 3 <= i < 8 and 3 <= j < 8 else "padding" for j in range(11)] for i in range(11)]
 canvas = Canvas()
 canvas.array(of_padded_input, "gradient of the padded input; yellow: of the input", colour=inner)
@@ -266,9 +325,9 @@ dI, dW = gradients(image, W, delta, strides=2, padding="INPUT_SIZE")
 print("the library's gradient is the same:", np.array_equal(by_correlation, dI))
 
 # %% [markdown]
-# Why compute the grey rim at all? One may pad by $2 - 3 = -1$ at once, that is, cut one row off instead of adding
-# two, and arrive at the yellow part directly. That is what the library does: `Axis.input_gradient` gives the paddings
-# of the backward correlation, negative ones included.
+# Why compute the grey rim at all? Padding by 2 and cutting off 3 afterwards is padding by $2 - 3 = -1$ at once: cut one
+# row off on each side, correlate, and only the yellow part comes out. That is what the library does:
+# `Axis.input_gradient` gives the paddings of the backward correlation, negative ones included.
 
 # %%
 forward_axis = Axis(size=5, window=3, stride=2, low=3, high=3)
@@ -294,10 +353,17 @@ for low, high in ((3, 4), (3, 3)):
 #
 # $$\frac{\partial L}{\partial W_{rs}} = \sum_{i,j} \delta_{ij}\; I_{(i-1)t + r,\; (j-1)t + s} .$$
 #
-# Read it as a correlation once more: the role of the kernel is played by $\delta$, **with the same zeros inserted**,
-# and it runs over the (padded) input at stride 1. Nothing is turned this time, for both indices grow. There are as
-# many places for it as the kernel has entries. Cells that were left over are cut off first; they must not make more
-# places.
+# Read it as a correlation once more: $\delta$, **with the same zeros inserted**, plays the kernel and runs over the
+# (padded) input at stride 1. Nothing is turned this time, for both indices grow. It fits in as many places as the
+# kernel has entries. Left-over cells are cut off first; with them it would fit in more places.
+
+# %% tags=["hide-input"]
+flow(
+    ["$W$", "$O$"],
+    [Step(r"$I \; * \; W$ at stride $t$", r"$I \; *$ ($\delta$ with zeros) at stride 1", kept="$I$")],
+    [r"$\partial L/\partial W$", r"$\delta$"],
+    colour="w",
+)
 
 # %%
 image, delta = integers(4, 4), integers(2, 2)
@@ -305,6 +371,7 @@ W = integers(2, 2)
 with_zeros = insert_zeros(delta, 2)
 dW_by_hand = correlate(image, with_zeros)
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(image, "$I$", colour="x", mark=[(i, j) for i in (0, 2) for j in (0, 2)])
 canvas.text("$*$")
@@ -333,6 +400,13 @@ print("with cells left over:", np.array_equal(correlate(image[:3, :3], insert_ze
 #
 # For no padding: given $\delta$ ($n \times n$), the stride $t$, the kernel's size $k$ and the number of left-over
 # rows, return the array that is correlated with rot180$(W)$.
+#
+# <details><summary>Hint</summary>
+#
+# The steps 1 and 2 of section 2: `insert_zeros` is defined there, and `np.pad(array, (low, high))` pads both axes.
+# What does the number of left-over rows add, and on which side?
+#
+# </details>
 
 
 # %% tags=["exercise-1"]
@@ -353,7 +427,14 @@ check(prepare, by_one_pad, [(integers(n, n), t, k, rest) for n, t, k, rest in ca
 # ### Exercise 2: the gradient in one dimension
 #
 # Input of $n$ cells, a kernel $w$ of size $k$, stride $t$, `low` zeros in front. Write the gradient of the input by
-# the formula: $\partial L/\partial I_u = \sum_i \delta_i\, W_{?}$. Count from 0 or from 1, as you like.
+# the formula: $\partial L/\partial I_u = \sum_i \delta_i\, w_{?}$. Code counts from 0; so may you.
+#
+# <details><summary>Hint</summary>
+#
+# From 0: cell $u$ is cell $u + \text{low}$ of the padded input, and window $i$ starts at $i\,t$ there. So which entry
+# of the kernel lies on the cell? Skip the pair if there is no such entry.
+#
+# </details>
 
 
 # %% tags=["exercise-2"]
@@ -380,6 +461,13 @@ check(
 #
 # Return (low, high) such that the output is as large as the input of size $n$, for a kernel of size $k$ and stride
 # $t$. If the number of zeros is odd, the larger half comes last.
+#
+# <details><summary>Hint</summary>
+#
+# The last of $n$ windows starts at $(n-1)\,t$ (from 0) and has $k$ cells. How many cells are that, and how many are
+# missing? The number is never negative: try $n = 1$, $k = 1$.
+#
+# </details>
 
 
 # %% tags=["exercise-3"]

@@ -7,12 +7,28 @@
 #
 # 1. the fully connected layer is a convolution (Wei 3, GEMM 2)
 # 2. its gradients, in matrix form (Notes 2.1)
-# 3. softmax and cross-entropy: why the gradient is $p - y$
+# 3. softmax and cross-entropy: why the gradient is $p - q$
 # 4. gradient descent, and how long a step may be
 # 5. LeNet-5, forward and backward
 # 6. training it
 # 7. the same training with automatic gradients: why the weights drift apart
 # 8. three exercises
+#
+# **Letters of this notebook.** Indices start from 0. Terms are explained in the [glossary](glossary.md).
+#
+# | letter | meaning |
+# |:---|:---|
+# | $z$ | the loss |
+# | $X$, $W$, $b$, $Y$ | inputs, weights, bias and outputs of a fully connected layer, $Y = XW + \mathbf{1}b^T$ |
+# | $N$, $n$, $m$ | images in a batch; inputs and outputs of a layer |
+# | $\mathbf{1}$, $I$ | a column of ones; the identity matrix |
+# | $\mathbf{x}$, $\mathbf{y}$, $\phi(\mathbf{x})$, $C$, $M$ | a convolution's input, output and matrices (notebook 2) |
+# | $a$ | the logits, $K$ of them, one per class |
+# | $p$, $q$ | the probabilities that softmax gives; the truth, 1 for the right class $r$ and 0 for the others |
+# | $\mathbf{w}_t$ | the weights after $t$ steps |
+# | $\alpha$, $c$ | the learning rate; a curvature |
+# | $v$, $\mu$ | velocity and momentum |
+# | $\sigma$ | the sigmoid |
 
 # %%
 import fnconv
@@ -25,7 +41,7 @@ from fnconv.train.data import load_digits
 from fnconv.train.lenet import LAYERS, SHAPES, init, logits
 
 from exercises import check
-from pictures import COLOURS, Canvas, chart
+from pictures import COLOURS, Canvas, Step, chart, flow
 
 random = np.random.default_rng(5)
 
@@ -50,7 +66,7 @@ def integers(*shape):
 # $\phi(\mathbf{x})$ comes from, becomes as simple as can be. Compare it for a $2 \times 2$ kernel, whose windows
 # overlap, with a $3 \times 3$ kernel on the same $3 \times 3$ input:
 
-# %%
+# %% tags=["hide-input"]
 canvas = Canvas()
 for k, positions in [(2, 4), (3, 0)]:
     M = textbook.matrix_m(window_axes((3, 3), (k, k)), 1, jnp.dtype("float32"))
@@ -91,6 +107,22 @@ print(as_conv.shape, as_dense.shape, "equal:", bool((as_conv[:, 0, 0] == as_dens
 # we keep apart. The product $X^T\,\partial z/\partial Y$ *adds over the batch*: one weight serves every example, so
 # its effects on the loss add up.
 
+# %% tags=["hide-input"]
+flow(
+    ["$X$", "$Y$"],
+    [
+        Step(
+            "times $W$, plus $b$",
+            r"times $W^T$",
+            kept="$X$, $W$",
+            weight="$W$, $b$",
+            weight_gradient=r"$\partial z/\partial W = X^T\,\partial z/\partial Y$,   "
+            r"$\partial z/\partial b$ = sum of the rows",
+        )
+    ],
+    [r"$\partial z/\partial X$", r"$\partial z/\partial Y$"],
+)
+
 # %%
 X, W, b, dY = integers(4, 3), integers(3, 2), integers(2), integers(4, 2)
 _, recipe = jax.vjp(lambda X, W, b: X @ W + b, X, W, b)
@@ -99,6 +131,7 @@ by_hand = (dY @ W.T, X.T @ dY, dY.sum(axis=0))
 for name, ours, theirs in zip(["dX", "dW", "db"], by_hand, automatic, strict=True):
     print(name, ours.shape, "equal:", bool((ours == theirs).all()))
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(X.T, "$X^T$", colour="x")
 canvas.array(dY, r"$\partial z/\partial Y$", colour="d")
@@ -109,19 +142,19 @@ canvas.show()
 # %% [markdown]
 # ## 3. Softmax and cross-entropy
 #
-# The last layer gives one number per class, the *logits* $a_1, \dots, a_K$. **Softmax** turns them into
+# The last layer gives one number per class, the *logits* $a_0, \dots, a_{K-1}$. **Softmax** turns them into
 # probabilities, and **cross-entropy** charges the negative logarithm of the probability that was given to the right
-# class $t$:
+# class $r$:
 #
 # $$
-# p_i = \frac{e^{a_i}}{\sum_k e^{a_k}}, \qquad z = -\log p_t = \log \sum_k e^{a_k} - a_t .
+# p_i = \frac{e^{a_i}}{\sum_k e^{a_k}}, \qquad z = -\log p_r = \log \sum_k e^{a_k} - a_r .
 # $$
 #
-# The form on the right makes the derivative easy. The derivative of the logarithm is
-# $\frac{e^{a_i}}{\sum_k e^{a_k}} = p_i$, and $a_t$ contributes $1$ at $i = t$ only:
+# The form on the right makes the derivative easy. The derivative of $\log \sum_k e^{a_k}$ with respect to $a_i$ is
+# $\frac{e^{a_i}}{\sum_k e^{a_k}} = p_i$, and that of $a_r$ is $1$ at $i = r$ and 0 elsewhere:
 #
 # $$
-# \frac{\partial z}{\partial a_i} = p_i - y_i, \qquad y_i = \begin{cases} 1 & i = t \\ 0 & \text{otherwise.}
+# \frac{\partial z}{\partial a_i} = p_i - q_i, \qquad q_i = \begin{cases} 1 & i = r \\ 0 & \text{otherwise.}
 # \end{cases}
 # $$
 #
@@ -134,14 +167,14 @@ right = jnp.array(1)
 p = fnconv.softmax(a)
 gradient = jax.grad(fnconv.softmax_cross_entropy)(a, right)
 print("p            ", np.asarray(p).round(3))
-print("p - y        ", np.asarray(p.at[1].add(-1)).round(3))
+print("p - q        ", np.asarray(p.at[1].add(-1)).round(3))
 print("our gradient ", np.asarray(gradient).round(3))
 print("equal up to rounding:", bool(jnp.allclose(gradient, p.at[1].add(-1), rtol=1e-6, atol=1e-6)))
 
 # %% [markdown]
 # Why not differentiate the two in turn? Softmax alone has the Jacobian $\operatorname{diag}(p) - p\,p^T$, and the
-# logarithm divides by $p_t$. When the network is badly wrong, $p_t$ underflows to $0$, and $1/p_t$ is infinite,
-# although the product of the two is the harmless $p - y$. So the pair is one operation, and it subtracts the largest
+# logarithm divides by $p_r$. When the network is badly wrong, $p_r$ underflows to $0$, and $1/p_r$ is infinite,
+# although the product of the two is the harmless $p - q$. So the pair is one operation, and it subtracts the largest
 # logit before it takes exponentials, which changes nothing in $p$:
 
 # %%
@@ -155,7 +188,10 @@ def naive(a):
 print("in two steps:", jax.value_and_grad(naive)(extreme))
 print("in one:      ", jax.value_and_grad(fnconv.softmax_cross_entropy)(extreme, jnp.array(0)))
 
-# %%
+# %% [markdown]
+# The Jacobian of softmax for the logits above, beside the probabilities:
+
+# %% tags=["hide-input"]
 jacobian = jax.jacrev(fnconv.softmax)(a)
 canvas = Canvas()
 names = [f"$a_{i}$" for i in range(4)]
@@ -175,11 +211,12 @@ canvas.show()
 #
 # $$\mathbf{w}_{t+1} = \mathbf{w}_t - \alpha\, \frac{\partial z}{\partial \mathbf{w}_t} .$$
 #
-# How long may the step be? Look at the simplest loss, $z = \frac{1}{2} c\, w^2$, whose gradient is $c\,w$. One step
-# gives $w_{t+1} = (1 - \alpha c)\, w_t$: the weight is multiplied by the same factor every time. It shrinks if
-# $|1 - \alpha c| < 1$, that is $0 < \alpha < 2/c$; beyond that it grows, alternating in sign.
+# $\alpha$ is the **learning rate**. How long may the step be? Look at the simplest loss, $z = \frac{1}{2} c\, w^2$,
+# whose gradient is $c\,w$. One step gives $w_{t+1} = (1 - \alpha c)\, w_t$: the weight is multiplied by the same
+# factor every time. It shrinks if $|1 - \alpha c| < 1$, that is $0 < \alpha < 2/c$; beyond that it grows, alternating
+# in sign.
 
-# %%
+# %% tags=["hide-input"]
 figure, axes = chart("$w_t$ for $z = w^2/2$", "step $t$", "$w_t$")
 for alpha in (0.1, 1.0, 1.8, 2.1):
     axes.plot([(1 - alpha) ** t for t in range(13)], marker=".", label=f"$\\alpha = {alpha}$")
@@ -188,8 +225,8 @@ axes.legend(ncols=2)
 figure
 
 # %% [markdown]
-# *Stochastic* gradient descent computes the gradient from a handful of examples (a mini-batch) drawn anew for every
-# step: noisier, but dozens of steps cost as much as one over the whole set. *Momentum* keeps a running sum of the
+# *Stochastic* gradient descent computes the gradient from a few examples (a mini-batch), others for every step. That is
+# noisier, but dozens of such steps cost as much as one over the whole set. *Momentum* keeps a running sum of the
 # gradients, $v \leftarrow \mu v + \partial z/\partial w$, and steps along $v$; exercise 3 is about it.
 #
 # ## 5. LeNet-5, forward and backward
@@ -245,7 +282,7 @@ def gradients(params, images, labels):
 
     # backward: d is the cotangent, from the last layer to the first
     g = {}
-    d = (fnconv.softmax(output) - jax.nn.one_hot(labels, 10)) / len(images)  # p - y, of the mean
+    d = (fnconv.softmax(output) - jax.nn.one_hot(labels, 10)) / len(images)  # p - q, of the mean
     g["output.w"], g["output.b"] = f6.T @ d, d.sum(axis=0)
     d = d @ w["output"].T
     d = d * (f6 > 0)
@@ -276,6 +313,7 @@ def gradients(params, images, labels):
 data = load_digits()
 print("training images", data.train_images.shape, " test images", data.test_images.shape)
 
+# %% tags=["hide-input"]
 figure, axes = chart(size=(6.5, 1.1))
 strip = np.concatenate(list(data.train_images[:10, :, :, 0]), axis=1)
 axes.imshow(strip, cmap="gray_r", interpolation="nearest")
@@ -285,9 +323,9 @@ for at, label in enumerate(data.train_labels[:10]):
 figure
 
 # %% [markdown]
-# First the check: on one batch, our gradient against the one that JAX finds by itself, in a network built of JAX's
-# own operations. Where both add up the same numbers in different orders, the last bits may differ; so we ask for
-# agreement to five digits of each gradient's largest entry.
+# First the check: on one batch, our gradient against the one that JAX finds by itself, in a network built of JAX's own
+# operations. The two add the same numbers in different orders, so the last bits may differ. We therefore ask that no
+# entry is off by more than $10^{-5}$ of its gradient's largest entry.
 
 # %%
 params = init("modern", seed=0)
@@ -350,6 +388,8 @@ print("more than 90% of the test images right:", right > 0.9)
 
 # %% tags=["volatile"]
 print(f"test images right: {right:.1%}  (guessing: 10%)")
+
+# %% tags=["volatile", "hide-input"]
 figure, axes = chart("LeNet-5, gradients by hand", "step", "loss")
 axes.plot([loss for loss, _ in history], color=COLOURS["y"])
 figure
@@ -358,7 +398,7 @@ figure
 # (The exact percentage depends on the last bits of the arithmetic, so it differs between computers. Section 7
 # explains why.) What did the first layer learn? Its six kernels, each 5 × 5; green is positive, pink negative:
 
-# %%
+# %% tags=["hide-input"]
 canvas = Canvas()
 for k in range(6):
     canvas.heat(trained["c1.w"][:, :, 0, k], f"kernel {k}", cell=0.45)
@@ -415,7 +455,7 @@ print("one bit, after the first step, less than a millionth:", drift["one bit"][
 growth = {name: max(values) / values[0] for name, values in drift.items()}
 print("each grows more than tenfold:", all(g > 10 for g in growth.values()))
 
-# %% tags=["volatile"]
+# %% tags=["volatile", "hide-input"]
 figure, axes = chart("Distance from the automatic copy", "step", "relative distance", size=(6, 3.2))
 for (name, values), colour in zip(drift.items(), (COLOURS["y"], COLOURS["w"]), strict=True):
     axes.semilogy(values, label=name, color=colour)
@@ -426,7 +466,7 @@ figure
 # %% [markdown]
 # Both curves start at rounding errors, about $10^{-8}$, and both climb. Nothing is wrong with either gradient:
 # training itself magnifies every small difference. Each step adds new rounding, and passes the old difference on
-# through a nonlinear network; where a ReLU switches or another cell becomes the maximum of its window, a tiny
+# through a nonlinear network. Where a ReLU switches, or another cell becomes the maximum of its window, a tiny
 # difference suddenly becomes a large one (the steep part of the curves). A single flipped bit does the same. The
 # honest test of a gradient is therefore *one step from the same weights* (section 6), never the weights after many
 # steps; and what should agree after training is the quality of the networks, not their weights.
@@ -436,8 +476,15 @@ figure
 # ### Exercise 1: the backward pass of a fully connected layer
 #
 # Given $X$ ($N \times n$), $W$ ($n \times m$) and the cotangent $\partial z/\partial Y$ ($N \times m$) of
-# $Y = \operatorname{ReLU}(XW + b)$, return $(\partial z/\partial X, \partial z/\partial W, \partial z/\partial b)$.
-# Do not forget the ReLU.
+# $Y = \operatorname{ReLU}(XW + \mathbf{1}b^T)$, return $(\partial z/\partial X, \partial z/\partial W, \partial
+# z/\partial b)$. Do not forget the ReLU.
+#
+# <details><summary>Hint</summary>
+#
+# Go backwards. First the ReLU: multiply `dY` by the mask `X @ W + b > 0`. What comes out is the cotangent of
+# $XW + \mathbf{1}b^T$, for which section 2 has the three formulas.
+#
+# </details>
 
 
 # %% tags=["exercise-1"]
@@ -459,21 +506,28 @@ check(dense_relu_backward, automatic_dense_relu_backward, cases)
 # %% [markdown]
 # ### Exercise 2: two classes
 #
-# For two classes one logit $a$ is enough: $p = \sigma(a) = 1/(1 + e^{-a})$ is the probability of class 1, and for a
-# label $t \in \{0, 1\}$ the loss is $z = -t \log p - (1 - t)\log(1 - p)$. Derive $\partial z/\partial a$, simplify it
-# as far as it goes, and write it for arrays `a` and `t`.
+# For two classes one logit $a$ is enough: $p = \sigma(a) = 1/(1 + e^{-a})$ is the probability of class 1, and for the
+# truth $q \in \{0, 1\}$ the loss is $z = -q \log p - (1 - q)\log(1 - p)$. Derive $\partial z/\partial a$, simplify it
+# as far as it goes, and write it for arrays `a` and `q`.
+#
+# <details><summary>Hint</summary>
+#
+# $\frac{\partial z}{\partial p} = -\frac{q}{p} + \frac{1-q}{1-p}$, and $\sigma' = p\,(1-p)$ by notebook 4, section 9.
+# Multiply the two; the denominators cancel.
+#
+# </details>
 
 
 # %% tags=["exercise-2"]
-def binary_gradient(a, t):
+def binary_gradient(a, q):
     return ...
 
 
 # %% tags=["check-2"]
-def automatic_binary_gradient(a, t):
+def automatic_binary_gradient(a, q):
     def loss(a):
         p = fnconv.sigmoid(a)
-        return -(t * jnp.log(p) + (1 - t) * jnp.log(1 - p)).sum()
+        return -(q * jnp.log(p) + (1 - q) * jnp.log(1 - p)).sum()
 
     return jax.grad(loss)(a)
 
@@ -489,7 +543,14 @@ check(
 #
 # Write the momentum step: from a weight `w`, a velocity `v`, and the gradient `g`, with learning rate `alpha` and
 # momentum `mu`, the new pair `(w, v)`. The velocity is updated first: $v \leftarrow \mu v + g$, then
-# $w \leftarrow w - \alpha v$. (What does it do for a constant gradient, after many steps?)
+# $w \leftarrow w - \alpha v$. (How large does $v$ become under a constant gradient, after many steps?)
+#
+# <details><summary>Hint</summary>
+#
+# Two lines, in the order of the formulas; the second uses the *new* velocity. The question in brackets is a geometric
+# series, $g\,(1 + \mu + \mu^2 + \dots)$.
+#
+# </details>
 
 
 # %% tags=["exercise-3"]

@@ -11,8 +11,26 @@
 # 4. pooling and ReLU
 # 5. what a network's Hessian looks like
 # 6. Hessian-vector products
-# 7. an application: the largest learning rate that works
-# 8. three exercises
+# 7. forward, reverse, and linearise-then-transpose
+# 8. an application: the largest learning rate that works
+# 9. three exercises
+#
+# **Letters of this notebook.** Indices start from 0. Terms are explained in the [glossary](glossary.md).
+#
+# | letter | meaning |
+# |:---|:---|
+# | $z$ | a loss |
+# | $H$, $\lambda$ | its Hessian, and the largest eigenvalue of $H$ |
+# | $\mathbf{v}$ | a direction, of the shape of what $z$ is differentiated by |
+# | $\mathbf{x}$, $\mathbf{w}$, $\mathbf{d}$ | input, kernel, and the output's cotangent; entries $x_i$, $w_k$, $d_o$ |
+# | $C$, $X$, $W$ | the three maps: convolution, input gradient, kernel gradient |
+# | $T$ | the trilinear form that they come from |
+# | $\mathbf{u}$, $\mathbf{q}$ | cotangents of $X$ and $W$: of the shape of an input and of a kernel |
+# | $J$, $\mathbf{t}$ | the Jacobian of an operation, and a tangent of its input |
+# | $S$ | the selection matrix of max pooling |
+# | $\alpha$, $c$ | the learning rate; a curvature |
+# | $N$ | number of outputs |
+# | $\langle \mathbf{a}, \mathbf{b} \rangle$ | the sum of the products of the entries, in the code `jnp.vdot` |
 
 # %%
 import re
@@ -37,7 +55,8 @@ def integers(*shape):
 #
 # For a loss $z$ that depends on $\mathbf{x} \in \mathbb{R}^n$ the **Hessian** is the $n \times n$ matrix of second
 # derivatives, $H_{ij} = \partial^2 z / \partial x_i \partial x_j$. It is the Jacobian of the gradient, and it is
-# symmetric. It tells how the gradient changes when we move a little in a direction $\mathbf{v}$:
+# symmetric. It tells how the gradient changes when we move a little, by a small $\varepsilon$, in a direction
+# $\mathbf{v}$:
 #
 # $$\frac{\partial z}{\partial \mathbf{x}}(\mathbf{x} + \varepsilon \mathbf{v})
 # \approx \frac{\partial z}{\partial \mathbf{x}}(\mathbf{x}) + \varepsilon\, H \mathbf{v} .$$
@@ -52,8 +71,8 @@ def integers(*shape):
 #
 # $$T(\mathbf{x}, \mathbf{w}, \mathbf{d}) = \sum_{o} \sum_{k} d_o\, x_{o+k}\, w_k . $$
 #
-# Every term has one factor of each kind, so $T$ is linear in each of the three arguments: it is a *trilinear form*.
-# Look at the sum in three ways, by putting one of the three in front of the bracket:
+# Every term has one factor of each kind, so $T$ is linear in each of the three arguments: it is a *trilinear form*. The
+# sum can be read in three ways, with one of the three arguments in front of the bracket:
 #
 # $$
 # T = \sum_o d_o \underbrace{\Bigl(\sum_k x_{o+k} w_k\Bigr)}_{C(\mathbf{x}, \mathbf{w})_o}
@@ -92,15 +111,15 @@ print("<d, C(x, w)> =", T1, "  <x, X(d, w)> =", T2, "  <w, W(x, d)> =", T3)
 # |---|---|---|
 # | $C(\mathbf{x}, \mathbf{w})$, with $\mathbf{d}$ | $X(\mathbf{d}, \mathbf{w})$ | $W(\mathbf{x}, \mathbf{d})$ |
 # | $X(\mathbf{d}, \mathbf{w})$, with $\mathbf{u}$ | $C(\mathbf{u}, \mathbf{w})$ | $W(\mathbf{u}, \mathbf{d})$ |
-# | $W(\mathbf{x}, \mathbf{d})$, with $\mathbf{v}$ | $X(\mathbf{d}, \mathbf{v})$ | $C(\mathbf{x}, \mathbf{v})$ |
+# | $W(\mathbf{x}, \mathbf{d})$, with $\mathbf{q}$ | $X(\mathbf{d}, \mathbf{q})$ | $C(\mathbf{x}, \mathbf{q})$ |
 #
-# ($\mathbf{u}$ has the shape of an input, $\mathbf{v}$ that of a kernel.) The table is closed: whatever row we start
-# from, we end in the table. So three routines, each with its two rules, give derivatives of *every* order. It is the
-# head of `fnconv/ops/conv.py`, and three lines of code below it.
+# ($\mathbf{u}$ has the shape of an input, $\mathbf{q}$ that of a kernel.) The table is closed: whatever row we start
+# from, we end in the table. So three routines, each with its two rules, give derivatives of *every* order. The table
+# stands at the head of `fnconv/ops/conv.py`, and as three lines of code below it.
 #
 # As a picture: an arrow from one map to another says "appears in its derivative".
 
-# %%
+# %% tags=["hide-input"]
 figure, axes = chart(size=(4.6, 2.2))
 axes.set_axis_off()
 axes.set_xlim(-1.4, 1.4)
@@ -151,10 +170,9 @@ for order in (1, 2, 3):
 # ## 4. Pooling and ReLU
 #
 # Max pooling is $\operatorname{vec}(\mathbf{y}) = S \operatorname{vec}(\mathbf{x})$ with the selection matrix $S$ of
-# (4.4). $S$ depends on $\mathbf{x}$, but only by jumps: as long as the winners stay the winners, it is constant, so
-# its derivative is zero. What remains is a pair, each the adjoint of the other: $S$, whose gradient is $S^T$, and
-# $S^T$, whose gradient is $S$. Closed again, with two maps. ReLU is even simpler, a multiplication by a mask of zeros
-# and ones.
+# (4.4). $S$ depends on $\mathbf{x}$, but only by jumps: as long as the same cells win, it is constant, so its
+# derivative is zero. What remains are two linear maps: the gradient of $S$ is $S^T$, and the gradient of $S^T$ is
+# $S$. Closed again. ReLU is even simpler, a multiplication by a mask of zeros and ones.
 #
 # So a network of convolutions, max pooling and ReLU is *piecewise linear in its input*: the gradient with respect to
 # the input is constant until something switches. Let us walk along a line of inputs and see:
@@ -176,6 +194,8 @@ start, step = (jnp.asarray(random.normal(size=(1, 5, 5, 1)), jnp.float32) for _ 
 positions = jnp.linspace(-1, 1, 201, dtype=jnp.float32)
 values = jax.jit(jax.vmap(lambda t: network(parts, start + t * step)[0, 0]))(positions)
 slopes = jax.jit(jax.vmap(jax.grad(lambda t: network(parts, start + t * step)[0, 0])))(positions)
+
+# %% tags=["hide-input"]
 figure, axes = chart(
     "One output of the network along a line of inputs", "position on the line", size=(6, 3)
 )
@@ -217,6 +237,7 @@ def cross_entropy(flat):
 flat = jnp.concatenate([parts[name].reshape(-1) for name in names])
 of_linear, of_cross_entropy = (jax.jit(jax.hessian(z))(flat) for z in (linear_loss, cross_entropy))
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.heat(of_linear, "linear loss", cell=0.24, every=(sizes[0], sizes[0]))
 canvas.heat(of_cross_entropy, "cross-entropy", cell=0.24, every=(sizes[0], sizes[0]))
@@ -236,8 +257,8 @@ print("symmetric up to rounding:", bool(jnp.allclose(of_cross_entropy, of_cross_
 # ## 6. Hessian-vector products
 #
 # $H\mathbf{v}$ is a derivative of the gradient in the direction $\mathbf{v}$. A derivative can be computed in two
-# modes. *Reverse* mode is what these notebooks have done so far: from the loss backwards, with a cotangent. *Forward*
-# mode goes along with the computation and carries a *tangent*: how much each value changes when the input moves in a
+# modes. *Reverse mode* is what these notebooks have done so far: from the loss backwards, with a cotangent. *Forward
+# mode* goes along with the computation and carries a *tangent*: how much each value changes when the input moves in a
 # given direction. So there are two ways to get $H\mathbf{v}$ from a gradient that was computed in reverse:
 #
 # * **reverse over reverse**: $H\mathbf{v} = \frac{\partial}{\partial \mathbf{x}} \left\langle \frac{\partial
@@ -279,10 +300,10 @@ print("... in H, column by column, about", len(flat), "times as many")
 # ## 7. Forward, reverse, and linearise-then-transpose
 #
 # So far forward mode came after reverse mode. Can we have it by itself, from the same rules by hand? At a point, the
-# derivative of an operation is a linear map $J$; its rule computes $\mathbf{d} \mapsto J^\mathsf{T} \mathbf{d}$ and is
+# derivative of an operation is a linear map $J$; its rule computes $\mathbf{d} \mapsto J^T \mathbf{d}$ and is
 # itself linear in $\mathbf{d}$. The transpose of *that* map is $\mathbf{t} \mapsto J\, \mathbf{t}$, the tangent. And
 # since every rule is made of maps whose transposes we know, no new rule is needed: the transpose of
-# $S^\mathsf{T} \mathbf{d}$ in pooling is $S\, \mathbf{t}$, and that of the pair $X(\mathbf{d}, \mathbf{w})$,
+# $S^T \mathbf{d}$ in pooling is $S\, \mathbf{t}$, and that of the pair $X(\mathbf{d}, \mathbf{w})$,
 # $W(\mathbf{x}, \mathbf{d})$ is the sum $C(\mathbf{t}_x, \mathbf{w}) + C(\mathbf{x}, \mathbf{t}_w)$. Inside
 # `fnconv.both_modes` every operation has both modes:
 
@@ -378,6 +399,7 @@ for part in (0.95, 1.05):
         f"learning rate {part} of the predicted limit: loss {'falls' if curves[part][-1] < 1 else 'grows'}"
     )
 
+# %% tags=["hide-input"]
 figure, axes = chart("Descent just below and just above the limit", "step", "loss", size=(6, 3))
 for part, colour in zip(curves, (COLOURS["y"], COLOURS["d"]), strict=True):
     axes.semilogy(curves[part], label=f"{part} of the limit", color=colour)
@@ -391,6 +413,13 @@ figure
 #
 # Write $H\mathbf{v}$ by reverse over reverse, with `jax.grad` twice and `jnp.vdot`, for a scalar function `z` of one
 # array `x`.
+#
+# <details><summary>Hint</summary>
+#
+# Define a function of `x` that returns the scalar $\left\langle \frac{\partial z}{\partial \mathbf{x}}, \mathbf{v}
+# \right\rangle$, and differentiate it.
+#
+# </details>
 
 
 # %% tags=["exercise-1"]
@@ -412,26 +441,33 @@ check(
 # %% [markdown]
 # ### Exercise 2: the gradients of a gradient
 #
-# `fnconv.conv_weight_vjp(x, d, (3, 3))` is $W(\mathbf{x}, \mathbf{d})$. Given the cotangent `v` of its output (shape
-# $3 \times 3 \times D \times D'$), return its gradients with respect to `x` and to `d`, using only the functions
-# `fnconv.conv`, `fnconv.conv_input_vjp` and `fnconv.conv_weight_vjp`.
+# `fnconv.conv_weight_vjp(x, d, (3, 3))` is $W(\mathbf{x}, \mathbf{d})$. Given the cotangent `q` of its output (of the
+# shape of a kernel), return its gradients with respect to `x` and to `d`, using only the functions `fnconv.conv`,
+# `fnconv.conv_input_vjp` and `fnconv.conv_weight_vjp`.
+#
+# <details><summary>Hint</summary>
+#
+# The last row of the table in section 3. $X(\mathbf{d}, \mathbf{q})$ is `fnconv.conv_input_vjp(d, q, shape)`, where
+# `shape` is that of the input.
+#
+# </details>
 
 
 # %% tags=["exercise-2"]
-def gradients_of_weight_vjp(x, d, v):
+def gradients_of_weight_vjp(x, d, q):
     return ..., ...
 
 
 # %% tags=["check-2"]
-def automatic_gradients_of_weight_vjp(x, d, v):
+def automatic_gradients_of_weight_vjp(x, d, q):
     def plain(x, d):  # the same map, by automatic differentiation of JAX's own convolution
         def y(w):
             dimensions = ("NHWC", "HWIO", "NHWC")
             return jax.lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=dimensions)
 
-        return jax.vjp(y, jnp.zeros(v.shape))[1](d)[0]
+        return jax.vjp(y, jnp.zeros(q.shape))[1](d)[0]
 
-    return jax.vjp(plain, x, d)[1](v)
+    return jax.vjp(plain, x, d)[1](q)
 
 
 check(
@@ -445,8 +481,14 @@ check(
 #
 # Let $z = \frac{1}{2} \lVert C(\mathbf{x}, \mathbf{w}) \rVert^2$. Find a formula for $H\mathbf{v}$, where $H$ is the
 # Hessian with respect to $\mathbf{w}$ and $\mathbf{v}$ has the shape of a $3 \times 3$ kernel, and write it with the
-# functions of exercise 2, without `jax.grad`. (Hint: the gradient is $W(\mathbf{x}, C(\mathbf{x}, \mathbf{w}))$, and
-# it is linear in $\mathbf{w}$.)
+# functions of exercise 2, without `jax.grad`.
+#
+# <details><summary>Hint</summary>
+#
+# The gradient is $W(\mathbf{x}, C(\mathbf{x}, \mathbf{w}))$, and it is linear in $\mathbf{w}$. What is the derivative
+# of a linear map in the direction $\mathbf{v}$?
+#
+# </details>
 
 
 # %% tags=["exercise-3"]

@@ -3,7 +3,8 @@
 #
 # Automatic differentiation gives the right gradient, but nobody promised that it gives a fast one. It transposes the
 # forward program operation by operation, and what comes out is sometimes a very roundabout way to the result. This
-# notebook reads the programs that the compiler makes of both, counts in them, and derives two ways to do less work.
+# notebook reads the programs that the compiler makes of automatic gradients and of ours, counts their operations, and
+# derives two ways to do less work.
 #
 # 1. reading a compiled program
 # 2. memory: what is kept for the way back
@@ -14,6 +15,23 @@
 # 7. its price
 # 8. the clock
 # 9. three exercises
+#
+# **Letters of this notebook.** Indices start from 0. Terms are explained in the [glossary](glossary.md).
+#
+# | letter | meaning |
+# |:---|:---|
+# | $z$ | the loss |
+# | $\mathbf{x}$, $\mathbf{w}$, $\mathbf{d}$ | input, kernel, and the output's cotangent; $x_i$, $w_k$, $d_o$ |
+# | $\mathbf{y}$, $\mathbf{g}$ | outputs $C(\mathbf{x}, \mathbf{w})$, and input gradient $X(\mathbf{d}, \mathbf{w})$ |
+# | $C$, $X$, $W$, $T$ | the three maps and their trilinear form, as in notebook 6 |
+# | $s$, $\ell$ | the stride; the number of zeros padded in front |
+# | $t$ | the variable of a polynomial |
+# | $p_j$, $v_j$ | the points, and a polynomial's values there |
+# | $V_n$ | the matrix that takes $n$ coefficients to the values |
+# | $c_j$ | the denominators of Lagrange's formula |
+# | $B^T$, $G$, $A^T$ | the usual names of Winograd's matrices |
+# | $F(m, 3)$ | Winograd's program for $m$ outputs of a kernel of 3 entries |
+# | $\odot$ | the product entry by entry |
 #
 # Numbers that depend on the computer or on the compiler's version are printed by cells of their own, and may differ
 # on yours; what is claimed in the text is also printed as a yes-or-no answer.
@@ -126,12 +144,14 @@ for name, arrays in kept.items():
     print(name)
     for shape, dtype, size in arrays:
         print(f"   {shape!s:20} {dtype:8} {size / 1e6:5.2f} MB")
+
+# %% tags=["volatile", "hide-input"]
 bars("What waits for the cotangent", "MB", {name: size / 1e6 for name, size in total.items()})
 
 # %% [markdown]
-# All keep $\mathbf{x}$ and $\mathbf{w}$; they have to. Autodiff keeps, on top, what each of its operations happened
-# to read. By hand we may *choose*: ReLU needs one bit per value, and its own output, which is there anyway, holds it.
-# Max pooling needs to know which cell of each window won: one number below four, so one byte (`int8`) per output,
+# All keep $\mathbf{x}$ and $\mathbf{w}$; they have to. Autodiff also keeps what each of its operations happened to
+# read. By hand we may *choose*. ReLU needs one bit per value, and its own output, which is there anyway, holds it.
+# Max pooling needs to know which cell of each window won: a number from 0 to 3, so one byte (`int8`) per output,
 # never the input. And `conv_block`, one rule for all four operations, needs nothing else: exercise 3.
 #
 # ## 3. Max pooling: a search where a byte would do
@@ -165,6 +185,8 @@ for name, program in pools.items():
     found = operations(program)
     shown = ("reduce-window", "scatter", "iota", "select", "pad", "slice", "add")
     print(f"{name:9}", {kind: found[kind] for kind in shown if found[kind]})
+
+# %% tags=["volatile", "hide-input"]
 bars("Scratch memory of the backward pass", "MB", {name: size / 1e6 for name, size in scratch.items()})
 
 # %% [markdown]
@@ -178,8 +200,8 @@ bars("Scratch memory of the backward pass", "MB", {name: size / 1e6 for name, si
 # ## 4. Strides: multiplying by zeros
 #
 # Notebook 3 derived the input gradient of a strided convolution in three steps: put $s - 1$ zeros between the entries
-# of the cotangent, pad, correlate with the rotated kernel. XLA does it in just this way; the program says so with the
-# words `lhs_dilate`, "dilate the left operand":
+# of the cotangent, pad, correlate with the kernel turned by 180 degrees. XLA does it in just this way; the program
+# says so with the words `lhs_dilate`, "dilate the left operand":
 
 
 # %%
@@ -196,19 +218,20 @@ print(found.group(1))
 
 # %% [markdown]
 # It is a good way to *derive* the gradient and a wasteful way to *compute* it: with stride 2 three of four entries
-# are zeros. Which multiplications are not wasted? By the relation of the index map, output $o$ meets kernel entry $k$
-# at the input cell $i = s\,o + k - p$ ($p$ the low padding), so cell $i$ hears only of those $k$ for which $i + p -
-# k$ is divisible by $s$. These $k$ depend on the **phase** $i \bmod s$ alone. Here is the number of kernel entries
-# that really contribute, for a $3 \times 3$ kernel at stride 2:
+# are zeros. Which multiplications are not wasted? Along one axis, output $o$ multiplies kernel entry $k$ with the
+# input cell $i = s\,o + k - \ell$. So the gradient of cell $i$ contains only those $k$ for which $i + \ell - k$ is
+# divisible by $s$. Apart from the rim, these $k$ depend on the **phase** $i \bmod s$ alone. Here is the number of
+# kernel entries that really contribute, for a $3 \times 3$ kernel at stride 2:
 
 # %%
 axis = Axis(size=7, window=3, stride=2, low=1, high=1)
 cells = axis.positions()
 meeting = [int((cells == i).sum()) for i in range(axis.size)]  # along one axis
 counts = np.outer(meeting, meeting)
+
+# %% tags=["hide-input"]
 phases = [["x", "w"], ["y", "g"]]
 colours = [[phases[i % 2][j % 2] for j in range(axis.size)] for i in range(axis.size)]
-
 canvas = Canvas()
 canvas.array(counts, "kernel entries that reach each cell", colour=colours)
 canvas.show()
@@ -251,7 +274,7 @@ print(f"needed: {needed / 1e6:.1f} million operations")
 print("fnconv needs at most 1.5 times that:     ", flops["fnconv"] < 1.5 * needed)
 print("autodiff needs more than ten times that: ", flops["autodiff"] > 10 * needed)
 
-# %% tags=["volatile"]
+# %% tags=["volatile", "hide-input"]
 bars(
     "Gradients of a depthwise convolution",
     "million operations",
@@ -272,29 +295,29 @@ bars(
 # Six multiplications. Four are enough, and this is why.
 #
 # **Step 1: go to the gradient.** Notebook 6 wrote convolution and its gradients as three readings of one sum,
-# $T = \sum_{o,k} d_o\, x_{o+k}\, w_k$. Look at the input gradient, $s_i = \sum_{o + k = i} d_o w_k$. These are the
+# $T = \sum_{o,k} d_o\, x_{o+k}\, w_k$. Look at the input gradient, $g_i = \sum_{o + k = i} d_o w_k$. These are the
 # coefficients of a product of two polynomials!
 #
-# $$(d_0 + d_1 t)\,(w_0 + w_1 t + w_2 t^2) = s_0 + s_1 t + s_2 t^2 + s_3 t^3 .$$
+# $$(d_0 + d_1 t)\,(w_0 + w_1 t + w_2 t^2) = g_0 + g_1 t + g_2 t^2 + g_3 t^3 .$$
 #
 # **Step 2: polynomials by their values** (the method of Toom and Cook). A polynomial of degree 3 is known once its
 # values at four points are known. And the value of the product is the product of the values: *one* multiplication per
-# point. Four points, four multiplications. As points take $0, 1, -1$ and "$\infty$", by which we mean: the leading
-# coefficient, for which the rule "product of the values" holds as well. Values at points are a matrix times the
-# coefficients:
+# point. Four points, four multiplications. We take the points $0$, $1$, $-1$ and "$\infty$". By the value at $\infty$
+# we mean the leading coefficient, and that of a product is again the product of those of the factors. Values at
+# points are a matrix times the coefficients:
 #
 # $$
-# V_n = \begin{pmatrix} 1 & p_1 & \cdots & p_1^{n-1} \\ \vdots & & & \vdots \\ 0 & 0 & \cdots & 1 \end{pmatrix}
+# V_n = \begin{pmatrix} 1 & p_0 & \cdots & p_0^{n-1} \\ \vdots & & & \vdots \\ 0 & 0 & \cdots & 1 \end{pmatrix}
 # \quad \text{(a row for each point, the last one for } \infty),
 # \qquad
-# V_4\, \mathbf{s} = (V_2\, \mathbf{d}) \odot (V_3\, \mathbf{w}) .
+# V_4\, \mathbf{g} = (V_2\, \mathbf{d}) \odot (V_3\, \mathbf{w}) .
 # $$
 #
 # **Step 3: back to coefficients, by Lagrange.** The polynomial with values $v_j$ at the finite points $p_j$ and
 # leading coefficient $v_\infty$ can be written down at once:
 #
 # $$
-# s(t) = \sum_j v_j \underbrace{\prod_{i \ne j} \frac{t - p_i}{p_j - p_i}}_{1 \text{ at } p_j,\ 0 \text{ at the
+# g(t) = \sum_j v_j \underbrace{\prod_{i \ne j} \frac{t - p_i}{p_j - p_i}}_{1 \text{ at } p_j,\ 0 \text{ at the
 # others}} {}+ v_\infty \underbrace{\prod_i (t - p_i)}_{0 \text{ at all } p_i} .
 # $$
 #
@@ -344,16 +367,17 @@ points = (0, 1, -1)
 V4, inverse = values_at(points, 4), from_values(points)
 print("V times its inverse is I:", bool((V4 @ inverse == np.eye(4, dtype=int)).all()))
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(written(V4), "$V_4$", rows=["$0$", "$1$", "$-1$", r"$\infty$"], colour="x")
 canvas.array(written(inverse), r"$V_4^{-1}$", colour="y")
 canvas.show()
 
 # %% [markdown]
-# **Step 4: back to the convolution.** We have $\mathbf{s} = V_4^{-1} [(V_2 \mathbf{d}) \odot (V_3 \mathbf{w})]$, so
+# **Step 4: back to the convolution.** We have $\mathbf{g} = V_4^{-1} [(V_2 \mathbf{d}) \odot (V_3 \mathbf{w})]$, so
 #
 # $$
-# T = \mathbf{x}^T \mathbf{s} = \sum_{j=1}^{4} (V_4^{-T} \mathbf{x})_j \; (V_2\, \mathbf{d})_j \; (V_3\, \mathbf{w})_j
+# T = \mathbf{x}^T \mathbf{g} = \sum_{j=0}^{3} (V_4^{-T} \mathbf{x})_j \; (V_2\, \mathbf{d})_j \; (V_3\, \mathbf{w})_j
 # .
 # $$
 #
@@ -387,12 +411,12 @@ for name, value in by_winograd.items():
     print(name, [str(v) for v in value], "equal:", bool((value == directly[name]).all()))
 
 # %% [markdown]
-# The matrices act on $\mathbf{x}$, $\mathbf{w}$ and $\mathbf{d}$ before the multiplication and once after it. That is
-# worthwhile where the results are used often: in a convolutional layer each transformed piece of $\mathbf{x}$ meets
-# *all* kernels, each transformed kernel *all* pieces, and the four products become four matrix products over the
-# channels. To make the transform of $\mathbf{x}$ as cheap as possible, one moves the fractions to the kernel:
+# The matrices transform both factors before the multiplication and the result after it. That pays where a transformed
+# array is used often: in a convolutional layer each piece of $\mathbf{x}$ is multiplied with *all* kernels, each kernel
+# with *all* pieces, and the four products become four matrix products over the channels. To make the transform of
+# $\mathbf{x}$ as cheap as possible, one moves the fractions to the kernel:
 # multiply row $j$ of $V_4^{-T}$ by $c_j = \prod_{i \ne j}(p_j - p_i)$, the denominator in Lagrange's formula, and
-# divide row $j$ of $V_3$ by it. The product does not notice. The three matrices that come out are usually called
+# divide row $j$ of $V_3$ by it. The products stay the same. The three matrices that come out are usually called
 # $B^T$, $G$ and $A^T$:
 #
 # $$
@@ -404,6 +428,8 @@ for name, value in by_winograd.items():
 c = [np.prod([p - q for q in points if q != p]) for p in points] + [1]
 for_input = [[v * int(k) for v in row] for row, k in zip(inverse.T, c, strict=True)]
 for_kernel = [[v / int(k) for v in row] for row, k in zip(V3, c, strict=True)]
+
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(written(for_input), "$B^T$, for the input", colour="x")
 canvas.array(written(for_kernel), "$G$, for the kernel", colour="w")
@@ -466,7 +492,7 @@ errors = {
 print("the error grows with the tile:", errors[2] < errors[4] < errors[6])
 print("all below a ten-thousandth:   ", max(errors.values()) < 1e-4)
 
-# %% tags=["volatile"]
+# %% tags=["volatile", "hide-input"]
 figure, axes = chart(
     "Error of Winograd's convolution", "outputs of a tile", "relative error", size=(4.6, 2.8)
 )
@@ -474,8 +500,8 @@ axes.semilogy([f"{m}x{m}" for m in errors], list(errors.values()), marker="o", c
 figure
 
 # %% [markdown]
-# So each step gains speed and costs digits. Rounding errors of $10^{-6}$ are far below the noise of stochastic
-# gradient descent; but a rule that is used without asking should not be the least exact one at hand.
+# So every larger tile is faster and less exact. Rounding errors of $10^{-6}$ are far below the noise of stochastic
+# gradient descent. Still, a library should not choose the least exact rule without being asked.
 #
 # ## 8. The clock
 #
@@ -517,7 +543,7 @@ for name, (theirs, ours, given) in cases.items():
 # summary (`fwd` is the forward map, `dX`, `dW` and `bwd` are gradients, `step` is a whole step of training; `tuned` and
 # `gpu` mark other settings and machines), otherwise once more the measurements from above.
 
-# %% tags=["volatile"]
+# %% tags=["volatile", "hide-input"]
 kept = {}
 for file in sorted(Path("../benchmarks/results").glob("*.json")):
     if file.stem.split("-")[0] not in ("layers", "pools", "models"):
@@ -545,8 +571,14 @@ figure
 #
 # One dimension, no padding, input of `size` cells, kernel of `window` entries, stride `s`. How many multiplications
 # does the input gradient take (a) with zeros inserted, when every one of the `size` cells is a sum of `window`
-# products, and (b) when only pairs (output, kernel entry) count? Return both numbers. (The number of outputs is
-# $\lfloor (\text{size} - \text{window}) / s \rfloor + 1$.)
+# products, and (b) when only pairs (output, kernel entry) count? Return both numbers.
+#
+# <details><summary>Hint</summary>
+#
+# (a) is one product. For (b): there are $\lfloor (\text{size} - \text{window}) / s \rfloor + 1$ outputs, and without
+# padding every output forms a pair with every entry of the kernel.
+#
+# </details>
 
 
 # %% tags=["exercise-1"]
@@ -566,8 +598,15 @@ check(multiplications, counted_in_the_table, [(8, 2, 2), (7, 3, 2), (28, 5, 1), 
 # ### Exercise 2: four multiplications
 #
 # Write $F(2, 3)$ out: from $x_0 \dots x_3$ and $w_0, w_1, w_2$ the two outputs $y_0, y_1$, with four products only.
-# (Read them off the three matrices of section 6. Halving is not counted: dividing by the number 2 is allowed.) The
-# check hands you numbers that count how often two of them are multiplied.
+# Dividing by the number 2 is allowed and not counted. The check hands you numbers that count how often two of them are
+# multiplied.
+#
+# <details><summary>Hint</summary>
+#
+# Read them off the three matrices of section 6. Row $j$ of $B^T$ and row $j$ of $G$ give the factors of product $j$;
+# the rows of $A^T$ say with which signs the four products are added.
+#
+# </details>
 
 
 # %% tags=["exercise-2"]
@@ -621,10 +660,17 @@ check(
 # ### Exercise 3: the least that can be kept
 #
 # Why is it enough for `conv_block` of section 2 to keep the input, the kernels and *one byte per pooled output*? The
-# byte says which of the four cells won, or that the maximum was not positive, so that ReLU lets nothing through; the
-# maximum of ReLUs is the ReLU of the maximum. How many bytes are that, with float32 for input and kernels (4 bytes an
-# entry), for `n` images of `height` × `width` with `c_in` channels, and `c_out` kernels of $3 \times 3$? (Padding
-# "SAME", even height and width.)
+# maximum of ReLUs is the ReLU of the maximum. So the byte only has to say which of the four cells won, or that the
+# maximum was not positive and ReLU lets nothing through. How many bytes are that in all, with float32 for input and
+# kernels (4 bytes an entry), for `n` images of `height` × `width` with `c_in` channels, and `c_out` kernels of
+# $3 \times 3$? (Padding "SAME", even height and width.)
+#
+# <details><summary>Hint</summary>
+#
+# Three terms: the entries of the input and those of the kernels, 4 bytes each, and the pooled outputs, 1 byte each.
+# Pooling by 2 halves height and width.
+#
+# </details>
 
 
 # %% tags=["exercise-3"]

@@ -14,6 +14,16 @@
 # 6. right, until it is differentiated again
 # 7. kinks are no mistakes
 # 8. three exercises
+#
+# **Letters of this notebook.** Indices start from 0. Terms are explained in the [glossary](glossary.md).
+#
+# | letter | meaning |
+# |:---|:---|
+# | $z$ | the loss |
+# | $x_{b,i}$ | cell $i$ of signal $b$ of a batch |
+# | $w_k$ | entry $k$ of the kernel |
+# | $y_{b,o}$ | output $o$ of signal $b$ |
+# | $\delta_{b,o}$ | the cotangent of $y_{b,o}$, in the code `dy` |
 
 # %%
 import jax
@@ -65,9 +75,9 @@ def with_rule(bwd):
 
 
 # %% [markdown]
-# Many remember: "in the backward pass the kernel is rotated by 180°". True for the *correlation* that computes the
-# input gradient, see notebook 3. But the sum above moves the cotangent by $k$, and there the kernel is used as it is.
-# Somebody who rotates once too often, to be on the safe side, writes this:
+# Many remember: "in the backward pass the kernel is turned by 180 degrees". That is true where a *correlation* computes
+# the input gradient, as in notebook 3. The sum above moves the cotangent by $k$ instead, and uses the kernel as it is.
+# Somebody who turns it all the same writes this:
 
 
 # %%
@@ -88,6 +98,7 @@ x, w, dy = jnp.array([[1.0, 2, 0, -1, 3]]), jnp.array([1.0, 2, 4]), jnp.array([[
 wrong = jax.vjp(ours, x, w)[1](dy)[0]
 right = jax.vjp(correlate, x, w)[1](dy)[0]
 
+# %% tags=["hide-input"]
 canvas = Canvas()
 canvas.array(x, "$x$", colour="x")
 canvas.array(w[None], "$w$", colour="w")
@@ -178,6 +189,7 @@ tests = {
 passed = {test: [f(with_rule(bwd)) for bwd in rules.values()] for test, f in tests.items()}
 
 
+# %% tags=["hide-input"]
 def picture_of(passed):
     canvas = Canvas()
     canvas.array(
@@ -244,10 +256,12 @@ print("ok:", report.ok)
 reports = {"correct": report}
 reports |= {name: check_vjp(with_rule(rules[name]), signals, kernel) for name in list(rules)[1:]}
 passed["check_vjp"] = [reports[name].ok for name in rules]
+
+# %% tags=["hide-input"]
 picture_of(passed)
 
 # %% [markdown]
-# And this is what it takes to be the causes:
+# And these are the causes that `check_vjp` names:
 
 # %% tags=["volatile"]
 for name in list(rules)[1:]:
@@ -260,8 +274,8 @@ for name in list(rules)[1:]:
 #
 # The last rule returns the right gradient, always. But it says `stop_gradient`: when *it* is differentiated, for a
 # Hessian or a gradient penalty, the dependence of $dx$ on $w$ is lost without a word. The same happens with residuals
-# that are computed outside of JAX. `check_vjp` therefore compares second derivatives; `order=1` asks for first ones
-# only.
+# that are computed outside of JAX. `check_vjp` therefore compares second derivatives, too, unless `order=1` asks for
+# first ones only.
 
 # %%
 stopped = with_rule(stops_the_gradient)
@@ -329,6 +343,13 @@ def judge(forward, bwd, *arguments):
 #
 # $\operatorname{softplus}(x) = \log(1 + e^x)$ is a smooth ReLU. Write its backward pass: from the tuple `kept` (here
 # the one argument `x`) and the cotangent `dy`, return a tuple with one gradient.
+#
+# <details><summary>Hint</summary>
+#
+# The derivative of softplus is the sigmoid of notebook 4, $e^x / (1 + e^x) = 1 / (1 + e^{-x})$. The comma in
+# `(..., )` makes a tuple of one entry.
+#
+# </details>
 
 
 # %% tags=["exercise-1"]
@@ -343,8 +364,15 @@ judge(lambda x: jnp.logaddexp(x, 0), softplus_backward, jnp.array([-2.0, 0.5, 3]
 # %% [markdown]
 # ### Exercise 2: a running sum
 #
-# `y = jnp.cumsum(x)` has $y_i = x_0 + \dots + x_i$. Which outputs does $x_i$ reach? Write the backward pass (for a
-# vector `x`) without `jax.vjp` and the like.
+# `y = jnp.cumsum(x)` has $y_i = x_0 + \dots + x_i$. Write the backward pass (for a vector `x`) without `jax.vjp` and
+# the like.
+#
+# <details><summary>Hint</summary>
+#
+# $x_i$ stands in $y_i$ and in all outputs after it, each time with the factor 1. So its gradient is a sum from $i$ to
+# the end: a running sum, from the other side.
+#
+# </details>
 
 
 # %% tags=["exercise-2"]
@@ -360,6 +388,13 @@ judge(lambda x: jnp.cumsum(x), cumsum_backward, jnp.array([1.0, -2, 3, 0.5]))
 #
 # A weighted mean over the last axis, $y_b = \sum_i x_{b,i}\, w_i \,\big/ \sum_i w_i$, and a backward pass that
 # somebody wrote for it. Look at the report, find the mistake, and write the right one below.
+#
+# <details><summary>Hint</summary>
+#
+# $w_i$ stands in the numerator *and* in the denominator. By the quotient rule
+# $\frac{\partial y_b}{\partial w_i} = (x_{b,i} - y_b) \,\big/ \sum_j w_j$.
+#
+# </details>
 
 
 # %% tags=["volatile"]

@@ -53,15 +53,20 @@ def read_source(path: Path) -> NotebookNode:
 
 
 def plain(cells: Iterable[NotebookNode]) -> NotebookNode:
-    """A notebook of these cells that keeps their tags and no other metadata: no times, no versions, no ids."""
+    """A notebook of these cells that keeps their tags and no other metadata: no times, no versions, no ids.
+
+    JupyterLab folds the code of a cell by `source_hidden`, the reference by the tag "hide-input".
+    """
     kept = []
     for cell in cells:
         tags = cell.metadata.get("tags", [])
         kept.append(
             NotebookNode({k: v for k, v in cell.items() if k != "id"} | {"metadata": NotebookNode()})
         )
+        if "hide-input" in tags:
+            kept[-1].metadata.jupyter = NotebookNode(source_hidden=True)
         if tags:
-            kept[-1].metadata = NotebookNode(tags=list(tags))
+            kept[-1].metadata.tags = list(tags)
     return nbformat.from_dict({"nbformat": 4, "nbformat_minor": 4, "metadata": METADATA, "cells": kept})
 
 

@@ -26,7 +26,7 @@ project = "fnconv"
 author = copyright = "The fnconv developers"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
 root_doc = "index"
-include_patterns = ["index.md", "README.md", "reference/*.md", "*.ipynb"]
+include_patterns = ["index.md", "README.md", "glossary.md", "reference/*.md", "*.ipynb"]
 html_theme = "furo"
 html_title = "fnconv"
 html_static_path = ["reference/static"]
@@ -40,6 +40,8 @@ myst_update_mathjax = False
 myst_dmath_double_inline = True
 myst_heading_anchors = 3
 nb_execution_mode = "off"
+nb_code_prompt_show = "Show the code of the picture"
+nb_code_prompt_hide = "Hide the code of the picture"
 
 napoleon_use_rtype = False
 autodoc_typehints = "signature"

@@ -1,14 +1,15 @@
 """Pictures of arrays: numbers in cells, arrows between cells, matrices as heat maps.
 
 A `Canvas` places arrays from left to right, each as wide as its longest label needs, so that nothing overlaps by
-construction; and a notebook refuses to show a figure in which two labels touch (`overlapping`).
+construction; arrays and operators of a row have their middles on one line.  `flow` draws a layer: forward, what is
+kept, backward.  A notebook refuses to show a figure in which two labels touch (`overlapping`).
 Importing this module in a notebook gives every figure one resolution and a description in words (`describe`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -20,7 +21,7 @@ from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.text import Text
 from matplotlib.textpath import TextPath
 
@@ -62,9 +63,12 @@ def number(value: Any) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Placed:
-    """An array on the canvas: its upper left corner and the size of its cells, in units of CELL."""
+    """An array on the canvas: its upper left corner and the size of its cells, in units of CELL.
+
+    y is 0 until the row is complete, for the tallest array of the row decides it.
+    """
 
     x: float
     y: float
@@ -78,13 +82,12 @@ class Placed:
 
 
 class Canvas:
-    """Arrays and operators from left to right, row after row.
+    """Arrays and operators from left to right, row after row, the middles of a row on one line.
 
     canvas = Canvas()
-    a = canvas.array([[1, 2], [3, 4]], "input", colour="x")
-    canvas.text("*")
-    k = canvas.array([[1, 0]], "kernel", colour="w", mark=[(0, 0)])
-    canvas.arrow(a, (0, 1), k, (0, 0))
+    canvas.array([[1, 2], [3, 4]], "input", colour="x")
+    canvas.text("$*$")
+    canvas.array([[1, 0]], "kernel", colour="w", mark=[(0, 0)])
     canvas.show()
     """
 
@@ -93,8 +96,10 @@ class Canvas:
         self.axes = self.figure.subplots()
         self.axes.set_axis_off()
         self.axes.set_aspect("equal")
-        self._x = self._top = self._bottom = self._right = 0.0
-        self._last: Placed | None = None
+        self._x = self._top = self._right = 0.0
+        self._row: list[
+            tuple[float, float, Callable[[float], None]]
+        ] = []  # above, below the middle; draw(middle)
 
     # ---- placing ----------------------------------------------------------------------------------------------------
 
@@ -108,7 +113,7 @@ class Canvas:
         rows: Sequence[Any] = (),
         columns: Sequence[Any] = (),
         zeros: bool = True,
-    ) -> Placed:
+    ) -> None:
         """An array with its numbers (or strings, mathematics in $...$) in cells; a vector is drawn as a column.
 
         colour: a role of COLOURS, for all cells or one per cell; mark: cells (i, j) with a thick border;
@@ -117,14 +122,16 @@ class Canvas:
         cells = _as_matrix(values)
         words = [["" if not zeros and w == "0" else w for w in map(number, row)] for row in cells]
         wide = max(1.0, *(_size(w, NUMBER)[0] / CELL + 0.35 for row in words for w in row))
-        placed = self._place(len(words), len(words[0]), wide, 1.0, title, rows, columns)
-        for i, row in enumerate(words):
-            for j, word in enumerate(row):
-                role = colour if isinstance(colour, str) else colour[i][j]
-                self._cell(placed, i, j, _tint(COLOURS[role]), (i, j) in set(mark))
-                if word:
-                    self._write(placed.centre((i, j)), word, NUMBER)
-        return placed
+
+        def draw(placed: Placed) -> None:
+            for i, row in enumerate(words):
+                for j, word in enumerate(row):
+                    role = colour if isinstance(colour, str) else colour[i][j]
+                    self._cell(placed, i, j, _tint(COLOURS[role]), (i, j) in set(mark))
+                    if word:
+                        self._write(placed.centre((i, j)), word, NUMBER)
+
+        self._place(len(words), len(words[0]), wide, 1.0, title, rows, columns, draw)
 
     def heat(
         self,
@@ -136,83 +143,60 @@ class Canvas:
         rows: Sequence[Any] = (),
         columns: Sequence[Any] = (),
         every: tuple[int, int] = (0, 0),
-    ) -> Placed:
+    ) -> None:
         """A matrix without its numbers: the larger |value|, the darker; negative ones in another colour.
 
         cell: side of a cell in units of CELL; every=(r, c): a line after every r rows and c columns, 0 for none.
         """
         cells = np.asarray(_as_matrix(values), float)
         side = max([cell, *(_size(str(c), LABEL)[1] / CELL + 0.08 for c in [*rows, *columns])])
-        placed = self._place(*cells.shape, side, side, title, rows, columns)
         scale = np.max(np.abs(cells), initial=0) or 1
         shown = _shades(cells / scale, COLOURS[colour], COLOURS["d"] if colour != "d" else COLOURS["w"])
         height, width = cells.shape
-        x1, y1 = placed.x + width * side, placed.y + height * side
-        image = self.axes.imshow(
-            shown,
-            extent=(placed.x, x1, y1, placed.y),
-            interpolation="nearest",
-            aspect="equal",
-            zorder=1,
-        )
-        image.set_gid(_digest(cells))
-        for step, count, draw, low, high, start in (
-            (every[0], height, self.axes.hlines, placed.x, x1, placed.y),
-            (every[1], width, self.axes.vlines, placed.y, y1, placed.x),
-        ):
-            inner = [start + n * side for n in range(step, count, step)] if step else []
-            draw([start, *inner, start + count * side], low, high, color=INK, linewidth=0.8, zorder=2)
-        return placed
+
+        def draw(placed: Placed) -> None:
+            x1, y1 = placed.x + width * side, placed.y + height * side
+            image = self.axes.imshow(
+                shown,
+                extent=(placed.x, x1, y1, placed.y),
+                interpolation="nearest",
+                aspect="equal",
+                zorder=1,
+            )
+            image.set_gid(_digest(cells))
+            for step, count, lines, low, high, start in (
+                (every[0], height, self.axes.hlines, placed.x, x1, placed.y),
+                (every[1], width, self.axes.vlines, placed.y, y1, placed.x),
+            ):
+                inner = [start + n * side for n in range(step, count, step)] if step else []
+                at = [start, *inner, start + count * side]
+                lines(at, low, high, color=INK, linewidth=0.8, zorder=2)
+
+        self._place(*cells.shape, side, side, title, rows, columns, draw)
 
     def text(self, words: str) -> None:
-        """An operator or a few words, as high as the middle of the array before it."""
-        width = _size(words, TITLE)[0] / CELL
-        last = self._last
-        middle = self._top + 0.5 if last is None else last.y + last.rows * last.high / 2
-        self._write((self._x + width / 2, middle), words, TITLE)
+        """An operator or a few words, on the line of the arrays' middles."""
+        width, x = _size(words, TITLE)[0] / CELL, self._x
+        self._row.append((0.5, 0.5, lambda middle: self._write((x + width / 2, middle), words, TITLE)))
         self._x += width + GAP
-        self._bottom = max(self._bottom, middle + 0.5)
 
     def line(self, gap: float = 0.6) -> None:
         """The next array starts a new row."""
+        above, below = (max((item[side] for item in self._row), default=0.0) for side in (0, 1))
+        for _, _, draw in self._row:
+            draw(self._top + above)
         self._right = max(self._right, self._x - GAP)
-        self._x, self._top, self._last = 0.0, self._bottom + gap, None
-
-    def arrow(
-        self,
-        a: Placed,
-        start: tuple[int, int],
-        b: Placed,
-        stop: tuple[int, int],
-        *,
-        colour: str = INK,
-        bend: float = 0.2,
-    ) -> None:
-        """From one cell to another."""
-        self.axes.add_patch(
-            FancyArrowPatch(
-                a.centre(start),
-                b.centre(stop),
-                connectionstyle=f"arc3,rad={bend}",
-                arrowstyle="-|>",
-                mutation_scale=11,
-                shrinkA=9,
-                shrinkB=9,
-                color=COLOURS.get(colour, colour),
-                linewidth=1.4,
-                zorder=5,
-            )
-        )
+        self._x, self._top, self._row = 0.0, self._top + above + below + gap, []
 
     def show(self) -> Figure:
         """Fit the figure to what is on it; the last expression of a cell, so that the notebook shows it."""
-        self._right = max(self._right, self._x - GAP)
+        self.line(gap=0.0)
         margin = 0.15
-        width, height = self._right + 2 * margin, self._bottom + 2 * margin
+        width, height = self._right + 2 * margin, self._top + 2 * margin
         self.figure.set_size_inches(width * CELL, height * CELL)
         self.axes.set_position((0, 0, 1, 1))
         self.axes.set_xlim(-margin, self._right + margin)
-        self.axes.set_ylim(self._bottom + margin, -margin)
+        self.axes.set_ylim(self._top + margin, -margin)
         return self.figure
 
     # ---- drawing ----------------------------------------------------------------------------------------------------
@@ -226,7 +210,8 @@ class Canvas:
         title: str,
         left: Sequence[Any],
         top: Sequence[Any],
-    ) -> Placed:
+        draw: Callable[[Placed], None],
+    ) -> None:
         head = _size(title, TITLE)[1] / CELL + 0.35 if title else 0.0
         names = [str(c) for c in top]
         upright = any(_size(c, LABEL)[0] / CELL + 0.15 > wide for c in names)
@@ -234,20 +219,24 @@ class Canvas:
         beside = max((_size(str(r), LABEL)[0] / CELL + 0.25 for r in left), default=0.0)
         body = columns * wide
         overhang = max(0.0, (_size(title, TITLE)[0] / CELL - body) / 2)
-        x = self._x + max(beside, overhang)
-        placed = Placed(x, self._top + head + above, wide, high, rows, columns)
-        if title:
-            self._write((x + body / 2, self._top + head / 2 - 0.1), title, TITLE)
-        for j, name in enumerate(names):
-            self._write(
-                (x + (j + 0.5) * wide, placed.y - above / 2), name, LABEL, rotation=90 if upright else 0
-            )
-        for i, name in enumerate(left):
-            self._write((x - 0.12, placed.y + (i + 0.5) * high), str(name), LABEL, ha="right")
-        self._x = x + body + overhang + GAP
-        self._bottom = max(self._bottom, placed.y + rows * high)
-        self._last = placed
-        return placed
+        placed = Placed(self._x + max(beside, overhang), 0.0, wide, high, rows, columns)
+
+        def complete(middle: float) -> None:
+            placed.y = middle - rows * high / 2
+            if title:
+                at = placed.y - above - head / 2 - 0.1
+                self._write((placed.x + body / 2, at), title, TITLE)
+            for j, name in enumerate(names):
+                at = placed.x + (j + 0.5) * wide
+                self._write((at, placed.y - above / 2), name, LABEL, rotation=90 if upright else 0)
+            for i, name in enumerate(left):
+                self._write(
+                    (placed.x - 0.12, placed.y + (i + 0.5) * high), str(name), LABEL, ha="right"
+                )
+            draw(placed)
+
+        self._row.append((head + above + rows * high / 2, rows * high / 2, complete))
+        self._x = placed.x + body + overhang + GAP
 
     def _cell(self, placed: Placed, i: int, j: int, colour: Any, marked: bool) -> None:
         corner = placed.x + j * placed.wide, placed.y + i * placed.high
@@ -260,6 +249,31 @@ class Canvas:
             self.axes.add_patch(
                 Rectangle(inner, *size, fill=False, edgecolor="#D55E00", linewidth=2.5, zorder=4)
             )
+
+    def _box(self, at: tuple[float, float], words: str, role: str, wide: float = 0.0) -> None:
+        wide = wide or _width(words, TITLE) + 0.5
+        corner, shape = (at[0] - wide / 2, at[1] - 0.5), "round,pad=0,rounding_size=0.2"
+        colour = _tint(COLOURS[role])
+        self.axes.add_patch(
+            FancyBboxPatch(
+                corner, wide, 1.0, boxstyle=shape, facecolor=colour, edgecolor=INK, linewidth=0.8
+            )
+        )
+        self._write(at, words, TITLE)
+
+    def _arrow(self, start: tuple[float, float], stop: tuple[float, float], style: str = "-") -> None:
+        arrow = FancyArrowPatch(
+            start,
+            stop,
+            arrowstyle="-|>",
+            linestyle=style,
+            color=INK,
+            mutation_scale=11,
+            linewidth=1.2,
+            shrinkA=0,
+            shrinkB=0,
+        )
+        self.axes.add_patch(arrow)
 
     def _write(self, at: tuple[float, float], words: str, points: float, **options: Any) -> None:
         options = {"ha": "center", "va": "center", "color": INK, "zorder": 6} | options
@@ -287,6 +301,71 @@ def _shades(cells: np.ndarray, positive: str, negative: str) -> np.ndarray:
     """Values from -1 to 1 as colours, 0 white, 1 and -1 full."""
     full = np.where(cells[..., None] >= 0, _rgb(positive), _rgb(negative))
     return 1 - np.abs(cells[..., None]) * (1 - full)
+
+
+# ---- flow diagrams --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One map of a layer: what it does forward and backward, what it keeps for the way back, its weight's part."""
+
+    forward: str
+    backward: str
+    kept: str = ""
+    weight: str = ""
+    weight_gradient: str = ""
+
+
+def flow(
+    values: Sequence[str], steps: Sequence[Step], gradients: Sequence[str], *, colour: str = "x"
+) -> Figure:
+    """A layer as a diagram: values[n] becomes values[n + 1] by steps[n]; below, gradients[n + 1] becomes gradients[n].
+
+    A dashed arrow leads from what a step keeps to where the way back uses it.  colour: the role of all values but the
+    last.
+    """
+    canvas = Canvas()
+    weights = any(step.weight for step in steps)
+    forward = 2.4 if weights else 1.0
+    backward = forward + 3.0
+    bottom = backward + (2.0 if weights else 0.6)
+    x = max(_width(words, LABEL) for words in ("forward", "backward")) + 0.4
+    canvas._write((0, forward), "forward", LABEL, ha="left")
+    canvas._write((0, backward), "backward", LABEL, ha="left")
+    for n, (value, gradient) in enumerate(zip(values, gradients, strict=True)):
+        inside = n < len(steps)
+        wide = max(_width(value, TITLE), _width(gradient, TITLE)) + 0.5
+        canvas._box((x + wide / 2, forward), value, colour if inside else "y", wide)
+        canvas._box((x + wide / 2, backward), gradient, "g" if inside else "d", wide)
+        x += wide
+        if not inside:
+            break
+        step = steps[n]
+        boxes = [_width(words, TITLE) for words in (step.weight, step.weight_gradient)]
+        labels = [_width(words, LABEL) for words in (step.forward, step.backward)]
+        long = max(*boxes, *labels, 2 * _width(step.kept, LABEL)) + 1.2
+        middle = x + long / 2
+        canvas._arrow((x, forward), (x + long, forward))
+        canvas._arrow((x + long, backward), (x, backward))
+        canvas._write((middle, forward - 0.45), step.forward, LABEL)
+        canvas._write((middle, backward - 0.45), step.backward, LABEL)
+        if step.kept:
+            canvas._arrow((middle, forward + 0.1), (middle, backward - 0.9), "--")
+            canvas._write((middle + 0.2, (forward + backward) / 2 - 0.4), step.kept, LABEL, ha="left")
+        if step.weight:
+            canvas._box((middle, 0.5), step.weight, "w")
+            canvas._arrow((middle, 1.0), (middle, forward - 0.9))
+        if step.weight_gradient:
+            canvas._arrow((middle, backward + 0.1), (middle, bottom - 0.5))
+            canvas._box((middle, bottom), step.weight_gradient, "g")
+        x += long
+    canvas._right, canvas._top = x, bottom + 0.5
+    return canvas.show()
+
+
+def _width(words: str, points: float) -> float:
+    return _size(words, points)[0] / CELL
 
 
 # ---- charts ---------------------------------------------------------------------------------------------------------

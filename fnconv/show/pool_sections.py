@@ -77,7 +77,7 @@ def _selection(pooling: Pooling) -> Section:
         Formula(
             "S[o, i] = 1 where window o takes cell i, else 0;  vec(O) = S vec(I)",
             r"S_{o,i} = [\,\text{window } o \text{ takes cell } i\,], \qquad \mathrm{vec}(O) = S\, \mathrm{vec}(I)",
-            ("Wei (4.3)", "Wei (4.4)"),
+            ("Wei (4.4)",),
         ),
         Prose(
             "Which cell is the largest depends on the numbers."

@@ -77,11 +77,35 @@ def test_notebook_has_prose_pictures_and_exercises(name):
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith(f"# {int(name[:2])} ")
     assert not tagged(source(name), "raises-exception")  # the tag by which a cell may fail
-    assert sum("image/png" in o.get("data", {}) for c in stored.cells for o in c.get("outputs", [])) >= 2
+    drawn = [c for c in stored.cells if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))]
+    assert len(drawn) >= 2
+    assert drawn == tagged(stored, "hide-input")  # the code of figures, and no other, is folded
+    assert all(cell.metadata.jupyter.source_hidden for cell in drawn)
+    assert "| letter | meaning |" in cells[0].source
     for number in EXERCISES:
         student = only(source(name), f"exercise-{number}").source
         assert "..." in student
-        assert any(f"### Exercise {number}" in c.source for c in cells if c.cell_type == "markdown")
+        (text,) = [c.source for c in cells if c.cell_type == "markdown" and f"### Exercise {number}" in c.source]
+        hint = text.partition(f"### Exercise {number}")[2]
+        assert re.search(r"\n\n<details><summary>Hint</summary>\n\n.+\n\n</details>", hint, re.DOTALL)
+
+
+def test_terms_of_the_glossary_stand_in_the_notebook_that_it_names():
+    page = (NOTEBOOKS / "glossary.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| \[\d\]\((\w+)\.ipynb\), (\d+) \|$", page, re.MULTILINE)
+    assert len(rows) == page.count("\n|") - 2
+    for term, name, section in rows:
+        text = (NOTEBOOKS / f"{name}.py").read_text(encoding="utf-8")
+        part = re.search(rf"^# ## {section}\. .*?(?=^# ## |\Z)", text, re.MULTILINE | re.DOTALL)
+        words = re.sub(r"\n# ?", " ", part[0]).lower()
+        assert term.lower().strip("*") in words, (term, name, section)
+
+
+@pytest.mark.parametrize("name", NAMES[:4])
+def test_every_layer_is_drawn_forward_and_backward(name):
+    """Of notebooks 1-4: a diagram with both rows, as many as there are layers."""
+    diagrams = [c for c in source(name).cells if re.search(r"^flow\(", c.source, re.MULTILINE)]
+    assert len(diagrams) >= {"01": 2, "02": 1, "03": 4, "04": 5}[name[:2]]
 
 
 def test_every_notebook_is_stored_and_listed():
@@ -200,6 +224,28 @@ def test_labels_never_touch():
     canvas.line()
     canvas.array([7], "below")
     assert pictures.overlapping(canvas.show()) == []
+
+
+def test_operators_stand_on_the_line_of_the_arrays_middles():
+    canvas = pictures.Canvas()
+    canvas.array(np.zeros((4, 1)), "high", columns=["upright label"])
+    canvas.text("$*$")
+    canvas.array([[7]])
+    canvas.text("$=$")
+    canvas.heat(np.eye(3))
+    figure = canvas.show()
+    heights = {t.get_text(): t.get_position()[1] for t in figure.axes[0].texts}
+    (image,) = figure.axes[0].images
+    assert heights["$*$"] == heights["$=$"] == heights["7"] == pytest.approx(sum(image.get_extent()[2:]) / 2)
+
+
+def test_a_flow_diagram_shows_both_ways_and_what_is_kept():
+    step = pictures.Step("times $A$", "times $A^T$", kept="$A$", weight="$w$", weight_gradient="$dw$")
+    figure = pictures.flow(["$x$", "$y$"], [step], ["$dx$", "$dy$"])
+    assert pictures.overlapping(figure) == []
+    at = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
+    assert at["$x$"][0] < at["times $A$"][0] < at["$y$"][0]
+    assert at["$w$"][1] < at["$x$"][1] == at["$y$"][1] < at["$A$"][1] < at["$dx$"][1] == at["$dy$"][1] < at["$dw$"][1]
 
 
 def test_a_figure_with_touching_labels_is_not_shown():
