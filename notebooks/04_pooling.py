@@ -67,7 +67,7 @@ GRADIENTS = [r"$\partial z/\partial x$", r"$\partial z/\partial y$"]
 #
 # and
 #
-# $$y_{d,i',j'} = \max_{0 \le i < H_w,\; 0 \le j < W_w} x_{d,\; i'H_w + i,\; j'W_w + j}. \tag{4.2}$$
+# $$y_{d,i',j'} = \underset{0 \le i < H_w,\; 0 \le j < W_w}{\max} x_{d,\; i'H_w + i,\; j'W_w + j}. \tag{4.2}$$
 #
 # In the picture each window has its colour, and its largest cell a thick border:
 

@@ -347,7 +347,7 @@ def judge(forward, bwd, *arguments):
 # <details><summary>Hint</summary>
 #
 # The derivative of softplus is the sigmoid of notebook 4, $e^x / (1 + e^x) = 1 / (1 + e^{-x})$. The comma in
-# `(..., )` makes a tuple of one entry.
+# `(...,)` makes a tuple of one entry.
 #
 # </details>
 

@@ -114,6 +114,9 @@ def _functions(folder: str) -> str:
 # ---- equations ------------------------------------------------------------------------------------------------------
 
 
+PRIME = r"<msup>(<mi>\w</mi>)<mi>&#x02032;</mi></msup>"  # an exponent, too small to be seen
+
+
 def mathml(display: str) -> tuple[Any, None]:
     def visit(writer: Any, node: nodes.Element) -> None:
         text, tag = node.astext(), ""
@@ -123,6 +126,7 @@ def mathml(display: str) -> tuple[Any, None]:
                 f'<span class="eqno">({html.escape(found[1])})</span>',
             )
         equation = convert(text.replace(r"\operatorname", r"\text"), display=display)
+        equation = re.sub(PRIME, r'<mrow>\1<mo lspace="0" rspace="0">&#x02032;</mo></mrow>', equation)
         writer.body.append(
             equation if display == "inline" else f'<div class="math">{tag}{equation}</div>'
         )
