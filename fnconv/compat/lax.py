@@ -71,6 +71,9 @@ def conv_general_dilated(
     name = "conv_general_dilated"
     lhs, rhs = as_operand(name, "lhs", lhs, 2), as_operand(name, "rhs", rhs, 2)
     sequence(name, "window_strides", window_strides)
+    if not hasattr(padding, "__len__"):  # in the words of lax
+        rule = "should be a string or a sequence of (low, high) pairs"
+        raise ValueError(f"padding argument to conv_general_dilated {rule}, got {padding}")
     padding = padding if isinstance(padding, str) else sequence(name, "padding", padding)
     n = lhs.ndim - 2
     return _conv_general_dilated(

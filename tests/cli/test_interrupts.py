@@ -39,6 +39,7 @@ WHOLE = """
 import time
 from fnconv.cli import interrupts
 with interrupts.whole():
+    print("within", flush=True)
     time.sleep({})
     print("done")
 """
@@ -180,7 +181,7 @@ def test_what_is_to_be_whole_may_end_and_a_second_signal_does_not_wait(folder):
     for seconds, signals, done in ((0.7, 1, True), (60, 1, False), (60, 2, False)):
         (folder / "user.py").write_text(WHOLE.format(seconds))
         command = Command(folder, "compare", "user.py:f")
-        time.sleep(1)
+        command.expect("within")
         taken = command.interrupt(signals)
         assert ("done" in command.output) == done
         assert (taken > 1) == (seconds == 60 and signals == 1)
