@@ -26,20 +26,21 @@ def fuzz_command(amount: str, seed: int, operations: Sequence[str] | None, json_
 
     with suppress(RuntimeError):  # where JAX runs already, on as many devices as it has
         jax.config.update("jax_num_cpu_devices", DEVICES)  # type: ignore[no-untyped-call]
-    from fnconv.judge.fuzz.run import fuzz, read_amount
+    from fnconv.judge.fuzz.run import check_operations, fuzz, read_amount
 
     check_folder("check", json_file)
     try:
         seconds, cases = read_amount(amount)
-        with working("compiling") as update:
-
-            def progress(done: int, elapsed: float, operation: str) -> None:
-                share = max(done / cases, elapsed / seconds)
-                update(f"{done} cases, {operation}", int(1000 * min(1.0, share)), 1000)
-
-            report = fuzz(seconds=seconds, cases=cases, seed=seed, operations=operations or (), progress=progress)
+        check_operations(operations or ())
     except ValueError as error:
         raise refuse("check", told(error, {"amount": "--fuzz", "operations": "--op"})) from None
+    with working("compiling") as update:
+
+        def progress(done: int, elapsed: float, operation: str) -> None:
+            share = max(done / cases, elapsed / seconds)
+            update(f"{done} cases, {operation}", int(1000 * min(1.0, share)), 1000)
+
+        report = fuzz(seconds=seconds, cases=cases, seed=seed, operations=operations or (), progress=progress)
     write("check", json_file, report)
     shown = console(json_file)
     shown.print(_table(report))

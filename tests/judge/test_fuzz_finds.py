@@ -15,7 +15,7 @@ from fnconv.base import attach, geometry
 from fnconv.judge.fuzz.draw import Problem, problem
 from fnconv.judge.fuzz.judge import Judged, judge
 from fnconv.ops import activation, max_pool
-from fnconv.rules.avg_pool import divide
+from fnconv.rules.avg_pool import divide, upsample
 from fnconv.rules.conv import lax as lax_rule
 
 Patch = pytest.MonkeyPatch
@@ -44,6 +44,16 @@ def leaks_float32(rule: Callable) -> Callable:
     return lambda spec, x, w: rule(spec, x, w).astype(jnp.float32) if x.dtype == jnp.float16 else rule(spec, x, w)
 
 
+def spreads_nan(rule: Callable) -> Callable:
+    """Results next to a NaN are NaN."""
+
+    def wrong(spec, a, b):
+        y = rule(spec, a, b)
+        return y + 0 * jnp.roll(y, 1, axis=-2)
+
+    return wrong
+
+
 def copies_not_added(patch: Patch) -> None:
     """Under vmap the cotangent of an operand that is not mapped is that of the first copy alone."""
     original = attach._unstack
@@ -54,18 +64,25 @@ def copies_not_added(patch: Patch) -> None:
     )
 
 
-def residual_in_a_list(patch: Patch) -> None:
-    """What the gradient needs is kept outside of JAX: right under jit, another trace's under scan."""
-    kept: list[jax.Array] = []
-
+def residual_in_bfloat16(patch: Patch) -> None:
     def fwd(x):
-        kept.append(x)
-        return activation._relu_primal(x), None
+        return activation._tanh_primal(x), x.astype(jnp.bfloat16)
 
-    def bwd(residuals, dy):
-        return (jnp.where(kept[-1] > 0, dy, jnp.zeros_like(dy)),)
+    def bwd(x, dy):
+        return activation._tanh_bwd(x.astype(dy.dtype), dy)
 
-    patch.setattr(activation, "_relu", attach.attach(activation._relu_primal, fwd, bwd, has_spec=False))
+    patch.setattr(activation, "_tanh", attach.attach(activation._tanh_primal, fwd, bwd, has_spec=False))
+
+
+def refuses_channels_first(patch: Patch) -> None:
+    original = max_pool.canonical
+
+    def wrong(x, spatial, layout):
+        if layout == "channels_first":
+            raise ValueError("adaptive_max_pool: layout must be channels_last")
+        return original(x, spatial, layout)
+
+    patch.setattr(max_pool, "canonical", wrong)
 
 
 def second_derivative_lost(patch: Patch) -> None:
@@ -139,7 +156,18 @@ BUGS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...], Callable[[Proble
         lambda p: uses("im2col")(p) and p.dtype == "float16"),
     "vmapped cotangents not added": (
         copies_not_added, ("conv", "dense"), lambda p: p.way == "vmap" and not all(p.mapped) and p.orders > 1),
-    "residual kept outside": (residual_in_a_list, ("relu",), lambda p: p.way in ("scan", "remat")),
+    "residual kept in bfloat16": (residual_in_bfloat16, ("tanh",), lambda p: p.dtype == "float32"),
+    "summed in float16": (
+        lambda patch: patch.setattr(upsample, "to_accumulator", lambda x: x), ("avg_pool",),
+        lambda p: uses("auto", "upsample")(p) and p.dtype == "float16"),
+    "refuses a layout": (
+        refuses_channels_first, ("adaptive_max_pool",), lambda p: p.options["layout"] == "channels_first"),
+    "spreads a NaN": (
+        rebind(CONV_RULES, "forward", "taps", spreads_nan), ("conv",),
+        lambda p: uses("taps")(p) and not p.integer),
+    "spreads a NaN in the gradient": (
+        rebind(CONV_RULES, "weight_vjp", "columns", spreads_nan), ("conv",),
+        lambda p: uses("columns")(p) and not p.integer and p.orders > 0),
     "groups mixed": (
         lambda patch: patch.setattr(lax_rule, "swap_channels", lambda w, groups: jnp.swapaxes(w, -1, -2).reshape(
             *w.shape[:-2], w.shape[-1] // groups, groups * w.shape[-2])),
@@ -174,4 +202,5 @@ def test_finds(bug, patch):
     plant(patch)
     found = next((j for j in judged(operations, meets) if j.failures), None)
     assert found is not None
+    assert found.failures[0].kind != "error" or "refuses" in bug  # a wrong number, no crash
     print(bug, found.failures[0].message, sep=" | ")

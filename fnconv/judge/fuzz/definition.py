@@ -23,6 +23,10 @@ Index = tuple[Any, ...]
 PADDING, BEYOND = -1, -2  # what a row of cells holds where there is no input
 
 
+class Undefined(ValueError):
+    """There is no such result: the library must refuse it."""
+
+
 @dataclass(frozen=True)
 class Terms:
     """Terms that have the same operands: `factors` pairs an operand's number with positions in it."""
@@ -49,6 +53,8 @@ Windows = list[list[int]]  # the cells that each window meets
 
 def cells(size: int, low: int, high: int) -> list[int]:
     """An axis with its padding; a negative padding removes cells."""
+    if size + low + high < 0:
+        raise Undefined("padding removes more than there is")
     row = [PADDING] * max(low, 0) + list(range(size)) + [PADDING] * max(high, 0)
     return row[max(-low, 0) : len(row) - max(-high, 0)]
 
@@ -63,6 +69,8 @@ def padding_of(name: str, size: int, span: int, stride: int) -> tuple[int, int]:
 def sliding(size: int, window: int, stride: int, dilation: int, low: int, high: int, ceil: bool) -> Windows:
     """The window moves by strides for as long as it fits; `ceil`: once more where cells are left over, if it starts
     inside the input or the low padding."""
+    if ceil and high < 0:
+        raise Undefined("cells past a removed end")
     row, span, found, start = cells(size, low, high), (window - 1) * dilation + 1, [], 0
     while start + span <= len(row):
         found.append([row[start + k * dilation] for k in range(window)])
@@ -171,9 +179,15 @@ def conv(x: Array, w: Array, *b: Array, **options: Any) -> Form:
     return biased(Form(shape, (Terms(at_y, ((0, at_x), (1, at_w))),)), (x, w, *b), g["layout"], w.ndim - 2)
 
 
+def adjoint(form: Form, operand: int, shape: Sequence[int]) -> Form:
+    """The map from cotangents of a form's result, in this operand's place, to the operand's; linear, of one Terms."""
+    (t,) = form.terms
+    factors = tuple((a, t.to if a == operand else at) for a, at in t.factors)
+    return Form(tuple(shape), (Terms(dict(t.factors)[operand], factors),))
+
+
 def conv_input_vjp(dy: Array, w: Array, input_shape: Any, **options: Any) -> Form:
-    at_x, at_w, at_y, _ = convolution(input_shape, w.shape, **geometry(options))
-    return Form(tuple(input_shape), (Terms(at_x, ((0, at_y), (1, at_w))),))
+    return adjoint(conv(np.zeros(input_shape), w, **options), 0, input_shape)
 
 
 def conv_weight_vjp(x: Array, dy: Array, window_shape: Any, **options: Any) -> Form:
@@ -181,8 +195,7 @@ def conv_weight_vjp(x: Array, dy: Array, window_shape: Any, **options: Any) -> F
     c, d = (parts(a.shape, n, g["layout"])[2] for a in (x, dy))
     first = g["layout"] == "channels_first"
     shape = (d, c // g["groups"], *window_shape) if first else (*window_shape, c // g["groups"], d)
-    at_x, at_w, at_y, _ = convolution(x.shape, shape, **g)
-    return Form(shape, (Terms(at_w, ((0, at_x), (1, at_y))),))
+    return adjoint(conv(x, np.zeros(shape), **options), 1, shape)
 
 
 def conv_transpose(x: Array, w: Array, *b: Array, output_padding: Any = 0, **options: Any) -> Form:
@@ -196,6 +209,8 @@ def conv_transpose(x: Array, w: Array, *b: Array, output_padding: Any = 0, **opt
         span, s = (k - 1) * d + 1, {"INPUT_SIZE": o, "SAME": o * t, "SAME_LOWER": o * t}.get(str(p), -1)
         low, high = padding_of(p, s, span, t) if isinstance(p, str) else tuples(p, 2)
         s = s if s >= 0 else ((o - 1) * t + span - low - high + extra if o else 0)
+        if s < 0:
+            raise Undefined("padding removes more than there is")
         size.append(s)
         reached = [[i * t + e * d - low for e in range(k)] for i in range(o)]
         windows.append([[i if 0 <= i < s else PADDING for i in row] for row in reached])
@@ -219,14 +234,8 @@ def pooled(x: Array, windows: Sequence[Windows], layout: str) -> tuple[Array, Ar
     batch, _, channels = parts(x.shape, n, layout)
     shape = shaped(batch, [len(ws) for ws in windows], channels, layout)
     o, _, i = meetings(windows)
-    at_x, at_y = positions(x.shape, n, layout), positions(shape, n, layout)
-    return (
-        at_y[(slice(None), *o)],
-        at_x[(slice(None), *i)],
-        np.array(o).reshape(n, -1),
-        np.array(i).reshape(n, -1),
-        shape,
-    )
+    at_x, at_y = positions(x.shape, n, layout)[(slice(None), *i)], positions(shape, n, layout)[(slice(None), *o)]
+    return at_y, at_x, np.array(o).reshape(n, -1), np.array(i).reshape(n, -1), shape
 
 
 def lowest(dtype: Any) -> Any:
@@ -334,14 +343,14 @@ def max_unpool(y: Array, indices: Array, output: Any, layout: str = "channels_la
 # ---- rearrangements -------------------------------------------------------------------------------------------------
 
 
-def unfolded(x_shape: Any, window: Any, options: dict[str, Any]) -> tuple[Array, Array, tuple[int, ...]]:
-    """Positions in the matrix (*batch, rows, columns) and in x of every entry that is no padding.
+def im2col(x: Array, window: Any, **options: Any) -> Form:
+    """A matrix (*batch, rows, columns) of the cells of x, 0 where there is padding.
 
     order "c": columns row-major, rows (*window, C), or (C, *window) with channels first; "matlab": both column-major,
     channel after channel.
     """
     layout, order, n = options.get("layout", "channels_last"), options.get("order", "c"), len(window)
-    batch, size, channels = parts(x_shape, n, layout)
+    batch, size, channels = parts(x.shape, n, layout)
     windows = all_windows(size, window, *(options.get(a, GEOMETRY[a]) for a in ("strides", "padding", "dilation")))
     outputs = [len(ws) for ws in windows]
     o, k, i = meetings(windows)
@@ -358,18 +367,12 @@ def unfolded(x_shape: Any, window: Any, options: dict[str, Any]) -> tuple[Array,
     entry = row * prod(outputs) + column[:, None]
     shape = (*batch, channels * prod(window), prod(outputs))
     start = np.arange(prod(batch))[:, None, None] * (shape[-1] * shape[-2])
-    at_x = positions(x_shape, n, layout)[(slice(None), *i)]
-    return (start + entry).ravel(), at_x.ravel(), shape
-
-
-def im2col(x: Array, window: Any, **options: Any) -> Form:
-    entry, at_x, shape = unfolded(x.shape, window, options)
-    return Form(shape, (Terms(entry, ((0, at_x),)),))
+    at_x = positions(x.shape, n, layout)[(slice(None), *i)]
+    return Form(shape, (Terms((start + entry).ravel(), ((0, at_x.ravel()),)),))
 
 
 def col2im(cols: Array, x_shape: Any, window: Any, **options: Any) -> Form:
-    entry, at_x, _ = unfolded(x_shape, window, options)
-    return Form(tuple(x_shape), (Terms(at_x, ((0, entry),)),))
+    return adjoint(im2col(np.zeros(x_shape), window, **options), 0, x_shape)
 
 
 def flatten(x: Array) -> Form:

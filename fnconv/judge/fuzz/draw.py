@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fnconv.judge.fuzz.definition import Array, all_windows, shaped, tuples
+from fnconv.judge.fuzz.definition import Array, Undefined, all_windows, shaped, tuples
 from fnconv.rules.available import available_rules
 
 COPIES = 2  # of what is mapped over
@@ -121,7 +121,10 @@ def window(r: Random, n: int) -> dict[str, Any]:
 
 def outputs(g: Mapping[str, Any], ceil: bool = False) -> tuple[int, ...]:
     rest = (g["window"], g["strides"], g["padding"], g["dilation"], ceil)
-    return tuple(len(ws) for ws in all_windows(g["size"], *rest))
+    try:
+        return tuple(len(ws) for ws in all_windows(g["size"], *rest))
+    except Undefined:  # the library refuses it whatever the shapes
+        return (1,) * len(g["size"])
 
 
 def rule(r: Random, operation: str) -> Any:
@@ -145,12 +148,14 @@ def convolution(r: Random, operation: str) -> dict[str, Any]:
     wide = r.random() < 0.02
     if wide:  # where "auto" takes the rules that pay for many channels
         g |= {"size": (10, 9), "window": (3, 3), "strides": 1, "dilation": 1, "padding": "VALID"}
-        groups, c, d, batch = 1, 32, 32, (1,)
+        groups, c, d, batch, n = 1, 32, 32, (1,), 2
     options = {name: g[name] for name in ("strides", "padding", "dilation", "layout")} | {"groups": groups}
     x = shaped(batch, g["size"], c * groups, g["layout"])
     w = kernel_shape(g["window"], c, d * groups, g["layout"])
     y = shaped(batch, outputs(g), d * groups, g["layout"])
     options["rule"] = "auto" if wide else rule(r, operation)
+    if r.random() < 0.3:  # then "auto" is right component by component
+        options["precision"] = r.choice(("high", "highest"))
     bias = ((d * groups,),) if r.random() < 0.3 else ()
     match operation:
         case "conv_input_vjp":

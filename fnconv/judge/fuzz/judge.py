@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import lcm
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.judge.fuzz.definition import FORMS, Array, Form
-from fnconv.judge.fuzz.draw import CONVS, COPIES, RULED, Data, Problem, data, held, highest_order
+from fnconv.base.spec import CONV_MAPS, ConvSpec
+from fnconv.judge.fuzz.definition import FORMS, Array, Form, Undefined, geometry, kernel, parts
+from fnconv.judge.fuzz.draw import CONVS, COPIES, DENSE, RULED, Data, Problem, data, held, highest_order
 from fnconv.judge.fuzz.expected import Expected, bound, polynomial, unit
-from fnconv.judge.fuzz.program import compiled
+from fnconv.judge.fuzz.program import compiled, traced
 from fnconv.judge.fuzz.smooth import SMOOTH, smooth
-from fnconv.rules.conv import GROWTH, ROUNDING
+from fnconv.rules.available import available_rules
+from fnconv.rules.choice import conv_choice
+from fnconv.rules.conv import DIVIDES, GROWTH, ROUNDING
 
 # Formulations of convolution in which a NaN or an infinity may reach neighbouring results, as the README says
-SPREADING = frozenset({"auto", "winograd", "winograd4", "merged", "blocked"})
+SPREADING = frozenset({"winograd", "winograd4", "merged", "blocked"})
+ROLES = {  # what the operands and the result are in y = conv(x, w)
+    **dict.fromkeys(("conv", "conv_block"), "xwy"),
+    **dict.fromkeys(("conv_input_vjp", "conv_transpose"), "ywx"),
+    "conv_weight_vjp": "xyw",
+}
 SETS = 20  # of data for one program: compiling it is what takes time
 IN_STORAGE = ("sigmoid", "tanh", "leaky_relu", "squared_error")  # computed in the type of the operands
 
@@ -83,23 +92,33 @@ def expected(p: Problem, d: Data, c: Array, dy: Array, order: int) -> tuple[list
     if not mapped:
         return copies[0], forms[0] if forms else None
     together = []
-    for a, parts in enumerate(zip(*copies, strict=True)):
+    for a, each in enumerate(zip(*copies, strict=True)):
         join = np.stack if order == 0 or p.mapped[a] else lambda v: np.sum(v, axis=0)
-        roundings = max(e.roundings for e in parts) + (COPIES if order else 0)
-        stored = max(e.stored for e in parts) + (COPIES if order else 0)
+        roundings = max(e.roundings for e in each) + (COPIES if order else 0)
+        stored = max(e.stored for e in each) + (COPIES if order else 0)
         with np.errstate(all="ignore"):
-            value, moduli = (join([getattr(e, name) for e in parts]) for name in ("value", "moduli"))
+            value, moduli = (join([getattr(e, name) for e in each]) for name in ("value", "moduli"))
         together.append(Expected(value, moduli, roundings, stored))
     indices = [f.indices for f in forms if f.indices is not None]
     return together, Form((), (), 0, np.stack(indices)) if indices else None
 
 
 def judge(p: Problem, sets: int = SETS) -> Judged:
-    shape = y_shape(p)
+    try:
+        shape, defined = y_shape(p), True
+    except Undefined:
+        shape, defined = (), False
+    try:
+        dtype, given = traced(p)
+    except Exception as error:
+        return _refused(p, error, defined)
+    if not defined or (dtype, given) != (p.dtype, shape):
+        due = f"{p.dtype}{shape}" if defined else "a refusal"
+        return _failed(p, "type", f"{dtype}{given} for {due}")
     try:
         run = compiled(p, shape)
     except Exception as error:
-        return _ended(p, error, 0)
+        return _failed(p, "error", _text(error))
     cases: list[tuple[int, str]] = []
     failures: list[Failure] = []
     for number in range(sets if p.way != "eager" else min(sets, 5)):
@@ -107,7 +126,7 @@ def judge(p: Problem, sets: int = SETS) -> Judged:
         try:
             results = run(d["operands"], d["directions"], c, dy)
         except Exception as error:
-            return _ended(p, error, number)
+            return _failed(p, "error", _text(error), number)
         orders = range(min(len(results), highest_order(p, d["kind"]) + 1))
         cases += [(order, d["kind"]) for order in orders]
         failures += judge_data(p, number, d, c, dy, results)
@@ -135,14 +154,27 @@ def data_set(p: Problem, number: int, shape: tuple[int, ...]) -> tuple[Data, Arr
     return d, d["draw"]("c", shape).astype(float), d["draw"]("dy", shape).astype(float)
 
 
-def _ended(p: Problem, error: Exception, number: int) -> Judged:
-    """A refusal is the library's own ValueError or TypeError; anything else is a failure."""
-    message = str(error).splitlines()[0] if str(error) else ""
-    text = f"{type(error).__name__}: {message}"
-    own = message.startswith((f"{p.operation}: ", "conv: rule ")) or "the dense matrix must have at most" in message
-    if isinstance(error, ValueError | TypeError) and own:
+def _refused(p: Problem, error: Exception, defined: bool) -> Judged:
+    """A refusal is a ValueError or TypeError of the library's own, and due; anything else is a failure."""
+    text, due = _text(error), []
+    if not defined:
+        due.append(f"Error: {p.operation}: padding must not crop ")
+    if p.integer and set(p.rules) & DIVIDES:
+        due.append(" divides, and takes no integers")
+    if set(p.rules) & set(DENSE):
+        due.append("the dense matrix must have at most")
+    if isinstance(error, ValueError | TypeError) and any(words in text for words in due):
         return Judged(p, (), (), text)
-    return Judged(p, ((0, "any"),), (Failure(p, number, "any", 0, 0, text),))
+    return _failed(p, "error", text)
+
+
+def _failed(p: Problem, kind: str, message: str, number: int = 0) -> Judged:
+    """No numbers to judge."""
+    return Judged(p, ((0, kind),), (Failure(p, number, kind, 0, 0, message),))
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def verdict(p: Problem, d: Data, c: Array, dy: Array, order: int, results: Sequence[Array]) -> Any:
@@ -209,11 +241,11 @@ def underflow(p: Problem, d: Data, c: Array, dy: Array, order: int) -> float:
 
 
 def grown(p: Problem) -> float:
-    """How much larger the numbers are that the formulation adds up, over all axes."""
+    """How much larger the numbers are that the formulations add up, over all axes."""
     if RULED.get(p.operation) != "conv":
         return 1.0
-    spatial = len(p.args[0]) if p.operation == "conv_weight_vjp" else len(p.shapes[1]) - 2
-    return float(max(GROWTH.get(rule, 1.0) for rule in p.rules)) ** spatial
+    spec = conv_spec(p)
+    return float(max(GROWTH.get(rule, 1.0) for rule in runs(p, spec).values())) ** len(spec.axes)
 
 
 def largest_moduli(p: Problem, d: Data, c: Array, dy: Array, order: int, a: int) -> Array:
@@ -226,12 +258,11 @@ def largest_moduli(p: Problem, d: Data, c: Array, dy: Array, order: int, a: int)
 
 def is_exact(p: Problem, d: Data, c: Array, dy: Array, order: int, growth: float) -> bool:
     """Whether whole numbers leave nothing to round: no sum of moduli, none below 1, exceeds the digits of the dtype."""
-    whole = d["kind"] in ("integers", "ties") or (d["kind"] == "special" and d["target"] is not None)
-    if not whole or p.operation in SMOOTH or set(p.rules) & ROUNDING:
+    if d["kind"] not in ("integers", "ties") or p.operation in SMOOTH or set(p.rules) & ROUNDING:
         return False
     if p.operation == "leaky_relu" and p.args[0] not in (0.5, 0, -2.0):
         return False
-    if d["kind"] == "special" or (p.operation == "adaptive_avg_pool" or p.options.get("pool") == "avg"):
+    if p.operation == "adaptive_avg_pool" or p.options.get("pool") == "avg":
         return False  # shares such as 1 / 7 are rounded
 
     def least(x: Array) -> Array:
@@ -260,12 +291,45 @@ def is_exact(p: Problem, d: Data, c: Array, dy: Array, order: int, growth: float
 
 
 def spreads(p: Problem, d: Data, order: int, a: int) -> bool:
-    """Whether the README lets a NaN or an infinity reach other results; and zeros of the padding times infinity."""
-    if RULED.get(p.operation) != "conv":
+    """Whether one number that is not finite may reach results that it is no factor of: as the README says of the rule,
+    or times the zeros that stand for the padding of x, or between and around dy."""
+    if RULED.get(p.operation) != "conv" or d["target"] is None or a == 2:
         return False
-    if set(p.rules) & SPREADING:
-        return True
-    return d["target"] == "dy" or p.operation in ("conv_input_vjp", "conv_transpose", "conv_block") or order > 0
+    roles = ROLES[p.operation]
+    made = roles[a] if order else roles[2]
+    source = roles[2] if d["target"] == "dy" else roles[d["target"]]
+    map_ = {"y": "forward", "x": "input_vjp", "w": "weight_vjp"}[made]
+    spec = conv_spec(p)
+    rule = runs(p, spec)[map_]
+    padded = any(axis.low > 0 or axis.high > 0 for axis in spec.axes)
+    return (
+        rule in SPREADING
+        or (map_ == "weight_vjp" and rule == "lax" and spec.groups > 1)
+        or (map_ == "weight_vjp" and rule == "correlation" and any(axis.stride > 1 for axis in spec.axes))
+        or (source == "w" and (made == "x" or padded))
+        or (source == "y" and made == "w" and padded)
+    )
+
+
+@lru_cache(maxsize=8)
+def conv_spec(p: Problem) -> ConvSpec:
+    """The convolution whose maps the problem runs."""
+    y = form(p, [np.zeros(s) for s in p.shapes]).shape
+    x_shape = {"x": y, **dict(zip(ROLES[p.operation], p.shapes, strict=False))}["x"]
+    w_shape = y if p.operation == "conv_weight_vjp" else p.shapes[1]
+    layout = p.options.get("layout", "channels_last")
+    (size, c), kernel_ = parts(x_shape, len(w_shape) - 2, layout)[1:], kernel(w_shape, layout)
+    named = {name: value for name, value in geometry(dict(p.options)).items() if name != "layout"}
+    return ConvSpec.from_args(
+        p.operation, x_shape, size, kernel_.shape[:-2], c, kernel_.shape[-1], **named,
+        rule=p.options.get("rule", "auto"), precision=p.options.get("precision"), available=available_rules()["conv"]
+    )  # fmt: skip
+
+
+def runs(p: Problem, spec: ConvSpec) -> dict[str, str]:
+    """The rule of each map."""
+    named = zip(CONV_MAPS, spec.rules, strict=True)
+    return {m: conv_choice(m, spec, jnp.dtype(p.dtype)).rule if rule == "auto" else rule for m, rule in named}
 
 
 __all__ = ["CONVS", "Failure", "Judged", "judge"]

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fnconv.judge.engine.programs import fast_options
-from fnconv.judge.fuzz.draw import Problem
+from fnconv.judge.fuzz.draw import COPIES, Problem
 from fnconv.ops import functional
 
 shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # both carry no annotations
@@ -89,11 +89,24 @@ def _once_more(slope: Callable[..., Any], along: Sequence[Any], forward: bool) -
     return jax.grad(inner, argnums=tuple(range(len(along))))
 
 
+def operands_of(p: Problem) -> list[Any]:
+    mapped = p.mapped or (False,) * len(p.shapes)
+    shapes = [(COPIES, *s) if m else s for s, m in zip(p.shapes, mapped, strict=True)]
+    types = [jnp.int32 if a == p.index else jnp.dtype(p.dtype) for a in range(len(shapes))]
+    return [shape_of(s, t, **_placed(p, a)) for a, (s, t) in enumerate(zip(shapes, types, strict=True))]
+
+
+def traced(p: Problem) -> tuple[str, tuple[int, ...]]:
+    """Dtype and shape of the value, without derivatives; raises the operation's refusals."""
+    with surroundings(p):
+        value = jax.tree.leaves(jax.eval_shape(function(p), *operands_of(p)))[0]
+    return value.dtype.name, value.shape
+
+
 def compiled(p: Problem, y_shape: tuple[int, ...]) -> Run:
     """Compile once, for all data; eager programs are run operation by operation."""
     evaluate = derivatives(p)
     dtype = jnp.dtype(p.dtype)
-    shapes = [(2, *s) if m else s for s, m in zip(p.shapes, p.mapped or (False,) * len(p.shapes), strict=True)]
 
     def typed(arrays: Sequence[np.ndarray]) -> list[Any]:
         types = [jnp.int32 if a == p.index else dtype for a in range(len(arrays))]
@@ -101,9 +114,7 @@ def compiled(p: Problem, y_shape: tuple[int, ...]) -> Run:
 
     with surroundings(p):
         if p.way != "eager":
-            abstract = [
-                shape_of(s, jnp.int32 if a == p.index else dtype, **_placed(p, a)) for a, s in enumerate(shapes)
-            ]
+            abstract = operands_of(p)
             result = shape_of(y_shape, dtype)
             options = None if p.rule == "auto" and p.data_seed % 2 else fast_options("cpu")
             program = jax.jit(evaluate).lower(abstract, abstract, result, result).compile(options)
@@ -116,7 +127,7 @@ def compiled(p: Problem, y_shape: tuple[int, ...]) -> Run:
                 with jax.disable_jit(p.data_seed % 4 == 0):
                     return [list(map(np.asarray, results)) for results in evaluate(*arrays)]
             if p.way == "sharded":
-                places = [[_placed(p, a)["sharding"] for a in range(len(shapes))]] * 2
+                places = [[_placed(p, a)["sharding"] for a in range(len(p.shapes))]] * 2
                 arrays = [jax.device_put(list(g), s) for g, s in zip(given, places, strict=False)]
                 given = (*arrays, *given[2:])
             return [list(map(np.asarray, results)) for results in program(*given)]
@@ -137,11 +148,11 @@ def _placed(p: Problem, operand: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def surroundings(p: Problem) -> Iterator[None]:
-    """JAX's switches; everything is computed in full precision."""
+    """JAX's switches, and a CPU, whose products are as precise as their type."""
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         enter(jax.enable_x64(p.dtype == "float64" or p.data_seed % 5 == 0))
-        enter(jax.default_matmul_precision("highest"))
+        enter(jax.default_device(jax.devices("cpu")[0]))
         if p.way == "strict":
             enter(jax.numpy_dtype_promotion("strict"))
             enter(jax.numpy_rank_promotion("raise"))

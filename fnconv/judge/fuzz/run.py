@@ -92,6 +92,12 @@ def read_amount(text: str) -> tuple[float, float]:
     return (float(int(number) * units[unit]), float("inf")) if unit else (float("inf"), float(number))
 
 
+def check_operations(operations: Sequence[str]) -> None:
+    unknown = [name for name in operations if name not in DRAWS]
+    if unknown:
+        raise ValueError(f"fuzz: operations must be among {', '.join(DRAWS)}; got {', '.join(unknown)}")
+
+
 def fuzz(
     *,
     seconds: float = float("inf"),
@@ -102,12 +108,10 @@ def fuzz(
     shrinking: bool = True,
 ) -> Report:
     """Draw and judge until the time or the number of cases is reached; then shrink what failed."""
-    unknown = [name for name in operations if name not in DRAWS]
-    if unknown:
-        raise ValueError(f"fuzz: operations must be among {', '.join(DRAWS)}; got {', '.join(unknown)}")
+    check_operations(operations)
     report, start, number = Report(seed), time.monotonic(), 0
     devices = len(jax.devices("cpu"))
-    while report.cases < cases and time.monotonic() - start < seconds:
+    while max(report.cases, report.programs) < cases and time.monotonic() - start < seconds:
         p: Problem = problem(Random(f"{seed}/{number}"), operations, devices)
         report.add(judge(p))
         report.seconds = time.monotonic() - start
