@@ -315,7 +315,7 @@ def spreads(p: Problem, d: Data, order: int, a: int) -> bool:
 def conv_spec(p: Problem) -> ConvSpec:
     """The convolution whose maps the problem runs."""
     y = form(p, [np.zeros(s) for s in p.shapes]).shape
-    x_shape = {"x": y, **dict(zip(ROLES[p.operation], p.shapes, strict=False))}["x"]
+    x_shape = {"x": y, **dict(zip(ROLES[p.operation], p.shapes[:2], strict=False))}["x"]
     w_shape = y if p.operation == "conv_weight_vjp" else p.shapes[1]
     layout = p.options.get("layout", "channels_last")
     (size, c), kernel_ = parts(x_shape, len(w_shape) - 2, layout)[1:], kernel(w_shape, layout)
