@@ -7,6 +7,8 @@ the processes that tests start inherit both.  XLA's own passes stay, and `test_a
 import os
 import tempfile
 
+for name in ("COLUMNS", "LINES"):  # the size of pytest's own terminal, which readline hands on to its workers
+    os.environ.pop(name, None)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
