@@ -98,5 +98,7 @@ def test_a_networks_tangent_moves_less_memory_than_autodiffs() -> None:
 
     assert traffic(fnconv.both_modes(network)) <= traffic(plain_network)
     counted = maps(lambda *args: jax.jvp(fnconv.both_modes(network), args, args), *args)
-    times = {name: n for (name, _), n in counted.items() if name != "rearrange"}
+    times = {
+        name: n for (name, _), n in counted.items() if name not in ("rearrange", "selected")
+    }  # which compute nothing
     assert times == {"conv": 3, "dense": 3, "select": 1}
