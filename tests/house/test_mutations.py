@@ -98,7 +98,6 @@ def forget() -> None:
         agreement.conv_program,
         agreement.max_pool_program,
         agreement.avg_pool_program,
-        test_scales.results,
     ):
         program.cache_clear()
 
