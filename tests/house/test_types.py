@@ -1,6 +1,7 @@
 """What type checkers make of a user's script: right calls pass, wrong ones are refused, each on its line."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,26 +17,32 @@ LINES = SCRIPT.read_text().splitlines()
 WRONG = {number for number, line in enumerate(LINES, 1) if re.search(r"  # wrong\b", line)}
 
 
-def run(*command):
-    root = str(Path(fnconv.__file__).parents[1])
-    return subprocess.run([sys.executable, "-m", *command], cwd=root, capture_output=True, text=True, check=False)
+ROOT = str(Path(fnconv.__file__).parents[1])
+
+
+def run(folder, *command):
+    """The checker as a user runs it: outside the checkout, with the package on the path of imports, where it is a
+    library. In the checkout mypy takes it for the user's own code and judges that too."""
+    paths = os.environ | {"PYTHONPATH": ROOT}
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, env=paths, capture_output=True, text=True, check=False
+    )
 
 
 def mypy(folder):
     """Its strict mode, without the settings of this project."""
     settings = folder / "mypy.ini"
     settings.write_text(f"[mypy]\nstrict = True\ncache_dir = {folder}\n")
-    done = run("mypy", "--config-file", str(settings), str(SCRIPT))
+    done = run(folder, "mypy", "--config-file", str(settings), str(SCRIPT))
     assert done.returncode == 1, done.stdout + done.stderr
     return re.findall(r"^(\S+?):(\d+): error: (.*)", done.stdout, re.M)
 
 
 def basedpyright(folder):
     """Pyright's strict mode."""
-    root = str(Path(fnconv.__file__).parents[1])
     settings = folder / "pyrightconfig.json"
-    settings.write_text(json.dumps({"typeCheckingMode": "strict", "include": [str(SCRIPT)], "extraPaths": [root]}))
-    done = run("basedpyright", "--project", str(settings), "--pythonpath", sys.executable, "--outputjson")
+    settings.write_text(json.dumps({"typeCheckingMode": "strict", "include": [str(SCRIPT)], "extraPaths": [ROOT]}))
+    done = run(folder, "basedpyright", "--project", str(settings), "--pythonpath", sys.executable, "--outputjson")
     assert done.returncode == 1, done.stdout + done.stderr
     found = json.loads(done.stdout)["generalDiagnostics"]
     return [(d["file"], d["range"]["start"]["line"] + 1, d["message"]) for d in found]
