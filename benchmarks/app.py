@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,6 +85,34 @@ def models(
 
     run = _bound(module.run, only, smoke, seconds, rounds, {"torch": _torch(against, smoke)})
     _report("models", run, settings, smoke, json_file)
+
+
+@app.command()
+def random(
+    cases: Annotated[int, typer.Option(min=1, help="Layers and pools of each seed.")] = 60,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated.")] = None,
+    against: Against = "torch",
+    only: Only = "",
+    rules: Names = "",
+    seconds: Seconds = SECONDS / 2,
+    rounds: Rounds = ROUNDS,
+    tuned: Tuned = False,
+    smoke: Smoke = False,
+    json_file: Json = None,
+) -> None:
+    """Layers and pools drawn at random, as networks use them; Torch in a process of its own."""
+    settings = _tune(tuned)
+    from benchmarks import layers, random_layers, torch_side
+    from benchmarks.environment import cores
+
+    _check_names("--rules", rules, {"all", *layers.rule_names()})
+    with ExitStack() as stack:
+        torch = None
+        if _torch(against, smoke) is not None:
+            torch = stack.enter_context(torch_side.Apart(1 if smoke else cores()))
+        options = {"seeds": seed or [0], "count": cases, "rules": _split(rules), "torch": torch}
+        run = _bound(random_layers.run, only, smoke, seconds, rounds, options)
+        _report("random", run, settings, smoke, json_file)
 
 
 @app.command()
@@ -179,11 +208,12 @@ def _tune(tuned: bool) -> dict[str, Any]:
     return dict(fnconv.tune_cpu().applied)
 
 
-def _torch(against: str, smoke: bool) -> bool:
+def _torch(against: str, smoke: bool) -> Any:
+    """Torch in this process, or None."""
     if against not in ("torch", "none"):
         raise typer.BadParameter(f"--against must be torch or none; got {against}")
     if against == "none":
-        return False
+        return None
     try:
         import torch
     except ModuleNotFoundError:
@@ -191,12 +221,13 @@ def _torch(against: str, smoke: bool) -> bool:
     import jax
 
     from benchmarks.environment import cores
+    from benchmarks.torch_side import Here
 
     if jax.default_backend() != "cpu":
         raise typer.BadParameter(f"--against torch is for the CPU; JAX runs on {jax.default_backend()}")
     torch.set_num_threads(1 if smoke else cores())
     torch.set_grad_enabled(False)
-    return True
+    return Here()
 
 
 def _split(names: str) -> list[str]:

@@ -58,8 +58,8 @@ def shapes(layer: Layer) -> tuple[jax.ShapeDtypeStruct, ...]:
     return x, w, jax.eval_shape(in_lax(layer), x, w)
 
 
-def arrays(layer: Layer, draw: Callable[[tuple[int, ...]], np.ndarray]) -> tuple[jax.Array, ...]:
-    return tuple(jnp.asarray(draw(s.shape), s.dtype) for s in shapes(layer))
+def arrays(layer: Layer, draw: Callable[[tuple[int, ...]], np.ndarray]) -> tuple[np.ndarray, ...]:
+    return tuple(draw(s.shape).astype(s.dtype) for s in shapes(layer))
 
 
 # ---- Torch ----------------------------------------------------------------------------------------------------------
@@ -68,13 +68,13 @@ def arrays(layer: Layer, draw: Callable[[tuple[int, ...]], np.ndarray]) -> tuple
 class InTorch:
     """The maps of a layer as Torch computes them, for operands in one of its memory formats."""
 
-    def __init__(self, layer: Layer, operands: tuple[jax.Array, ...], channels_last: bool) -> None:
+    def __init__(self, layer: Layer, operands: tuple[np.ndarray, ...], channels_last: bool) -> None:
         import torch
 
         self.torch, self.layer, self.axes = torch, layer, len(layer.size)
         formats = {2: torch.channels_last, 3: torch.channels_last_3d}
         memory = formats[self.axes] if channels_last else torch.contiguous_format
-        x, w, dy = (np.asarray(a.astype(jnp.float32)) for a in operands)
+        x, w, dy = (a.astype(np.float32) for a in operands)
         dtype = getattr(torch, layer.dtype)
         first = (np.moveaxis(x, -1, 1), np.moveaxis(w, (-1, -2), (0, 1)), np.moveaxis(dy, -1, 1))
         self.x, self.w, self.dy = (

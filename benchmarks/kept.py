@@ -10,7 +10,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 TIMED = ("layers", "pools", "models")
-COMMANDS = (*TIMED, "memory", "scaling")
+COMMANDS = ("random", *TIMED, "memory", "scaling")
 SUFFIXES = ("", "-tuned", "-gpu")
 
 Results = Mapping[str, dict[str, Any]]  # by file name without ending: "layers", "layers-tuned", "layers-gpu", ...

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import fnconv
 from benchmarks import convolutions, verify
 from benchmarks.cases import LAYERS, MAPS, Layer
-from benchmarks.timing import SMOKE, Budget, compare
+from benchmarks.timing import SMOKE, Budget, Side, compare, timer
 
 Row = dict[str, Any]
 FIELD = {"fwd": "forward", "dW": "weight_vjp", "dX": "input_vjp"}  # the rule that a map of conv runs
@@ -26,7 +26,7 @@ def run(
     *,
     maps: Sequence[str] = MAPS,
     rules: Sequence[str] = (),
-    torch: bool = True,
+    torch: Side | None = None,
 ) -> Iterator[Row]:
     """A row for each map of each layer, when it is measured."""
     for layer in (case for case in LAYERS if only(case.name)):
@@ -34,28 +34,28 @@ def run(
         jax.clear_caches()
 
 
-def measure(layer: Layer, budget: Budget, maps: Sequence[str], rules: Sequence[str], torch: bool) -> Iterator[Row]:
-    integers = convolutions.arrays(layer, verify.integers())
-    numbers = convolutions.arrays(layer, verify.normal())
+def measure(
+    layer: Layer, budget: Budget, maps: Sequence[str], rules: Sequence[str], torch: Side | None
+) -> Iterator[Row]:
+    integers, numbers = (
+        tuple(map(jnp.asarray, convolutions.arrays(layer, draw()))) for draw in (verify.integers, verify.normal)
+    )
     wide = convolutions.maps(convolutions.in_lax(replace(layer, dtype="float32")))
     automatic = convolutions.maps(convolutions.in_lax(layer))
-    formats = convolutions.torch_formats(layer) if torch else ()
-    in_torch = {f: convolutions.InTorch(layer, numbers, f) for f in formats}
-    checked = convolutions.InTorch(layer, integers, formats[-1]) if torch else None
     for map_ in maps:
         programs = {"autodiff": jax.jit(automatic[map_])}
         for name, rule in _rules(layer, map_, rules).items():
             programs[name] = jax.jit(convolutions.maps(convolutions.in_fnconv(layer, rule))[map_])
         programs, refused = _without_refused(programs, integers)
         results = {name: program(*integers) for name, program in programs.items()}
-        if checked is not None:
-            results["torch"] = checked.result(map_)
+        if torch is not None:
+            results["torch"] = torch.result(layer, map_)
         truth = programs["autodiff"] if layer.dtype == "float32" else jax.jit(wide[map_])
         operands = tuple(a.astype(jnp.float32) for a in integers)
         verdicts = verify.verify(f"{layer.name} {map_}", operands, truth, results, layer.dtype)
         del results
         thunks = {name: partial(_ready, program, numbers) for name, program in programs.items()}
-        times = compare(thunks, {str(f): t.thunk(map_) for f, t in in_torch.items()}, budget)
+        times = compare(thunks, timer(torch, layer, map_), budget)
         yield {
             "name": layer.name,
             "map": map_,

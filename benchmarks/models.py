@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.jax_layers import Autodiff, JaxLayers, Manual
 from benchmarks.networks import NETWORKS, Network
-from benchmarks.timing import SMOKE, Budget, compare
+from benchmarks.timing import SMOKE, Budget, Side, compare, fastest
 from benchmarks.verify import Disagreement
 
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ ROUNDINGS, DRAWS, FACTOR = 32, 3, 8.0
 SIDES: dict[str, type[Any]] = {"autodiff": Autodiff, "fnconv": Manual}
 
 
-def run(only: Callable[[str], bool], budget: Budget, *, torch: bool = True) -> Iterator[Row]:
+def run(only: Callable[[str], bool], budget: Budget, *, torch: Side | None = None) -> Iterator[Row]:
     """A row for each network, when it is measured."""
     for network in (n for n in NETWORKS if only(n.name)):
         yield measure(network, budget, torch)
@@ -70,15 +70,14 @@ def step(side: type[JaxLayers], network: Network, small: bool) -> Callable[..., 
     return run
 
 
-def measure(network: Network, budget: Budget, torch: bool) -> Row:
+def measure(network: Network, budget: Budget, torch: Side | None) -> Row:
     small = budget is SMOKE
     weights, images, labels = data(network, small)
     given = ([jnp.asarray(w) for w in weights], jnp.asarray(images), jnp.asarray(labels))
     compiled = {name: _compile(step(side, network, small), given) for name, side in SIDES.items()}
     steps = {name: program for name, (program, _) in compiled.items()}
     updated = {name: [np.asarray(w) for w in s(*given)] for name, s in steps.items()}
-    in_torch: dict[str, Callable[[], Any]] = {}
-    if torch:
+    if torch is not None:
         from benchmarks import torch_layers
 
         options = (network.build, small, RATE, weights, images, labels)
@@ -86,7 +85,7 @@ def measure(network: Network, budget: Budget, torch: bool) -> Row:
         updated["torch"] = [torch_layers.back(t) for t in in_torch["True"]()]
     verdicts = verify(network.name, steps["autodiff"], (weights, images, labels), updated)
     thunks = {name: partial(_ready, s, given) for name, s in steps.items()}
-    times = compare(thunks, in_torch, budget)
+    times = compare(thunks, None if torch is None else fastest(in_torch, budget), budget)
     return {
         "name": network.name,
         "map": "step",

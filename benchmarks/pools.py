@@ -14,14 +14,14 @@ from jax import lax
 import fnconv
 from benchmarks import verify
 from benchmarks.cases import DIRECTIONS, POOLS, Pool
-from benchmarks.timing import SMOKE, Budget, compare
+from benchmarks.timing import SMOKE, Budget, Side, compare, timer
 
 Row = dict[str, Any]
 Function = Callable[[jax.Array], jax.Array]
 Program = Callable[[], Any]
 
 
-def run(only: Callable[[str], bool], budget: Budget, *, torch: bool = True, **unused: object) -> Iterator[Row]:
+def run(only: Callable[[str], bool], budget: Budget, *, torch: Side | None = None, **unused: object) -> Iterator[Row]:
     """A row for each direction of each pool, when it is measured."""
     for pool in (case for case in POOLS if only(case.name)):
         yield from measure(pool.tiny() if budget is SMOKE else pool, budget, torch)
@@ -61,14 +61,13 @@ def programs(function: Function, x: jax.Array, dy: jax.Array) -> dict[str, Progr
     return {"bwd": partial(backward, residuals, dy), "fwd+bwd": partial(both, x, dy)}
 
 
-def torch_programs(pool: Pool, x: jax.Array, dy: jax.Array, channels_last: bool) -> dict[str, Program]:
+def torch_programs(pool: Pool, x: np.ndarray, dy: np.ndarray, channels_last: bool) -> dict[str, Program]:
     """Of two spatial axes, in one of Torch's memory formats; results have channels first."""
     import torch
 
     memory = torch.channels_last if channels_last else torch.contiguous_format
     tx, tdy = (
-        torch.tensor(np.ascontiguousarray(np.moveaxis(np.asarray(a), -1, 1))).contiguous(memory_format=memory)
-        for a in (x, dy)
+        torch.tensor(np.ascontiguousarray(np.moveaxis(a, -1, 1))).contiguous(memory_format=memory) for a in (x, dy)
     )
     window, steps, aten = [pool.window] * 2, ([pool.stride] * 2, [pool.padding] * 2), torch.ops.aten
     if pool.kind == "max":
@@ -93,23 +92,34 @@ def torch_programs(pool: Pool, x: jax.Array, dy: jax.Array, channels_last: bool)
     return {"bwd": partial(backward, forward()), "fwd+bwd": both}
 
 
-def measure(pool: Pool, budget: Budget, torch: bool) -> Iterator[Row]:
-    shape = jax.eval_shape(in_lax(pool), jax.ShapeDtypeStruct(pool.x_shape, jnp.float32)).shape
-    draw, noise = verify.integers(), verify.normal()
-    scale = 1 if pool.kind == "max" else pool.window ** len(pool.size)  # so that averages are integers
-    integers = tuple(jnp.asarray(scale * draw(s)) for s in (pool.x_shape, shape))
-    numbers = tuple(jnp.asarray(noise(s)) for s in (pool.x_shape, shape))
+def _arrays(pool: Pool, draw: Callable[[tuple[int, ...]], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """x and dy."""
+    x = jax.ShapeDtypeStruct(pool.x_shape, jnp.float32)
+    return draw(x.shape), draw(jax.eval_shape(in_lax(pool), x).shape)
+
+
+def integers(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """x and dy, such that averages are integers."""
+    draw = verify.integers()
+    scale = np.float32(1 if pool.kind == "max" else pool.window ** len(pool.size))
+    return _arrays(pool, lambda shape: scale * draw(shape))
+
+
+def normal(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    return _arrays(pool, verify.normal())
+
+
+def measure(pool: Pool, budget: Budget, torch: Side | None) -> Iterator[Row]:
+    whole, numbers = (tuple(map(jnp.asarray, draw(pool))) for draw in (integers, normal))
     sides = {"autodiff": in_lax(pool), "fnconv": in_fnconv(pool)}
-    formats = (False, True) if torch else ()
-    checked = {name: programs(side, *integers) for name, side in sides.items()}
-    if torch:
-        checked["torch"] = torch_programs(pool, *integers, channels_last=True)
-    timed = {name: programs(side, *numbers) for name, side in sides.items()}
-    in_torch = {str(f): torch_programs(pool, *numbers, channels_last=f) for f in formats}
+    checked, timed = ({name: programs(side, *given) for name, side in sides.items()} for given in (whole, numbers))
     for direction in DIRECTIONS:
-        verdicts = _verify(pool, direction, integers, {n: p[direction]() for n, p in checked.items()})
+        results = {n: p[direction]() for n, p in checked.items()}
+        if torch is not None:
+            results["torch"] = torch.result(pool, direction)
+        verdicts = _verify(pool, direction, whole, results)
         thunks = {name: partial(_ready, p[direction]) for name, p in timed.items()}
-        times = compare(thunks, {f: p[direction] for f, p in in_torch.items()}, budget)
+        times = compare(thunks, timer(torch, pool, direction), budget)
         yield {
             "name": pool.name,
             "map": direction,
@@ -137,7 +147,7 @@ def _verify(pool: Pool, direction: str, integers: tuple[jax.Array, ...], found: 
 
     linear = [(gradient, dy)] if direction == "bwd" else [(value, x), (gradient, dy)]
     for i, (truth, operand) in enumerate(linear):
-        results = {n: np.moveaxis(p[i].numpy(), 1, -1) if n == "torch" else p[i] for n, p in parts.items()}
+        results = {n: p[i] for n, p in parts.items()}
         what = f"{pool.name} {direction}"
         for name, verdict in verify.verify(what, (operand,), truth, results, exact=pool.kind == "max").items():
             worst[name] = max(worst.get(name, verdict), verdict, key=lambda v: v.fraction)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import picture
+from benchmarks import picture, random_layers
 from benchmarks.kept import RESULTS, TIMED, Results, load
 from benchmarks.scaling import exponent
 from benchmarks.targets import RESIDUALS, Row, Standing, ratio, share, standings, verdict
@@ -93,6 +93,8 @@ def details(results: Results) -> str:
                 parts.append(_memory(result["rows"]))
             case "scaling":
                 parts.append(_scaling(result["rows"]))
+            case "random":
+                parts += _random(result["rows"])
             case _:
                 parts.append(_cases(result["rows"]))
     return "\n\n".join(parts) or "None is kept here yet."
@@ -181,6 +183,16 @@ def _cases(rows: Sequence[Row]) -> str:
         lines.append([name, *cells, times, equal])
     of = f" ({', '.join(maps)})"
     return table(["", f"speed-up over autodiff{of}", "over Torch", "fnconv, ms", "equal bits, or error ÷ bound"], lines)
+
+
+def _random(rows: Sequence[Row]) -> list[str]:
+    seeds = ", ".join(map(str, dict.fromkeys(row["seed"] for row in rows)))
+    return [
+        f"Layers and pools drawn with the seeds {seeds}; geometric means, with the factor that one standard error is.",
+        table(random_layers.HEADINGS, random_layers.summary(rows)),
+        "Slowest against autodiff:",
+        table(["", "", "speed-up over autodiff", "over Torch"], random_layers.worst(rows)),
+    ]
 
 
 def _memory(rows: Sequence[Row]) -> str:

@@ -71,9 +71,9 @@ def run(only: Callable[[str], bool], budget: Budget, **unused: object) -> Iterat
 
 def _measure(sweep: Sweep, value: int, case: Layer | Pool, budget: Budget) -> Row:
     if isinstance(case, Pool):
-        parts = [row for row in pools.measure(case, budget, torch=False) if row["map"] == "fwd+bwd"]
+        parts = [row for row in pools.measure(case, budget, torch=None) if row["map"] == "fwd+bwd"]
     else:
-        parts = list(layers.measure(case, budget, MAPS, (), torch=False))
+        parts = list(layers.measure(case, budget, MAPS, (), torch=None))
     return {
         "name": f"{sweep.name} by {sweep.axis}",
         "map": str(value),

@@ -53,8 +53,26 @@ def tables(command: str, rows: Sequence[Row]) -> list[Table]:
             return [memory(rows)]
         case "scaling":
             return [cases(rows, command), scaling(rows)]
+        case "random":
+            from benchmarks import random_layers
+
+            slowest = ("slowest against autodiff", "", "autodiff / fnconv", "torch / fnconv")
+            return [
+                cases(rows, command),
+                _plain(slowest, random_layers.worst(rows)),
+                _plain(random_layers.HEADINGS, random_layers.summary(rows)),
+            ]
         case _:
             return [cases(rows, command), summary(command, rows)]
+
+
+def _plain(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i == 0)
+    for cells in lines:
+        table.add_row(*cells)
+    return table
 
 
 def line(row: Row) -> str:

@@ -10,10 +10,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
 
+from benchmarks.cases import Layer, Pool
 from benchmarks.environment import Others
 
 Thunk = Callable[[], object]
+Case = Layer | Pool
 
 LONG_ENOUGH = 0.02  # seconds that a function is repeated for in one round
 BUSY = 0.25  # cores that other processes may use during a round
@@ -121,18 +125,37 @@ def _run(thunk: Thunk, repeats: int) -> tuple[float, float]:
     return wall * 1e3 / repeats, (time.process_time() - cpu) * 1e3 / repeats
 
 
-def compare(in_jax: Mapping[str, Thunk], in_torch: Mapping[str, Thunk], budget: Budget) -> dict[str, Times]:
-    """Torch, JAX, Torch, each in a block; of Torch's variants (memory formats) the faster one remains, as "torch"."""
-    if not in_torch:
+def compare(in_jax: Mapping[str, Thunk], torch: Callable[[Budget], Times] | None, budget: Budget) -> dict[str, Times]:
+    """JAX's functions; where Torch takes part: Torch, JAX, Torch, each in a block."""
+    if torch is None:
         return measure(in_jax, budget)
-    probe = {name: times.median for name, times in measure(in_torch, budget.of(0.15)).items()}
-    best = {"torch": in_torch[min(probe, key=probe.__getitem__)]}
-    first = measure(best, budget.of(0.5))
+    first = torch(budget.of(0.5))
     _settle(budget)
     result = measure(in_jax, budget)
     _settle(budget)
-    second = measure(best, budget.of(0.5))
-    return {**result, "torch": first["torch"].joined(second["torch"])}
+    return {**result, "torch": first.joined(torch(budget.of(0.5)))}
+
+
+class Side(Protocol):
+    """Torch: a map of a layer, or a direction of a pool."""
+
+    def result(self, case: Case, map_: str) -> Any:
+        """Of the case's integers, with JAX's order of axes."""
+
+    def times(self, case: Case, map_: str, budget: Budget) -> Times:
+        """Of the faster memory format, on the case's normally distributed numbers."""
+
+
+def timer(side: Side | None, case: Case, map_: str) -> Callable[[Budget], Times] | None:
+    """What `timing.compare` asks Torch for."""
+    return None if side is None else partial(side.times, case, map_)
+
+
+def fastest(thunks: Mapping[str, Thunk], budget: Budget) -> Callable[[Budget], Times]:
+    """Of variants (Torch's memory formats) the one that a short probe finds the fastest, to be measured."""
+    probe = {name: times.median for name, times in measure(thunks, budget.of(0.3)).items()}
+    best = min(probe, key=probe.__getitem__)
+    return lambda budget: measure({best: thunks[best]}, budget)[best]
 
 
 def _settle(budget: Budget) -> None:

@@ -17,5 +17,21 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `sample(n)`, n cases, spread evenly over its parameters, run by default; the rest are slow."""
+    cases: dict[tuple[object, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sample") and not item.get_closest_marker("slow"):
+            cases.setdefault((item.path, item.originalname), []).append(item)
+    for all_ in cases.values():
+        n = all_[0].get_closest_marker("sample").args[0]
+        kept = {round(i * (len(all_) - 1) / max(n - 1, 1)) for i in range(n)}
+        for i, item in enumerate(all_):
+            if i not in kept:
+                item.add_marker("slow")

@@ -17,7 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import cases, convolutions, kept, memory, models, networks, picture, report, targets, timing, verify
+from benchmarks import (
+    cases,
+    convolutions,
+    kept,
+    memory,
+    models,
+    networks,
+    picture,
+    random_layers,
+    report,
+    targets,
+    timing,
+    verify,
+)
 from benchmarks.jax_layers import Autodiff, Manual
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,13 +189,60 @@ def test_functions_take_turns():
 def test_torch_has_blocks_before_and_after_jax(monkeypatch):
     calls: list[str] = []
     thunks = {n: (lambda n=n: calls.append(n)) for n in ("jax", "first", "last")}
-    in_torch = {n: thunks[n] for n in ("first", "last")}
     monkeypatch.setattr(
         timing, "measure", lambda given, budget: ({n: f() or timing.Times([len(n)], [1]) for n, f in given.items()})
     )
+    in_torch = timing.fastest({n: thunks[n] for n in ("first", "last")}, timing.SMOKE)
     times = timing.compare({"autodiff": thunks["jax"]}, in_torch, timing.SMOKE)
     assert calls == ["first", "last", "last", "jax", "last"]
-    assert times["torch"].wall == [5, 5]
+    assert times["torch"].wall == [4, 4]
+
+
+# ---- random layers --------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_always_gives_the_same_cases_and_another_seed_others():
+    first, again, other = (list(random_layers.cases(seed, 40)) for seed in (1, 1, 2))
+    assert first == again == list(random_layers.cases(1, 80))[:40] != other
+
+
+def test_every_kind_is_drawn_and_every_layer_is_of_the_sizes_that_are_stated():
+    drawn = list(random_layers.cases(5, 150))
+    kinds = {case.name.split()[0] for case in drawn}
+    assert {
+        "dense",
+        "depthwise",
+        "grouped",
+        "stem",
+        "patches",
+        "1-D",
+        "3-D",
+        "dilated",
+        "transposed",
+        "max",
+        "avg",
+    } < kinds
+    names = {layer.name for layer in cases.LAYERS}
+    for case in drawn:
+        assert case.name not in names
+        assert case.batch in random_layers.BATCHES
+        if isinstance(case, cases.Layer):
+            _x, w, dy = convolutions.shapes(case)
+            assert w.shape[-1] == case.channels[not case.transposed]
+            assert min(dy.shape) > 0
+
+
+def test_the_summary_of_a_draw():
+    rows = [
+        row("a", "fwd", ["conv"], autodiff=8, fnconv=1, torch=2),
+        row("b", "dX", ["conv", "groups"], autodiff=1, fnconv=2),
+    ]
+    (_, n, mean, slower, least, *_), alone, grouped = random_layers.summary(rows)
+    assert (n, slower, least) == ("2", "1 of 2", "0.50")
+    assert mean.startswith("2.00 ×/÷ 4.00")
+    assert alone[:4] == ("convolutions without groups", "1", "8.00 ×/÷ 1.00", "0 of 1")
+    assert grouped[0] == "grouped and depthwise"
+    assert random_layers.worst(rows, 1) == [("b", "dX", "0.50", "")]
 
 
 # ---- groups and targets ---------------------------------------------------------------------------------------------
@@ -328,10 +388,14 @@ HAS_TORCH = find_spec("torch") is not None
 FEW = {
     "layers": "LeNet conv2|64-256 1x1|depthwise 128 3x3 /2|^4 groups 128 3x3 @28|transposed 128|bf16 64-256",
     "pools": "3x3 /2",
+    "random": "",
     "models": "LeNet|MobileNet",
     "memory": "LeNet-5|3x3 /2 8x",
     "scaling": "max pool 3x3 /2 batch",
 }
+
+
+MORE = {"random": ("--cases", "11")}
 
 
 def smoke(chosen: dict[str, str], folder: Path) -> dict[str, Any]:
@@ -341,9 +405,12 @@ def smoke(chosen: dict[str, str], folder: Path) -> dict[str, Any]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
-    commands = [[name, "--smoke", "--only", only, "--json", f"{folder}/{name}.json"] for name, only in chosen.items()]
+    commands = [
+        [name, *MORE.get(name, ()), "--smoke", "--only", only, "--json", f"{folder}/{name}.json"]
+        for name, only in chosen.items()
+    ]
     if not HAS_TORCH:
-        commands = [[*c, "--against", "none"] if c[0] in kept.TIMED else c for c in commands]
+        commands = [[*c, "--against", "none"] if c[0] in (*kept.TIMED, "random") else c for c in commands]
     program = [sys.executable, "-c", SMOKE, json.dumps(commands)]
     done = subprocess.run(program, cwd=ROOT, env=os.environ | cache, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -352,10 +419,10 @@ def smoke(chosen: dict[str, str], folder: Path) -> dict[str, Any]:
 
 def test_every_command_runs_on_a_few_cases(tmp_path):
     found = smoke(FEW, tmp_path)
-    assert [len(found[name]["rows"]) for name in FEW] == [18, 4, 2, 3, 2]
+    assert [len(found[name]["rows"]) for name in FEW] == [18, 4, 30, 2, 3, 2]
     assert all(r["smoke"] for r in found.values())
     sides = {"autodiff", "fnconv", *(["torch"] if HAS_TORCH else [])}
-    for name in ("layers", "pools", "models"):
+    for name in ("layers", "pools", "random", "models"):
         assert all(set(row["times"]) == set(row["verified"]) == sides for row in found[name]["rows"])
         assert all(math.isfinite(t["ms"]) for row in found[name]["rows"] for t in row["times"].values())
     assert {"jax", "jaxlib", "torch", "processor", "cores", "XLA_FLAGS", "date"} <= set(found["layers"]["environment"])
@@ -364,4 +431,4 @@ def test_every_command_runs_on_a_few_cases(tmp_path):
 @pytest.mark.slow
 def test_every_command_runs_on_every_case(tmp_path):
     found = smoke(dict.fromkeys(FEW, ""), tmp_path)
-    assert [len(found[name]["rows"]) for name in FEW] == [99, 20, 6, 53, 18]
+    assert [len(found[name]["rows"]) for name in FEW] == [99, 20, 177, 6, 53, 18]
