@@ -119,11 +119,7 @@ def _layer(
         given["I"] = numbers.fit(NAME, "input", x, spec.x_shape(1)[1:], 1)
     if isinstance(w, np.ndarray):
         given["W"] = numbers.fit(NAME, "kernel", w, spec.w_shape, 2)
-    if cotangent is not None:
-        dy = numbers.load(NAME, "cotangent", cotangent)
-        if not isinstance(dy, np.ndarray):
-            raise invalid(NAME, "cotangent", "must be an array or a .npy file", dy)
-        given["δ"] = numbers.fit(NAME, "cotangent", dy, spec.y_shape(1)[1:], 1)
+    given |= numbers.cotangent(NAME, cotangent, spec.y_shape(1)[1:])
     return Layer(spec, seed, given)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from fnconv.base.geometry import Axis, volume
 from fnconv.show import pictures, texts
-from fnconv.show.blocks import COLUMNS, Block, Equations, Formula, Matrix, Prose, Section, matrix, readable
+from fnconv.show.blocks import COLUMNS, Block, Formula, Matrix, Prose, Section, matrix, readable
 from fnconv.show.layer import Layer
 from fnconv.show.relation import cell_formula, ravel, unravel
-from fnconv.show.symbols import Expression, Number, substitute
-from fnconv.show.tensors import axes_table, equations, remaining, side_by_side, slices, too_large
+from fnconv.show.symbols import Expression, Number
+from fnconv.show.tensors import axes_table, equations, remaining, side_by_side, tensor, too_large
 
 OUTPUTS = "ijklmn"  # the letters of an output's indices,
 ELEMENTS = "rstxyz"  # of a window element's,
@@ -77,7 +75,7 @@ def _forward(layer: Layer, values: bool) -> Section:
     text = f"O_{o} = Σ_{k} I_[{cells}]·W_{k} + b"
     latex = rf"O_{{{o}}} = \sum_{{{','.join(k)}}} I_{{{cells}}} \, W_{{{k}}} + b"
     where = "Indices count from 1; I is 0 outside its size." + (" Channels are summed too." if channels else "")
-    body = _equations(layer, layer.forward(), total, ("Small forward", "Notes 1"), values)
+    body = equations(layer, layer.forward(), total, ("Small forward", "Notes 1"), values)
     blocks = (Formula(text, latex, ("Small forward", "Notes 1", "Wei (2.4)")), Prose(where), body)
     return Section("Forward, element by element", (*blocks, *texts.slips(layer, "forward")))
 
@@ -105,14 +103,14 @@ def _product(layer: Layer, values: bool) -> Section:
 
     def phi(p: int, q: int) -> Expression | None:
         at = m(p, q)
-        return None if at is None else _put(layer, layer.I((at[0],), unravel(at[1], r.input)), values)
+        return None if at is None else layer.put(layer.I((at[0],), unravel(at[1], r.input)), values)
 
     def c(q: int, kernel: int) -> Expression:
         d, element = divmod(q, elements)
-        return _put(layer, layer.W((kernel, d), unravel(element, r.window)), values)
+        return layer.put(layer.W((kernel, d), unravel(element, r.window)), values)
 
     def y(p: int, kernel: int) -> Expression:
-        return _put(layer, layer.O((kernel,), unravel(p, r.output)), values)
+        return layer.put(layer.O((kernel,), unravel(p, r.output)), values)
 
     columns = shape[1]
     all_shown = columns == readable(columns, COLUMNS)
@@ -200,7 +198,7 @@ def _big_m(layer: Layer, values: bool) -> Section:
 def _bias(layer: Layer, values: bool) -> Section:
     o, _, _ = _letters(layer)
     formula = Formula(f"∂L/∂b = Σ_{o} δ_{o},   δ = ∂L/∂O", _latex_bias(o), ("Small (1)", "Notes 2.1"))
-    body = _equations(layer, layer.bias_gradient(), layer.spec.out_channels, ("Small (1)",), values)
+    body = equations(layer, layer.bias_gradient(), layer.spec.out_channels, ("Small (1)",), values)
     return Section("Gradient of the bias", (formula, body))
 
 
@@ -218,7 +216,7 @@ def _kernel(layer: Layer, values: bool) -> Section:
         ("Small (2)", "Wei (2.21)", "Notes 3"),
     )
     total = layer.spec.out_channels * layer.per_group * volume(layer.relation.window)
-    body = _equations(layer, layer.kernel_gradient(), total, ("Small (2)", "Wei (2.21)"), values)
+    body = equations(layer, layer.kernel_gradient(), total, ("Small (2)", "Wei (2.21)"), values)
     why = "W_" + k + " is multiplied by one cell for each output: every output sends back its δ times that cell."
     return Section("Gradient of the kernel", (formula, Prose(why), body, *texts.slips(layer, "kernel")))
 
@@ -238,46 +236,24 @@ def _input(layer: Layer, values: bool) -> Section:
         "was multiplied by window element q and added to output p, so δ at p times W at q comes back; add the copies."
     )
     total = layer.spec.in_channels * volume(layer.relation.input)
-    body = _equations(layer, layer.input_gradient(), total, ("Small (3)", "Wei (2.30)"), values)
+    body = equations(layer, layer.input_gradient(), total, ("Small (3)", "Wei (2.30)"), values)
     return Section("Gradient of the input", (formula, Prose(why), body, *texts.slips(layer, "input")))
 
 
 # ---- pieces ---------------------------------------------------------------------------------------------------------
 
 
-def tensor(layer: Layer, name: str, values: bool) -> list[Matrix]:
-    """I, W, O or δ as matrices of symbols or of numbers."""
-    spec, r = layer.spec, layer.relation
-    symbol, channels, spatial = {
-        "I": (layer.I, (spec.in_channels,), r.input),
-        "W": (layer.W, (spec.out_channels, layer.per_group), r.window),
-        "O": (layer.O, (spec.out_channels,), r.output),
-        "δ": (layer.delta, (spec.out_channels,), r.output),
-    }[name]
-    return slices(name, channels, spatial, lambda c, i: _put(layer, symbol(c, i), values))
-
-
 def _bias_part(layer: Layer, values: bool) -> tuple[str | list[Matrix], ...]:
     """ "+ b =", with numbers a number for each output channel."""
     if not values:
         return ("+ b =",)
-    row = matrix("b", (1, layer.spec.out_channels), lambda _, d: _put(layer, layer.b((d,)), values))
+    row = matrix("b", (1, layer.spec.out_channels), lambda _, d: layer.put(layer.b((d,)), values))
     return "+", [row], "="
-
-
-def _put(layer: Layer, e: Expression, values: bool) -> Expression:
-    return substitute(e, layer.value) if values else e
 
 
 def _of_vec(layer: Layer, at: int, values: bool) -> Expression:
     c, position = divmod(at, volume(layer.relation.input))
-    return _put(layer, layer.I((c,), unravel(position, layer.relation.input)), values)
-
-
-def _equations(
-    layer: Layer, pairs: Iterable[tuple[Expression, Expression]], total: int, labels: Sequence[str], values: bool
-) -> Equations:
-    return equations(list(pairs), total, labels, layer.value if values else None, layer.result)
+    return layer.put(layer.I((c,), unravel(position, layer.relation.input)), values)
 
 
 def _letters(layer: Layer) -> tuple[str, str, str]:

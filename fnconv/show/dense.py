@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy as np
 from fnconv.base.errors import invalid
 from fnconv.ops import functional as ops
 from fnconv.show import interactive, numbers
-from fnconv.show.blocks import EQUATIONS, TERMS, Formula, Matrix, Prose, Section, readable
+from fnconv.show.blocks import EQUATIONS, TERMS, Equations, Formula, Prose, Section, readable
 from fnconv.show.page import Page
 from fnconv.show.relation import first
-from fnconv.show.symbols import Expression, Number, Partial, Product, Sum, Symbol, namer, some, substitute
-from fnconv.show.tensors import equations, side_by_side, slices, too_large
+from fnconv.show.symbols import Expression, Number, Partial, Product, Sum, Symbol, namer, some
+from fnconv.show.tensors import equations, side_by_side, slices, tensor, too_large
 
 NAME = "show.dense"
 
@@ -59,50 +59,46 @@ def dense(
         given["x"] = numbers.fit(NAME, "input", x, (inputs,), 0)
     if "W" in given:
         numbers.fit(NAME, "weights", given["W"], (inputs, outputs), 0)
-    if cotangent is not None:
-        dy = numbers.load(NAME, "cotangent", cotangent)
-        if not isinstance(dy, np.ndarray):
-            raise invalid(NAME, "cotangent", "must be an array or a .npy file", dy)
-        given["δ"] = numbers.fit(NAME, "cotangent", dy, (outputs,), 0)
-    return _page(inputs, outputs, given, values or bool(given), seed)
+    given |= numbers.cotangent(NAME, cotangent, (outputs,), 0)
+    return _page(Dense(inputs, outputs, given, seed), values or bool(given))
 
 
-def _page(inputs: int, outputs: int, given: dict[str, numbers.Array], values: bool, seed: int) -> Page:
-    shapes = {"x": (inputs,), "W": (inputs, outputs), "b": (outputs,), "δ": (outputs,)}
-    extents = {"x": (inputs,), "W": (inputs, outputs), "b": (outputs,), "y": (outputs,), "δ": (outputs,)}
-    x, w, b, y, delta = (namer(name, (extent,)) for name, extent in extents.items())
-    arrays: dict[str, Any] = {}
+class Dense(numbers.Written):
+    """x W + b = y.  Indices are 0-based here and 1-based in the symbols."""
 
-    def operands() -> dict[str, Any]:
-        numbers.refuse_if_large(NAME, shapes)
-        return {k: numbers.random(shape, (seed, n), -4, 9) for n, (k, shape) in enumerate(shapes.items())} | given
+    name = NAME
 
-    def live() -> str:
-        symbols = {"I": x, "W": w, "b": b, "O": y, "δ": delta}
-        return interactive.section(
-            interactive.dense(inputs, outputs, symbols, lambda: {"I": (a := operands())["x"], **a})
-        )
+    def __init__(self, inputs: int, outputs: int, given: Mapping[str, numbers.Array], seed: int) -> None:
+        self.inputs, self.outputs, self.given, self.seed = inputs, outputs, given, seed
+        self.x, self.W = namer("x", ((inputs,),)), namer("W", ((inputs, outputs),))
+        self.b, self.y, self.delta = (namer(name, ((outputs,),)) for name in ("b", "y", "δ"))
 
-    if values:
-        arrays = operands()
-        value, pullback = jax.vjp(ops.dense, *(jax.numpy.asarray(arrays[n]) for n in ("x", "W", "b")))
-        gradients = pullback(jax.numpy.asarray(arrays["δ"]))
-        arrays |= {"y": value, **dict(zip(("dx", "dW", "db"), gradients, strict=True))}
-    lookup = numbers.lookup(arrays)
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"x": (self.inputs,), "W": (self.inputs, self.outputs), "b": (self.outputs,), "δ": (self.outputs,)}
 
-    def put(e: Expression) -> Expression:
-        return substitute(e, lookup) if values else e
+    @property
+    def tensors(self) -> dict[str, numbers.Tensor]:
+        def of(symbol: Callable[..., Symbol], *shape: int) -> numbers.Tensor:
+            return lambda _, i: symbol(i), (), shape
 
-    def result(left: Expression) -> float:
-        if isinstance(left, Partial):
-            return lookup(Symbol("d" + left.symbol.name, left.symbol.groups))
-        return lookup(left) if isinstance(left, Symbol) else 0.0
+        n, m = self.inputs, self.outputs
+        vectors = {"b": of(self.b, m), "y": of(self.y, m), "δ": of(self.delta, m)}
+        return {"x": of(self.x, n), "W": of(self.W, n, m), **vectors}
 
-    def column(name: str, symbol: Any, size: int) -> list[Matrix]:
-        return slices(name, (), (size,), lambda _, i: put(symbol(i)))
+    def drawn(self, name: str) -> numbers.Array:
+        return numbers.random(self.shapes[name], (self.seed, list(self.shapes).index(name)), -4, 9)
 
-    def block(pairs: Sequence[tuple[Expression, Expression]], total: int, label: str) -> Any:
-        return equations(pairs, total, (label,), lookup if values else None, result)
+    def computed(self, operands: Mapping[str, Any]) -> dict[str, Any]:
+        y, pullback = jax.vjp(ops.dense, *(jax.numpy.asarray(operands[n]) for n in ("x", "W", "b")))
+        return {"y": y, **dict(zip(("dx", "dW", "db"), pullback(jax.numpy.asarray(operands["δ"])), strict=True))}
+
+
+def _page(layer: Dense, values: bool) -> Page:
+    inputs, outputs, x, w, b, delta = layer.inputs, layer.outputs, layer.x, layer.W, layer.b, layer.delta
+
+    def block(pairs: Sequence[tuple[Expression, Expression]], total: int, label: str) -> Equations:
+        return equations(layer, pairs, total, (label,), values)
 
     shown_in, shown_out = readable(inputs, TERMS), readable(outputs, TERMS)
     some_in, some_out = range(readable(inputs, EQUATIONS)), range(readable(outputs, EQUATIONS))
@@ -111,22 +107,21 @@ def _page(inputs: int, outputs: int, given: dict[str, numbers.Array], values: bo
         terms = (Product((x((i,)), w((i, j)))) for i in range(inputs))
         return Sum((*islice(terms, shown_in), b((j,))), inputs - shown_in)
 
-    forward = [(y((j,)), affine(j)) for j in some_out]
+    forward = [(layer.y((j,)), affine(j)) for j in some_out]
     dx = [
         (Partial(x((i,))), some((Product((delta((j,)), w((i, j)))) for j in range(outputs)), outputs, shown_out))
         for i in some_in
     ]
     dw = [(Partial(w((i, j))), Product((x((i,)), delta((j,))))) for i, j in first((inputs, outputs), EQUATIONS)]
     db = [(Partial(b((j,))), delta((j,))) for j in some_out]
-    matrix_w = slices("W", (), (inputs, outputs), lambda _, i: put(w(i)))
-    layer = Section(
+    row = {name: tensor(layer, name, values) for name in layer.tensors}
+    first_section = Section(
         "The layer",
         (
             *too_large(inputs * outputs),
             Formula("y = x W + b,  y_j = Σ_i x_i·W_ij + b_j", r"y = x\,W + b, \quad y_j = \sum_i x_i W_{ij} + b_j",
                     ("Notes 1",)),
-            side_by_side(column("x", x, inputs), "·", matrix_w, "+", column("b", b, outputs), "=",
-                         column("y", y, outputs)),
+            side_by_side(row["x"], "·", row["W"], "+", row["b"], "=", row["y"]),
             Prose(
                 "It is a convolution whose kernel is as large as its input: one window, so that no cell is copied.  "
                 f"{inputs * outputs:,} weights, {outputs:,} biases."
@@ -150,11 +145,12 @@ def _page(inputs: int, outputs: int, given: dict[str, numbers.Array], values: bo
         ),
     )
     title = f"Fully connected layer, {inputs:,} inputs and {outputs:,} outputs"
-    if not values:
-        return Page(title, (layer, weights_section, input_section), live)
-    found = slices("∂L/∂W", (), (inputs, outputs), lambda _, i: Number(float(np.asarray(arrays["dW"])[i])))
-    last = Section("As matrices", (side_by_side(column("x", x, inputs), column("δ", delta, outputs), found),))
-    return Page(title, (layer, weights_section, input_section, last), live)
+    parts = [first_section, weights_section, input_section]
+    if values:
+        dw_array = np.asarray(layer.arrays["dW"])
+        found = slices("∂L/∂W", (), (inputs, outputs), lambda _, i: Number(float(dw_array[i])))
+        parts.append(Section("As matrices", (side_by_side(row["x"], row["δ"], found),)))
+    return Page(title, tuple(parts), lambda: interactive.section(interactive.dense(layer)))
 
 
 LATEX_W = (

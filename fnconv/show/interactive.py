@@ -6,7 +6,7 @@ The script multiplies and adds.  Which output meets which window element at whic
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from fnconv.base.geometry import Axis, flat_table, outputs, taps, volume
 from fnconv.show.layer import Layer
+from fnconv.show.numbers import Written
 from fnconv.show.pooling import Pooling
 from fnconv.show.symbols import Symbol
 from fnconv.show.tensors import headings
@@ -22,75 +23,57 @@ from fnconv.show.tensors import headings
 Index = tuple[int, ...]
 Model = dict[str, Any]
 CELLS, TERMS = 4096, 2**14  # what can be seen at once, and what a small file holds
-WORDS = {"I": "input", "x": "input", "W": "kernel", "b": "bias", "O": "output", "y": "output", "δ": "from above"}
+WORDS = {"I": "input", "x": "input", "W": "weights", "b": "bias", "O": "output", "y": "output", "δ": "from above"}
+KEYS = {"x": "I", "y": "O"}  # one name for each part
 
 
 def conv(layer: Layer) -> Model | None:
     """The model of I * W + b = O; None where it is too large to be seen at once."""
     spec, r = layer.spec, layer.relation
     kernels, per_group, elements = spec.out_channels, layer.per_group, volume(r.window)
-    links = [
+    links = (
         (d, layer.group_of_output(d) * per_group + c, (d * per_group + c) * elements)
         for d in range(kernels)
         for c in range(per_group)
-    ]
-    grids = {
-        "I": (layer.I, (spec.in_channels,), r.input),
-        "W": (layer.W, (kernels, per_group), r.window),
-        "b": (lambda _, d: layer.b(d), (), (kernels,)),
-        "O": (layer.O, (kernels,), r.output),
-        "δ": (layer.delta, (kernels,), r.output),
-    }
+    )
+    terms = kernels * per_group * volume(r.output) * elements
     geometry = partial(_geometry, spec.axes, (spec.in_channels,))
-    return _model("sum", grids, lambda: layer.operands, geometry, links, volume(r.output) * elements, sign="∗")
+    return _model("sum", layer, geometry, links, terms, sign="∗")
 
 
 def pool(pooling: Pooling) -> Model | None:
     """The model of a pooling, channel by channel; None where it is too large."""
     r, channels = pooling.relation, pooling.channels
-    grids = {
-        "I": (pooling.I, (channels,), r.input),
-        "O": (pooling.O, (channels,), r.output),
-        "δ": (pooling.delta, (channels,), r.output),
-    }
-    links = [(c, c, 0) for c in range(channels)]
+    links = ((c, c, 0) for c in range(channels))
     geometry = partial(_geometry, pooling.axes, (channels,), pooling.spec.ties)
     special = {"counts": pooling.counts.ravel().tolist(), "p": pooling.spec.p}
-    terms = volume(r.output) * volume(r.window)
-    return _model(pooling.kind, grids, lambda: pooling.operands, geometry, links, terms, **special)
+    terms = channels * volume(r.output) * volume(r.window)
+    return _model(pooling.kind, pooling, geometry, links, terms, **special)
 
 
-def dense(
-    inputs: int, outs: int, symbols: Mapping[str, Callable[..., Symbol]], operands: Callable[[], Mapping[str, Any]]
-) -> Model | None:
+def dense(layer: Written) -> Model | None:
     """The model of y = x W + b: a convolution of one cell, whose channels are the inputs and the outputs."""
-    shapes = {"I": (inputs,), "W": (inputs, outs), "b": (outs,), "O": (outs,), "δ": (outs,)}
-    grids = {name: (lambda _, i, s=symbols[name]: s(i), (), shape) for name, shape in shapes.items()}
-    links = [(j, i, i * outs + j) for j in range(outs) for i in range(inputs)]
-    cell = partial(_geometry, (Axis(1, 1),), ())
-    model = _model("sum", grids, operands, cell, links, 1, sign="·")
-    if model:
-        model["frame"] = _grid((), (inputs,))
-        model["tensors"]["W"]["word"] = "weights"
-    return model
+    inputs, outs = layer.shapes["W"]
+    links = ((j, i, i * outs + j) for j in range(outs) for i in range(inputs))
+    geometry = partial(_geometry, (Axis(1, 1),), ())
+    return _model("sum", layer, geometry, links, inputs * outs, sign="·", frame=_grid((), (inputs,)))
 
 
 def _model(
     kind: str,
-    grids: Mapping[str, tuple[Callable[..., Symbol], Index, Index]],
-    operands: Callable[[], Mapping[str, Any]],
+    layer: Written,
     geometry: Callable[[], Model],
-    links: list[tuple[int, int, int]],
+    links: Iterable[tuple[int, int, int]],
     terms: int,
     **more: Any,
 ) -> Model | None:
     """What the script reads.  links: kernel d, input channel c and the first of the weights between them."""
-    cells = sum(volume((*channels, *spatial)) for _, channels, spatial in grids.values())
-    if terms * len(links) > TERMS or cells > CELLS:
+    cells = sum(volume((*channels, *spatial)) for _, channels, spatial in layer.tensors.values())
+    if terms > TERMS or cells > CELLS:
         return None
-    given = operands()
-    tensors = {name: _tensor(*grid, given.get(name)) for name, grid in grids.items()}
-    return {"kind": kind, **geometry(), "links": links, "tensors": tensors, **more}
+    given = layer.operands
+    tensors = {KEYS.get(name, name): _tensor(*tensor, given.get(name)) for name, tensor in layer.tensors.items()}
+    return {"kind": kind, **geometry(), "links": list(links), "tensors": tensors, **more}
 
 
 def frame(axes: Sequence[Axis]) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:

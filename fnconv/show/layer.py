@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -15,13 +14,15 @@ from fnconv.ops import functional as ops
 from fnconv.show import numbers
 from fnconv.show.blocks import EQUATIONS, TERMS, Limit, readable
 from fnconv.show.relation import Index, Relation, first
-from fnconv.show.symbols import Expression, Partial, Product, Sum, Symbol, namer, some
+from fnconv.show.symbols import Expression, Partial, Product, Sum, namer, some
 
 NAME = "show.conv"
 
 
-class Layer:
+class Layer(numbers.Written):
     """I * W + b = O.  Indices are 0-based here and 1-based in the symbols."""
+
+    name = NAME
 
     def __init__(self, spec: ConvSpec, seed: int, given: Mapping[str, numbers.Array]) -> None:
         self.spec, self.relation = spec, Relation(spec.axes)
@@ -106,25 +107,24 @@ class Layer:
         return {"I": spec.x_shape(1)[1:], "W": spec.w_shape, "b": (spec.out_channels,), "δ": spec.y_shape(1)[1:]}
 
     @property
-    def numeric(self) -> bool:
-        """Whether numbers can be put in."""
-        return numbers.fits(self.shapes)
+    def tensors(self) -> dict[str, numbers.Tensor]:
+        spec, r, kernels = self.spec, self.relation, (self.spec.out_channels,)
+        return {
+            "I": (self.I, (spec.in_channels,), r.input),
+            "W": (self.W, (*kernels, self.per_group), r.window),
+            "b": (lambda _, d: self.b(d), (), kernels),
+            "O": (self.O, kernels, r.output),
+            "δ": (self.delta, kernels, r.output),
+        }
 
-    @cached_property
-    def operands(self) -> dict[str, Any]:
-        """I, W, b and δ in the library's layout: what was given, or random integers."""
-        numbers.refuse_if_large(NAME, self.shapes)
+    def drawn(self, name: str) -> numbers.Array:
+        number = list(self.shapes).index(name)
         ranges = {"I": (1, 9), "W": (-4, 5), "b": (1, 5), "δ": (-3, 6)}
-        drawn = enumerate(self.shapes.items())
-        return {k: numbers.random(shape, (self.seed, n), *ranges[k]) for n, (k, shape) in drawn} | dict(self.given)
+        return numbers.random(self.shapes[name], (self.seed, number), *ranges[name])
 
-    @cached_property
-    def arrays(self) -> dict[str, Any]:
-        """The operands and what the library's operations make of them: O and the gradients."""
-        a = self.operands
-        y, pullback = jax.vjp(self.apply, a["I"], a["W"], a["b"])
-        dx, dw, db = pullback(jax.numpy.asarray(a["δ"]))
-        return {**a, "O": y, "dI": dx, "dW": dw, "db": db}
+    def computed(self, operands: Mapping[str, Any]) -> dict[str, Any]:
+        y, pullback = jax.vjp(self.apply, *(operands[name] for name in ("I", "W", "b")))
+        return {"O": y, **dict(zip(("dI", "dW", "db"), pullback(jax.numpy.asarray(operands["δ"])), strict=True))}
 
     def apply(self, x: Any, w: Any, b: Any) -> Any:
         """fnconv's own convolution."""
@@ -138,15 +138,3 @@ class Layer:
             dilation=[a.dilation for a in axes],
             groups=self.spec.groups,
         )
-
-    def value(self, symbol: Symbol) -> float:
-        return numbers.lookup(self.arrays)(symbol)
-
-    def result(self, left: Expression) -> float:
-        """What fnconv computes for the left side of an equation."""
-        if isinstance(left, Partial):
-            renamed = Symbol("d" + left.symbol.name, left.symbol.groups)
-            return numbers.lookup(self.arrays)(renamed)
-        if isinstance(left, Symbol):
-            return self.value(left)
-        raise TypeError(f"{NAME}: no number for {left}")

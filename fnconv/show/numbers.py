@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fnconv.base.errors import invalid, mistyped
-from fnconv.show.symbols import Symbol, Values
+from fnconv.show.symbols import Expression, Partial, Symbol, Values, substitute
 
 Array = npt.NDArray[np.float32]
 Given = Array | tuple[int, ...]
+Tensor = tuple[Callable[..., Symbol], tuple[int, ...], tuple[int, ...]]  # symbol(channels, position), their extents
 LARGEST = 2**22  # elements of a tensor that numbers are still put into
 
 
@@ -59,6 +62,16 @@ def refuse_if_large(function: str, shapes: Mapping[str, tuple[int, ...]]) -> Non
         raise invalid(function, "values", f"can be put into tensors of at most {LARGEST} elements", listed)
 
 
+def cotangent(function: str, given: Any, shape: tuple[int, ...], optional: int = 1) -> dict[str, Array]:
+    """The numbers of δ under its name, where there are any."""
+    if given is None:
+        return {}
+    array = load(function, "cotangent", given)
+    if not isinstance(array, np.ndarray):
+        raise invalid(function, "cotangent", "must be an array or a .npy file", array)
+    return {"δ": fit(function, "cotangent", array, shape, optional)}
+
+
 def random(shape: tuple[int, ...], seed: tuple[int, ...], low: int, high: int, *, repeat: bool = False) -> Array:
     """Integers from low to high without 0, which would hide a term; all different where there are enough of them.
 
@@ -87,3 +100,57 @@ def lookup(arrays: Mapping[str, Any]) -> Values:
         return float(table[at + (0,) * (table.ndim - len(at))])
 
     return value
+
+
+class Written(ABC):
+    """A layer in symbols, and in numbers in the library's layout: given or random ones, and what fnconv computes."""
+
+    name: str  # of the function that writes it
+    given: Mapping[str, Array]
+
+    @property
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the operands."""
+
+    @property
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that are drawn as matrices."""
+
+    @abstractmethod
+    def drawn(self, name: str) -> Array:
+        """An operand that is not given."""
+
+    @abstractmethod
+    def computed(self, operands: Mapping[str, Any]) -> dict[str, Any]:
+        """The result and the gradients, by the library's operation."""
+
+    @property
+    def numeric(self) -> bool:
+        """Whether numbers can be put in."""
+        return fits(self.shapes)
+
+    @cached_property
+    def operands(self) -> dict[str, Any]:
+        refuse_if_large(self.name, self.shapes)
+        return {name: self.given[name] if name in self.given else self.drawn(name) for name in self.shapes}
+
+    @cached_property
+    def arrays(self) -> dict[str, Any]:
+        return {**self.operands, **self.computed(self.operands)}
+
+    def value(self, symbol: Symbol) -> float:
+        return lookup(self.arrays)(symbol)
+
+    def result(self, left: Expression) -> float:
+        """What fnconv computes for the left side of an equation."""
+        if isinstance(left, Partial):
+            return self.value(Symbol("d" + left.symbol.name, left.symbol.groups))
+        if isinstance(left, Symbol):
+            return self.value(left)
+        raise TypeError(f"{self.name}: no number for {left}")
+
+    def put(self, e: Expression, values: bool) -> Expression:
+        """With numbers for its symbols, if `values` are wanted."""
+        return substitute(e, self.value) if values else e

@@ -12,7 +12,7 @@ from fnconv.show import texts
 from fnconv.show.blocks import Block, Formula, Matrix, Prose, Section
 from fnconv.show.layer import Layer
 from fnconv.show.relation import Index
-from fnconv.show.symbols import Expression, Number, substitute
+from fnconv.show.symbols import Expression, Number
 from fnconv.show.tensors import Entry, shape_of, side_by_side, slices
 
 
@@ -141,7 +141,7 @@ def _draw(layer: Layer, values: bool, name: str, shape: Index, entry: Any) -> li
 
     def put(_: Index, i: Index) -> Expression | None:
         e = entry(i)
-        return substitute(e, layer.value) if values and e is not None else e
+        return None if e is None else layer.put(e, values)
 
     several = layer.spec.in_channels > 1 or layer.spec.out_channels > 1
     return slices(name + (" (channel 1)" if several else ""), (), shape, put)

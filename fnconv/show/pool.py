@@ -98,11 +98,7 @@ def _pooling(
     given: dict[str, numbers.Array] = {}
     if isinstance(x, np.ndarray):
         given["I"] = numbers.fit(NAME, "input", x, (*spec.size, channels), 1)
-    if cotangent is not None:
-        dy = numbers.load(NAME, "cotangent", cotangent)
-        if not isinstance(dy, np.ndarray):
-            raise invalid(NAME, "cotangent", "must be an array or a .npy file", dy)
-        given["δ"] = numbers.fit(NAME, "cotangent", dy, (*spec.output, channels), 1)
+    given |= numbers.cotangent(NAME, cotangent, (*spec.output, channels))
     special: dict[str, dict[str, Any]] = {
         "max": {"ties": ties},
         "avg": {"count_include_pad": count_include_pad},

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from fnconv.base.geometry import volume
-from fnconv.show.blocks import Block, Formula, Matrix, Prose, Section, Table, matrix
+from fnconv.show.blocks import Block, Formula, Prose, Section, Table, matrix
 from fnconv.show.pooling import Pooling
 from fnconv.show.relation import Index, unravel
-from fnconv.show.symbols import Expression, Number, substitute
-from fnconv.show.tensors import axes_table, equations, remaining, side_by_side, slices, too_large
+from fnconv.show.symbols import Expression, Number
+from fnconv.show.tensors import axes_table, equations, remaining, side_by_side, slices, tensor, too_large
 
 
 def sections(pooling: Pooling, values: bool) -> list[Section]:
@@ -26,7 +26,7 @@ def _layer(pooling: Pooling, values: bool) -> Section:
         *too_large(volume(r.input)),
         Prose("I is the input, O the output, L the loss, and δ = ∂L/∂O what comes back from the layers behind."),
         axes_table(pooling.axes),
-        side_by_side(_tensor(pooling, "I", values), "→", _tensor(pooling, "O", values)),
+        side_by_side(tensor(pooling, "I", values), "→", tensor(pooling, "O", values)),
         *remaining(channels, r.input),
     ]
     if r.unused:
@@ -63,8 +63,7 @@ def _forward(pooling: Pooling, values: bool) -> Section:
     if kind == "avg" and len(counts) > 1:
         blocks.append(Prose(f"Windows differ in size here: {', '.join(map(str, counts))} cells are counted."))
     total = pooling.channels * volume(pooling.relation.output)
-    value = pooling.value if values else None
-    blocks.append(equations(list(pooling.forward()), total, formula.labels[:1], value, pooling.result))
+    blocks.append(equations(pooling, pooling.forward(), total, formula.labels[:1], values))
     return Section("Forward, element by element", tuple(blocks))
 
 
@@ -83,7 +82,7 @@ def _selection(pooling: Pooling) -> Section:
             "Which cell is the largest depends on the numbers."
             + ("" if "I" in pooling.given else f"  Random integers (seed {pooling.seed}), with ties:")
         ),
-        side_by_side(_tensor(pooling, "I", True), "→", _tensor(pooling, "O", True)),
+        side_by_side(tensor(pooling, "I", True), "→", tensor(pooling, "O", True)),
         Table(("window", "its cells", "maximum", "row_major takes", "column_major takes"), tuple(rows)),
     ]
     if total > len(rows):
@@ -160,8 +159,7 @@ def _gradient(pooling: Pooling, values: bool) -> Section:
         ),
     }[pooling.kind]
     total = pooling.channels * volume(pooling.relation.input)
-    value = pooling.value if values else None
-    body = equations(list(pooling.gradient()), total, formula.labels[-2:], value, pooling.result)
+    body = equations(pooling, pooling.gradient(), total, formula.labels[-2:], values)
     return Section("Gradient of the input", (formula, Prose(why), body))
 
 
@@ -176,17 +174,7 @@ def _example(pooling: Pooling) -> Section:
         "With numbers",
         (
             Prose("Computed by fnconv's own pooling and its gradient." + which),
-            side_by_side(_tensor(pooling, "I", True), "→", _tensor(pooling, "O", True)),
-            side_by_side(_tensor(pooling, "δ", True), "→", slices("∂L/∂I", c, r.input, gradient)),
+            side_by_side(tensor(pooling, "I", True), "→", tensor(pooling, "O", True)),
+            side_by_side(tensor(pooling, "δ", True), "→", slices("∂L/∂I", c, r.input, gradient)),
         ),
     )
-
-
-def _tensor(pooling: Pooling, name: str, values: bool) -> list[Matrix]:
-    r = pooling.relation
-    symbol, spatial = {"I": (pooling.I, r.input), "O": (pooling.O, r.output), "δ": (pooling.delta, r.output)}[name]
-
-    def entry(c: Index, i: Index) -> Expression:
-        return substitute(symbol(c, i), pooling.value) if values else symbol(c, i)
-
-    return slices(name, (pooling.channels,), spatial, entry)

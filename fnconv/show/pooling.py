@@ -38,8 +38,10 @@ KINDS = {"max": "max_pool", "avg": "avg_pool", "lp": "lp_pool"}
 ATTEMPTS = 10  # at an example with a tie that the two rules resolve differently
 
 
-class Pooling:
+class Pooling(numbers.Written):
     """I pooled to O, channel by channel.  Indices are 0-based here and 1-based in the symbols."""
+
+    name = NAME
 
     def __init__(
         self,
@@ -110,26 +112,16 @@ class Pooling:
         return {"I": (*self.spec.size, self.channels), "δ": (*self.spec.output, self.channels)}
 
     @property
-    def numeric(self) -> bool:
-        """Whether numbers can be put in."""
-        return numbers.fits(self.shapes)
+    def tensors(self) -> dict[str, numbers.Tensor]:
+        r, channels = self.relation, (self.channels,)
+        symbols = {"I": self.I, "O": self.O, "δ": self.delta}
+        return {name: (s, channels, r.input if name == "I" else r.output) for name, s in symbols.items()}
 
-    @cached_property
-    def operands(self) -> dict[str, Any]:
-        """I and δ in the library's layout: what was given, or random integers."""
-        numbers.refuse_if_large(NAME, self.shapes)
-        delta = numbers.random(self.shapes["δ"], (self.seed, 0), 1, 9)
-        return {"δ": delta, "I": self._drawn(self.shapes["I"])} | dict(self.given)
-
-    @cached_property
-    def arrays(self) -> dict[str, Any]:
-        """The operands and what the library's operation makes of them: O and dL/dI."""
-        a = self.operands
-        y, pullback = jax.vjp(self._pool, jax.numpy.asarray(a["I"]))
-        return {**a, "O": np.asarray(y), "dI": np.asarray(pullback(jax.numpy.asarray(a["δ"]))[0])}
-
-    def _drawn(self, shape: tuple[int, ...]) -> numbers.Array:
+    def drawn(self, name: str) -> numbers.Array:
         """Random integers; for max pooling such that, if it can be, a tie is resolved in two ways."""
+        shape = self.shapes[name]
+        if name == "δ":
+            return numbers.random(shape, (self.seed, 0), 1, 9)
         if self.kind != "max":
             return numbers.random(shape, (self.seed, 1), -4, 9)
         for attempt in range(1, ATTEMPTS + 1):
@@ -137,6 +129,10 @@ class Pooling:
             if (self.winners("row_major", drawn) != self.winners("column_major", drawn)).any():
                 break
         return drawn
+
+    def computed(self, operands: Mapping[str, Any]) -> dict[str, Any]:
+        y, pullback = jax.vjp(self._pool, jax.numpy.asarray(operands["I"]))
+        return {"O": np.asarray(y), "dI": np.asarray(pullback(jax.numpy.asarray(operands["δ"]))[0])}
 
     def winners(self, ties: str, x: Any = None) -> np.ndarray:
         """Row-major position of the cell that every window of a max pooling takes, (*output, channels); -1 for none."""
@@ -158,15 +154,7 @@ class Pooling:
             *channel, o, i = symbol.groups
             c = channel[0][0] - 1 if channel else 0
             return float(self.taken(c, tuple(n - 1 for n in o)) == tuple(n - 1 for n in i))
-        return numbers.lookup(self.arrays)(symbol)
-
-    def result(self, left: Expression) -> float:
-        """What fnconv computes for the left side of an equation."""
-        if isinstance(left, Partial):
-            return numbers.lookup(self.arrays)(Symbol("d" + left.symbol.name, left.symbol.groups))
-        if isinstance(left, Symbol):
-            return self.value(left)
-        raise TypeError(f"{NAME}: no number for {left}")
+        return super().value(symbol)
 
     @property
     def vec_shape(self) -> tuple[int, int]:

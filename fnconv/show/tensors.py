@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 
 from fnconv.base.geometry import AnyAxis, Axis, volume
@@ -19,8 +19,9 @@ from fnconv.show.blocks import (
     matrix,
     readable,
 )
+from fnconv.show.numbers import Written
 from fnconv.show.relation import first
-from fnconv.show.symbols import Expression, Number, Symbol, substitute
+from fnconv.show.symbols import Expression, Number
 
 Index = tuple[int, ...]
 Entry = Callable[[tuple[int, ...], Index], Expression | None]
@@ -64,20 +65,20 @@ def side_by_side(*parts: Sequence[Matrix] | str) -> Row:
     return Row(tuple(flat))
 
 
+def tensor(layer: Written, name: str, values: bool) -> list[Matrix]:
+    """One of a layer's tensors as matrices of symbols or of numbers."""
+    symbol, channels, spatial = layer.tensors[name]
+    return slices(name, channels, spatial, lambda c, i: layer.put(symbol(c, i), values))
+
+
 def equations(
-    pairs: Sequence[tuple[Expression, Expression]],
-    total: int,
-    labels: Sequence[str],
-    value: Callable[[Symbol], float] | None,
-    result: Callable[[Expression], float],
+    layer: Written, pairs: Iterable[tuple[Expression, Expression]], total: int, labels: Sequence[str], values: bool
 ) -> Equations:
     """left = right, or with numbers for the symbols on the right and what fnconv computes for the left."""
-    rows = []
-    for left, right in pairs:
-        if value is None:
-            rows.append(Equation(left, right))
-        else:
-            rows.append(Equation(left, substitute(right, value), Number(result(left))))
+    rows = (
+        Equation(left, layer.put(right, values), Number(layer.result(left)) if values else None)
+        for left, right in pairs
+    )
     return Equations(tuple(rows), total, tuple(labels))
 
 
