@@ -188,7 +188,7 @@ def conv_weight_vjp(
     Args:
       x: input of the forward convolution.
       dy: cotangent of y.
-      window_shape: spatial shape of the kernels, one entry per spatial axis.
+      window_shape: of the kernels, one entry per spatial axis, or an int as in `max_pool`.
 
     Returns:
       dw (*window, in / groups, out) or (out, in / groups, *window) in x's dtype, summed over the batch.

@@ -8,23 +8,25 @@ import numpy as np
 
 from fnconv.base.errors import invalid
 from fnconv.base.spec import ConvSpec
+from fnconv.base.typing import IntOrTuple, Padding
 from fnconv.rules import available
 from fnconv.show import conv_sections, interactive, numbers
 from fnconv.show.blocks import Section
 from fnconv.show.layer import NAME, Layer
+from fnconv.show.numbers import Numbers, ShapeOrNumbers
 from fnconv.show.page import Page
 from fnconv.show.pool import pool
 from fnconv.show.tensors import shape_of, with_channels
 
 
 def conv(
-    input: Any,
-    kernel: Any,
+    input: ShapeOrNumbers,
+    kernel: ShapeOrNumbers,
     *,
-    cotangent: Any = None,
-    strides: Any = 1,
-    padding: Any = "VALID",
-    dilation: Any = 1,
+    cotangent: Numbers | None = None,
+    strides: IntOrTuple = 1,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
     channels: int = 1,
     out_channels: int = 1,
     groups: int = 1,
@@ -73,12 +75,12 @@ def conv(
 
 
 def _layer(
-    input: Any,
-    kernel: Any,
-    cotangent: Any,
-    strides: Any,
-    padding: Any,
-    dilation: Any,
+    input: ShapeOrNumbers,
+    kernel: ShapeOrNumbers,
+    cotangent: Numbers | None,
+    strides: IntOrTuple,
+    padding: Padding,
+    dilation: IntOrTuple,
     channels: int,
     out_channels: int,
     groups: int,

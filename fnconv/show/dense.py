@@ -13,6 +13,7 @@ from fnconv.base.errors import invalid
 from fnconv.ops import functional as ops
 from fnconv.show import interactive, numbers
 from fnconv.show.blocks import EQUATIONS, TERMS, Equations, Formula, Prose, Section, readable
+from fnconv.show.numbers import Numbers, ShapeOrNumbers
 from fnconv.show.page import Page
 from fnconv.show.relation import first
 from fnconv.show.symbols import Expression, Number, Partial, Product, Sum, Symbol, namer, some
@@ -22,7 +23,13 @@ NAME = "show.dense"
 
 
 def dense(
-    input: Any, output: Any = None, *, weights: Any = None, cotangent: Any = None, values: bool = False, seed: int = 0
+    input: ShapeOrNumbers,
+    output: int | None = None,
+    *,
+    weights: Numbers | None = None,
+    cotangent: Numbers | None = None,
+    values: bool = False,
+    seed: int = 0,
 ) -> Page:
     """A fully connected layer written out: y = x W + b and its three gradients.
 

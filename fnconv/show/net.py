@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from fnconv.base.errors import invalid
 from fnconv.base.geometry import volume, window_axes
@@ -98,7 +99,8 @@ def _resnet18() -> Iterator[AnyLayer]:
     yield from (Pool("avgpool", 7, 1, kind="avg"), Dense("fc", 1000))
 
 
-NETS = {
+Name = Literal["lenet5", "alexnet", "vgg16", "resnet18"]
+NETS: dict[Name, Net] = {
     "lenet5": Net(
         "LeNet-5",
         28,
@@ -137,7 +139,7 @@ NETS = {
 }
 
 
-def net(name: str) -> Page:
+def net(name: Name) -> Page:
     """A known network as a table: output shapes, parameters, work and receptive field of every layer.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fnconv.base.errors import invalid, mistyped
+from fnconv.base.typing import ArrayLike
 from fnconv.show.symbols import Expression, Partial, Symbol, Values, substitute
 
 Array = npt.NDArray[np.float32]
+Numbers = ArrayLike | npt.ArrayLike | Path  # an array, what makes one, or the path of a .npy file
+ShapeOrNumbers = int | Sequence[int] | Numbers
 Given = Array | tuple[int, ...]
 Tensor = tuple[Callable[..., Symbol], tuple[int, ...], tuple[int, ...]]  # symbol(channels, position), their extents
 LARGEST = 2**22  # elements of a tensor that numbers are still put into

@@ -8,24 +8,26 @@ import numpy as np
 
 from fnconv.base.errors import invalid
 from fnconv.base.spec import PoolSpec
+from fnconv.base.typing import IntOrTuple, Padding, Ties
 from fnconv.rules import available as rules
 from fnconv.show import interactive, numbers, pool_sections
+from fnconv.show.numbers import Numbers, ShapeOrNumbers
 from fnconv.show.page import Page
-from fnconv.show.pooling import KINDS, NAME, Pooling
+from fnconv.show.pooling import KINDS, NAME, Kind, Pooling
 from fnconv.show.tensors import shape_of, with_channels
 
 
 def pool(
-    input: Any,
-    window: Any,
+    input: ShapeOrNumbers,
+    window: IntOrTuple,
     *,
-    kind: str = "max",
-    cotangent: Any = None,
-    strides: Any = None,
-    padding: Any = "VALID",
-    dilation: Any = 1,
+    kind: Kind = "max",
+    cotangent: Numbers | None = None,
+    strides: IntOrTuple | None = None,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
     ceil_mode: bool = False,
-    ties: str = "row_major",
+    ties: Ties = "row_major",
     count_include_pad: bool = True,
     p: float = 2,
     channels: int = 1,
@@ -37,7 +39,7 @@ def pool(
     Args:
       input: the spatial shape of the input; or its numbers, an array or a .npy file of shape (*spatial, channels),
         where one channel's axis may be missing.
-      window: the shape of the window.
+      window: the shape of the window; an int where there is one axis.
       kind: "max", "avg" or "lp".
       cotangent: numbers for δ = dL/dO; random integers where they are asked for and not given.
       strides, padding, dilation, ceil_mode, ties, count_include_pad, p: as in `fnconv.max_pool`, `avg_pool`, `lp_pool`.
@@ -54,8 +56,8 @@ def pool(
     >>> print(pool((2, 2), (2, 2), kind="avg").find("∂L/∂I_12"))
     ∂L/∂I_12 = 1/4·δ_11
     """
-    names = {"strides": strides, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
-    options = {**names, "ties": ties, "count_include_pad": count_include_pad, "p": p}
+    geometry = {"strides": strides, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    options: dict[str, Any] = {**geometry, "ties": ties, "count_include_pad": count_include_pad, "p": p}
     pooling = _pooling(input, window, kind, cotangent, channels, seed, **options)
     title = f"{pooling.title} pooling of {with_channels(pooling.spec.size, pooling.channels)} with "
     title += f"{shape_of(pooling.relation.window)}, giving {shape_of(pooling.spec.output)}"
@@ -64,14 +66,14 @@ def pool(
 
 
 def _pooling(
-    input: Any,
-    window: Any,
-    kind: str,
-    cotangent: Any = None,
+    input: ShapeOrNumbers,
+    window: IntOrTuple,
+    kind: Kind,
+    cotangent: Numbers | None = None,
     channels: int = 1,
     seed: int = 0,
     *,
-    ties: str = "row_major",
+    ties: Ties = "row_major",
     count_include_pad: bool = True,
     p: float = 2,
     **geometry: Any,

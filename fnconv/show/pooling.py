@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -34,7 +34,8 @@ from fnconv.show.symbols import (
 )
 
 NAME = "show.pool"
-KINDS = {"max": "max_pool", "avg": "avg_pool", "lp": "lp_pool"}
+Kind = Literal["max", "avg", "lp"]
+KINDS: dict[Kind, str] = {"max": "max_pool", "avg": "avg_pool", "lp": "lp_pool"}
 ATTEMPTS = 10  # at an example with a tie that the two rules resolve differently
 
 
@@ -45,7 +46,7 @@ class Pooling(numbers.Written):
 
     def __init__(
         self,
-        kind: str,
+        kind: Kind,
         spec: PoolSpec,
         channels: int,
         seed: int,

@@ -85,6 +85,12 @@ fnconv.check_vjp(loss, w, x, level="slow")  # wrong
 # ---- modules that `import fnconv` shows -----------------------------------------------------------------------------
 
 print(fnconv.show.conv((3, 3), (2, 2)).to_latex(), fnconv.textbook.vec(x[0]), fnconv.__version__)
+assert_type(fnconv.show.conv(image, [2, 2], channels=3, strides=(2, 1), padding=((1, 1), (0, 0))), fnconv.show.Page)
+fnconv.show.conv([[1.0, 2.0], [3.0, 4.0]], np.ones((2, 1)), cotangent=np.ones((1, 2)), dilation=1, padding="VALID")
+fnconv.show.dense(3, weights=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], cotangent=labels[:2]).find("y_1")
+fnconv.show.pool((4, 4), (2, 2), kind="max", ties="column_major", ceil_mode=True, strides=None, padding="SAME")
+fnconv.show.pool(5, 2, kind="lp", p=3, values=True).to_html()
+fnconv.show.net("vgg16").to_text(width=80)
 fnconv.testing.assert_vjp(fnconv.relu, image[0], level="quick", order=1)
 fnconv.train.lenet.init("modern", 0)
 assert_type(fnconv.compat.flax.max_pool(image, (2, 2), padding="SAME"), jax.Array)
@@ -93,5 +99,16 @@ keras.max_pool(x, 2)
 lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 fnconv.show.layer((3, 3))  # wrong: conv, dense, pool or net
+fnconv.show.conv((3, 3))  # wrong: no kernel
+fnconv.show.conv((3, 3), (2, 2), stride=2)  # wrong: strides
+fnconv.show.conv((3, 3), (2, 2), strides="2")  # wrong
+fnconv.show.conv((3, 3), (2, 2), padding="valid ")  # wrong
+fnconv.show.conv({3, 4}, (2, 2))  # wrong: no order
+fnconv.show.dense(3, 2.5)  # wrong
+fnconv.show.dense(3, weights=object())  # wrong
+fnconv.show.pool((4, 4), (2, 2), kind="mean")  # wrong
+fnconv.show.pool((4, 4), (2, 2), ties="first")  # wrong
+fnconv.show.pool((4, 4), np.ones((2, 2)))  # wrong: pooling has no weights
+fnconv.show.net("vgg")  # wrong
 flax.max_pool(image, (2, 2), padding="SANE")  # wrong
 keras.max_pool()  # wrong
