@@ -8,6 +8,7 @@ from fnconv import train as train
 from fnconv.base.cpu_settings import tune_cpu as tune_cpu
 from fnconv.base.version import __version__ as __version__
 from fnconv.judge.model.compare import compare as compare
+from fnconv.judge.rule.entry import check_jvp as check_jvp
 from fnconv.judge.rule.entry import check_vjp as check_vjp
 from fnconv.ops.functional import *  # noqa: F403
 from fnconv.rules.available import available_rules as available_rules

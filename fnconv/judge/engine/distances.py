@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,12 @@ def ratios(got: np.ndarray, want: Values, bound: Values) -> Values:
 def within(got: np.ndarray, want: Values, bound: Values) -> bool:
     """Whether all entries are as near as the bound says."""
     return bool((ratios(got, want, bound) <= 1).all())
+
+
+def dot(a: Iterable[Values], b: Iterable[Values]) -> float:
+    """The inner product of two lists of arrays; a factor of 0 leaves out what is not finite."""
+    with np.errstate(invalid="ignore"):
+        return sum(float(np.where(y == 0, 0.0, x * y).sum()) for x, y in zip(a, b, strict=True))
 
 
 def worst(got: np.ndarray, want: Values, bound: Values, wrong: np.ndarray) -> dict[str, Any]:

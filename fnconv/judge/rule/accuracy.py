@@ -30,10 +30,10 @@ def compare_accuracy(
     bounds: Sequence[Values],
     alone: Sequence[Values],
 ) -> None:
-    """bounds: of rule and reference together; alone: what rounding does to each cotangent of the reference."""
+    """bounds: of rule and reference together; alone: what rounding does to each derivative of the reference."""
     ordinary = point.name in ("the arguments given", "normal floats")
     dtype, u = short_name(trial.dtype), Format.of(trial.dtype).u
-    for name, g, w, bound, own in zip(trial.names, got, want, bounds, alone, strict=True):
+    for i, (g, w, bound, own) in enumerate(zip(got, want, bounds, alone, strict=True)):
         with np.errstate(invalid="ignore"):
             error = np.where(np.isfinite(bound + own) & (abs(g - w) <= bound), abs(g - w), 0.0)
         size = float(abs(np.where(np.isfinite(w), w, 0)).max(initial=0))
@@ -44,7 +44,11 @@ def compare_accuracy(
         ratio = most / due
         if ordinary and most > LOST * size > LOST * WORSE * due:
             text = f"no digit is left in {dtype}: digits cancel in the rule that do not in automatic differentiation"
-            trial.report.fail(check, name, text, point.name, dtype, **worst(g, w, np.full_like(w, due), error > due))
+            off = worst(g, w, np.full_like(w, due), error > due)
+            trial.report.fail(check, trial.derivative_names[i], text, point.name, dtype, **off)
         else:
-            text = f"the cotangent of {name} ({dtype}, {point.name}) is {ratio:.2g} times as far off as rounding in "
-            trial.report.warn(check, text + "automatic differentiation explains: digits cancel in the rule?")
+            text = (
+                f"the cotangent of {trial.of_derivatives[i]} ({dtype}, {point.name}) is {ratio:.2g} times as far off "
+            )
+            text += "as rounding in automatic differentiation explains: digits cancel in the rule?"
+            trial.report.warn(check, text)

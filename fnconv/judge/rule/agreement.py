@@ -63,14 +63,14 @@ def check_float64(trial: Trial) -> None:
 
 
 def _compare_float64(trial: Trial, point: Point, right: Replayed) -> None:
-    got, want = (p.exact(point.values, point.cotangents) for p in (trial.rule, right))
+    got, want = (p.exact(point.values, point.vectors) for p in (trial.rule, right))
     bounds = partial(explained, point, trial.rule, right)
     compare_at(trial, PointResults(point, got, want, bounds, "float64", FLOAT64))
 
 
 def explained(point: Point, a: Replayed, b: Replayed, samples: int, *, fine: bool = True) -> Both:
     """What independent roundings in two programs explain together."""
-    bounds = [p.bounds(point.values, point.cotangents, samples, fine=fine) for p in (a, b)]
+    bounds = [p.bounds(point.values, point.vectors, samples, fine=fine) for p in (a, b)]
     results, gradients = ([np.hypot(*each) for each in zip(*part, strict=True)] for part in zip(*bounds, strict=True))
     return results, gradients
 
@@ -107,7 +107,7 @@ def _compare_formulas(trial: Trial, point: Point, right: Replayed) -> None:
     if rule is trial.rule or reference is None or reference is right or rule.opaque or reference.opaque:
         return
     largest = float(jnp.finfo(trial.dtype).max)  # type: ignore[no-untyped-call]
-    traced, plain = (p.exact(point.values, point.cotangents) for p in (reference, right))
+    traced, plain = (p.exact(point.values, point.vectors) for p in (reference, right))
     for part in zip(traced, plain, explained(point, reference, right, FEW), strict=True):
         if not all((_within(g, w, b) & (abs(w) <= largest)).all() for g, w, b in zip(*part, strict=True)):
             return
@@ -120,17 +120,17 @@ def _compare_formulas(trial: Trial, point: Point, right: Replayed) -> None:
         )
         return values, gradients
 
-    got, dtype = rule.exact(point.values, point.cotangents), f"{short_name(trial.dtype)}, evaluated exactly"
+    got, dtype = rule.exact(point.values, point.vectors), f"{short_name(trial.dtype)}, evaluated exactly"
     compare_at(trial, PointResults(point, got, traced, bounds, dtype, OWN))
 
 
 def _compare_own(trial: Trial, point: Point, right: Replayed) -> None:
-    got, want = _float64(trial.run_native(point)), right.exact(point.values, point.cotangents)
+    got, want = _float64(trial.run_native(point)), right.exact(point.values, point.vectors)
     rounded = trial.right_rounded or right
     bounds = partial(explained, point, trial.rule_rounded, rounded, fine=False)
     within = compare_at(trial, PointResults(point, got, want, bounds, short_name(trial.dtype), OWN, native=True))
     if trial.report.ok and not trial.rule_rounded.opaque:
-        alone = rounded.bounds(point.values, point.cotangents, FEW, fine=False)[1]
+        alone = rounded.bounds(point.values, point.vectors, FEW, fine=False)[1]
         compare_accuracy(trial, OWN, point, got[1], want[1], within[1], alone)
 
 
@@ -149,8 +149,8 @@ def check_integers(trial: Trial) -> None:
     limit = 1 / Format.of(trial.dtype).u
     for reach in (8, 4, 3, 2, 1):
         point = draw.integers(reach)
-        want = trial.right.exact(point.values, point.cotangents)
-        sums = trial.right.exact(tuple(map(abs, point.values)), tuple(map(abs, point.cotangents)))
+        want = trial.right.exact(point.values, point.vectors)
+        sums = trial.right.exact(tuple(map(abs, point.values)), tuple(map(abs, point.vectors)))
         flat = [x for part in want for x in part]
         if not all(np.isfinite(x).all() and (x == np.round(x)).all() for x in flat):
             row.detail = "does not apply: the results are no integers"
@@ -179,7 +179,7 @@ def rounds_nowhere(trial: Trial, point: Point) -> bool:
         jaxpr, _ = trace(trial.task(trial.rule_flat, native=True, limited=False))
     watched = WholeNumbers()
     with precision(jnp.float64):
-        replay(jaxpr, [jnp.asarray(v, jnp.float64) for v in (*point.values, *point.cotangents)], watched)
+        replay(jaxpr, [jnp.asarray(v, jnp.float64) for v in (*point.values, *point.vectors)], watched)
     return watched.whole
 
 
@@ -238,11 +238,11 @@ def _judge_kinks(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds:
     if reference is None:
         return wrong
 
-    def gradient(values: Sequence[Values], cotangents: Sequence[Values]) -> Sequence[Values]:
-        return reference.exact(values, cotangents)[1]
+    def gradient(values: Sequence[Values], vectors: Sequence[Values]) -> Sequence[Values]:
+        return reference.exact(values, vectors)[1]
 
     fixed = [False] * len(c.point.values)  # the reference alone is moved, also where a rule may rely on its arguments
-    around = kinks.limits(gradient, c.point.values, c.point.cotangents, fixed)
+    around = kinks.limits(gradient, c.point.values, c.point.vectors, fixed)
     remaining, met = [], False
     for i, (g, w, bad, bound) in enumerate(zip(c.got[1], c.want[1], wrong, bounds, strict=True)):
         slack = np.where(np.isfinite(bound), bound, 0)
@@ -255,7 +255,7 @@ def _judge_kinks(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds:
             if all(np.isfinite(value).all() for value in c.want[0]):
                 trial.report.warn(
                     c.check,
-                    f"the cotangent of {trial.names[i]} is not finite, as automatic differentiation's is not, "
+                    f"the cotangent of {trial.of_derivatives[i]} is not finite, as automatic differentiation's is not, "
                     f"for {c.point.name}, where the function has finite slopes",
                 )
             excused |= hollow
@@ -263,17 +263,17 @@ def _judge_kinks(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds:
         remaining.append(bad & ~(excused | (undefined & ~np.isfinite(w))))
     if met and not any(r.any() for r in remaining):
         span = kinks.not_spanned(
-            lambda v, u: trial.rule.exact(v, u)[1], gradient, c.point.values, c.point.cotangents, fixed
+            lambda v, u: trial.rule.exact(v, u)[1], gradient, c.point.values, c.point.vectors, fixed, trial.forward
         )
         if span is None:
             text = f"at a kink ({c.point.name}) the rule takes another slope than the reference, between its sides"
             trial.report.row(c.check).detail = "other slopes at kinks, all between the sides"
             trial.report.note(text)
         else:
-            i, position = span
+            i, where = span
             remaining[i] = wrong[i]
             trial.problems.append(
-                f"no subgradient: at a tie, for the single result {position}, the cotangents are no "
+                f"no subgradient: at a tie, {where}, the cotangents are no "
                 "mixture of those on the sides (shared out more or less than once?)"
             )
     return remaining
@@ -309,6 +309,6 @@ def fail(trial: Trial, c: PointResults, i: int, bad: np.ndarray, bounds: Both, p
     """Write the worst entry down, and the guess."""
     got, want, bound = c.got[part][i], c.want[part][i], bounds[part][i]
     guess = trial.problems.pop() if trial.problems else explain(trial, c.point, i, part, c.got, c.want, bad, bound)
-    name = (trial.result_names, trial.names)[part][i]
+    name = (trial.result_names, trial.derivative_names)[part][i]
     check = c.check if part == 1 else VALUE
     trial.report.fail(check, name, guess, c.point.name, c.dtype, **worst(got, want, bound, bad))

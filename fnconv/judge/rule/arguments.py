@@ -32,9 +32,11 @@ class Argument:
 class Signature:
     """A call fn(*args, **kwargs) as a function of its floating leaves alone.
 
+    judge: check_vjp or check_jvp, whose errors say so.
     held: names of Python floats that fn needs to know at trace time, and of which it was not differentiated.
     """
 
+    judge: str
     fn: Function
     all: Leaves
     moving: tuple[Argument, ...]
@@ -72,14 +74,16 @@ class Signature:
         return replace(self, moving=moving, places=places, held=tuple(names))
 
 
-def signature(fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature:
+def signature(judge: str, fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature:
     """Take a call apart.  Arrays and Python floats of floating dtype move; everything else stays as it is.
+
+    judge: its name, for errors.
 
     Raises:
       TypeError: fn is not callable, an array is complex, or nothing could be differentiated.
     """
     if not callable(fn):
-        raise mistyped("check_vjp", "fn", "must be a function", type(fn).__name__)
+        raise mistyped(judge, "fn", "must be a function", type(fn).__name__)
     static = set(getattr(fn, "nondiff_argnums", ()))
     leaves = leaves_of(fn, args, kwargs)
     places = []
@@ -87,14 +91,14 @@ def signature(fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> S
         if position in static:
             continue
         if _is_complex(value):
-            raise mistyped("check_vjp", name, "must be real; complex derivatives are not checked", value.dtype)
+            raise mistyped(judge, name, "must be real; complex derivatives are not checked", value.dtype)
         if is_floating(value):
             places.append(i)
     if not places:
         kinds = ", ".join(str(getattr(v, "dtype", type(v).__name__)) for v in leaves.values) or "no arguments"
-        raise mistyped("check_vjp", "args", "must hold a floating-point array to differentiate by", kinds)
-    moving = tuple(_argument(leaves.names[i], leaves.values[i]) for i in places)
-    return Signature(fn, leaves, moving, tuple(places))
+        raise mistyped(judge, "args", "must hold a floating-point array to differentiate by", kinds)
+    moving = tuple(_argument(judge, leaves.names[i], leaves.values[i]) for i in places)
+    return Signature(judge, fn, leaves, moving, tuple(places))
 
 
 def is_floating(value: Any) -> bool:
@@ -113,13 +117,11 @@ def python_floats(call: Signature) -> list[str]:
     ]
 
 
-def _argument(name: str, value: Any) -> Argument:
+def _argument(judge: str, name: str, value: Any) -> Argument:
     if isinstance(value, jax.ShapeDtypeStruct):
         return Argument(name, value.shape, jnp.dtype(value.dtype), bool(getattr(value, "weak_type", False)), None)
     if isinstance(value, jax.core.Tracer):
-        raise mistyped(
-            "check_vjp", name, "must be an array; call it outside of jit and other transformations", "tracer"
-        )
+        raise mistyped(judge, name, "must be an array; call it outside of jit and other transformations", "tracer")
     weak = not isinstance(value, ARRAYS) or bool(getattr(value, "weak_type", False))
     array = np.asarray(value)
     dtype = jnp.result_type(value) if weak else jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=False)

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fnconv.judge.engine.programs import abstract, precision, residual_bytes
-from fnconv.judge.rule.programs import Flat, value_and_cotangents
+from fnconv.judge.rule.programs import Flat
 from fnconv.judge.rule.trial import Trial
 
 COST = "cost"
@@ -45,8 +45,7 @@ def measure(trial: Trial) -> None:
 
 def _of(trial: Trial, flat: Flat) -> dict[str, Any]:
     found: dict[str, Any] = {"residual_bytes": residual_bytes(lambda values: flat(*values)[0], trial.kinds)}
-    cotangents = tuple(abstract(r.shape, r.dtype) for r in trial.results)
-    lowered = jax.jit(value_and_cotangents(flat)).lower(trial.kinds, cotangents)
+    lowered = jax.jit(trial.derivative(flat)).lower(trial.kinds, trial.vectors)
     analysis = lowered.cost_analysis() or {}
     if "flops" in analysis:
         found["flops"] = int(analysis["flops"])
@@ -54,13 +53,13 @@ def _of(trial: Trial, flat: Flat) -> dict[str, Any]:
         memory = lowered.compile().memory_analysis()
         if memory is not None:
             found["temporary_bytes"] = int(memory.temp_size_in_bytes)
-        sharded = _collectives(trial, flat, cotangents)
+        sharded = _collectives(trial, flat)
         if sharded is not None:
             found["collectives"] = sharded
     return found
 
 
-def _collectives(trial: Trial, flat: Flat, cotangents: Any) -> dict[str, int] | None:
+def _collectives(trial: Trial, flat: Flat) -> dict[str, int] | None:
     """Collectives of the program whose leading axis, the batch, is split over all devices; None on one device."""
     devices = jax.devices()
     batch = trial.results[0].shape[:1] if trial.results else ()
@@ -73,8 +72,8 @@ def _collectives(trial: Trial, flat: Flat, cotangents: Any) -> dict[str, int] | 
         spec = PartitionSpec(*("batch",) * split)  # type: ignore[no-untyped-call]
         return abstract(aval.shape, aval.dtype, NamedSharding(mesh, spec))
 
-    program = jax.jit(value_and_cotangents(flat))
-    text = program.lower(jax.tree.map(place, trial.kinds), jax.tree.map(place, cotangents)).compile().as_text() or ""
+    placed = jax.tree.map(place, (trial.kinds, trial.vectors))
+    text = jax.jit(trial.derivative(flat)).lower(*placed).compile().as_text() or ""
     found: dict[str, int] = {}
     for name in COLLECTIVE.findall(text):
         found[name] = found.get(name, 0) + 1

@@ -20,7 +20,7 @@ Shapes = Sequence[tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Point:
-    """Values of the moving leaves and cotangents of the results.
+    """Values of the moving leaves, and what the Jacobian there is multiplied by: cotangents or tangents.
 
     smooth: drawn from a continuum, so that no kink is met but by bad luck.
     integers: small whole numbers.
@@ -28,15 +28,15 @@ class Point:
 
     name: str
     values: Arrays
-    cotangents: Arrays
+    vectors: Arrays
     smooth: bool = False
     integers: bool = False
 
-    def rounded(self, dtypes: Sequence[object], result_dtypes: Sequence[object]) -> Point:
+    def rounded(self, dtypes: Sequence[object], vector_dtypes: Sequence[object]) -> Point:
         """The nearest point whose numbers these dtypes hold."""
         values = tuple(_round(v, d) for v, d in zip(self.values, dtypes, strict=True))
-        cotangents = tuple(_round(c, d) for c, d in zip(self.cotangents, result_dtypes, strict=True))
-        return Point(self.name, values, cotangents, self.smooth, self.integers)
+        vectors = tuple(_round(c, d) for c, d in zip(self.vectors, vector_dtypes, strict=True))
+        return Point(self.name, values, vectors, self.smooth, self.integers)
 
 
 def _round(value: Values, dtype: object) -> Values:
@@ -57,8 +57,8 @@ def kept(value: Values | None) -> bool:
 class Draw:
     """Points for arguments of certain shapes, from one seed."""
 
-    def __init__(self, leaves: Sequence[Argument], result_shapes: Shapes, seed: int) -> None:
-        self.leaves, self.result_shapes = leaves, result_shapes
+    def __init__(self, leaves: Sequence[Argument], vector_shapes: Shapes, seed: int) -> None:
+        self.leaves, self.vector_shapes = leaves, vector_shapes
         self.rng = np.random.default_rng((0x5EED, seed))  # not the stream that arguments are drawn from
         self.fixed = [kept(leaf.value) for leaf in leaves]
 
@@ -67,17 +67,17 @@ class Draw:
         """Whether there is anything to draw."""
         return not all(self.fixed)
 
-    def cotangents(self, *, integers: int = 0) -> Arrays:
+    def vectors(self, *, integers: int = 0) -> Arrays:
         if integers:
-            return tuple(self.rng.integers(-integers, integers + 1, s).astype(np.float64) for s in self.result_shapes)
-        return tuple(self.rng.standard_normal(s) for s in self.result_shapes)
+            return tuple(self.rng.integers(-integers, integers + 1, s).astype(np.float64) for s in self.vector_shapes)
+        return tuple(self.rng.standard_normal(s) for s in self.vector_shapes)
 
     def given(self) -> Point | None:
         """The arguments themselves, if they have values."""
         values = [leaf.value for leaf in self.leaves]
         if any(v is None for v in values):
             return None
-        return Point("the arguments given", tuple(v for v in values if v is not None), self.cotangents())
+        return Point("the arguments given", tuple(v for v in values if v is not None), self.vectors())
 
     def smooth(self) -> Point | None:
         """Somewhere without a kink; the arguments themselves where they must stay."""
@@ -92,7 +92,7 @@ class Draw:
 
         values = self._draw(make)
         text = "normal floats" if scale == 1 else f"normal floats, {scale:g} times the arguments"
-        return Point(text, values, self.cotangents(), smooth=True)
+        return Point(text, values, self.vectors(), smooth=True)
 
     def magnitudes(self) -> Point:
         """Floats of magnitudes from 1e-3 to 1e3 side by side."""
@@ -101,11 +101,11 @@ class Draw:
             powers = 10 ** self.rng.uniform(-3, 3, leaf.shape)
             return np.asarray(self.rng.standard_normal(leaf.shape) * powers)
 
-        return Point("floats of magnitudes 1e-3 to 1e3", self._draw(make), self.cotangents(), smooth=True)
+        return Point("floats of magnitudes 1e-3 to 1e3", self._draw(make), self.vectors(), smooth=True)
 
     def ties(self) -> Point:
         """A few values many times."""
-        return Point("ties", self._draw(lambda leaf: self._whole(leaf, 1)), self.cotangents())
+        return Point("ties", self._draw(lambda leaf: self._whole(leaf, 1)), self.vectors())
 
     def zeros(self) -> Point:
         """Nothing but zeros of both signs."""
@@ -113,13 +113,13 @@ class Draw:
         def make(leaf: Argument) -> Values:
             return np.asarray(np.copysign(np.zeros(leaf.shape), self.rng.random(leaf.shape) - 0.5), np.float64)
 
-        return Point("zeros of both signs", self._draw(make), self.cotangents())
+        return Point("zeros of both signs", self._draw(make), self.vectors())
 
     def one_zero(self) -> Point:
         """The first leaf zero, the others normal."""
         point = self.normal()
         values = [np.zeros_like(v) if i == 0 and not self.fixed[0] else v for i, v in enumerate(point.values)]
-        return Point("a first argument of zeros", tuple(values), point.cotangents)
+        return Point("a first argument of zeros", tuple(values), point.vectors)
 
     def integers(self, reach: int) -> Point:
         """Whole numbers, distinct where there is room for that."""
@@ -131,7 +131,7 @@ class Draw:
                 return numbers.astype(np.float64).reshape(leaf.shape)
             return self._whole(leaf, reach)
 
-        return Point("integers", self._draw(make), self.cotangents(integers=min(reach, 4)), integers=True)
+        return Point("integers", self._draw(make), self.vectors(integers=min(reach, 4)), integers=True)
 
     def _whole(self, leaf: Argument, reach: int) -> Values:
         return self.rng.integers(-reach, reach + 1, leaf.shape).astype(np.float64)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fnconv.judge.engine.distances import dot
 from fnconv.judge.engine.programs import FEW, settled
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.data import Point
@@ -55,7 +56,7 @@ def slope(f: Callable[[float], float], noise: float, size: float = 1.0) -> Slope
 
 
 def check_differences(trial: Trial) -> None:
-    """The rule's cotangents against differences of the function itself, in each argument alone.
+    """The rule's derivatives against differences of the function itself, in each argument alone.
 
     Automatic differentiation may be wrong as well (a stop_gradient, a derivative that JAX gets wrong): where it is,
     and the rule was judged by it, differences decide.
@@ -103,41 +104,41 @@ def _directions(trial: Trial, point: Point) -> list[tuple[int, Values]]:
 
 
 def _one(trial: Trial, program: Replayed, point: Point, i: int, direction: Values) -> bool | None:
-    """Whether there is a kink; None where there is no slope.  A wrong slope is written down."""
+    """Whether there is a kink; None where there is no slope.  A wrong slope is written down.
+
+    The slope is that of <weights, fn>, which is <weights, J direction> = <Jᵀ weights, direction>.
+    """
+    results = program.exact(point.values, point.vectors)[0]
+    along = tuple(direction if j == i else np.zeros_like(v) for j, v in enumerate(point.values))
+    rng = np.random.default_rng((0x5EED, 4))
+    weights = tuple(rng.standard_normal(r.shape) for r in results) if trial.forward else point.vectors
+    vectors, others = (along, weights) if trial.forward else (weights, along)
 
     def f(t: float) -> float:
-        values = tuple(v + t * direction if j == i else v for j, v in enumerate(point.values))
-        return sum(
-            float((r * c).sum())
-            for r, c in zip(program.exact(values, point.cotangents)[0], point.cotangents, strict=True)
-        )
+        values = tuple(v + t * d for v, d in zip(point.values, along, strict=True))
+        return dot(program.exact(values, point.vectors)[0], weights)
 
-    results = program.exact(point.values, point.cotangents)[0]
-    room = program.bounds(point.values, point.cotangents, FEW)[0]
-    noise = sum(
-        float((s * abs(c)).sum()) + 2.0**-52 * float(abs(r * c).sum())
-        for s, c, r in zip(room, point.cotangents, results, strict=True)
-    )
+    room = program.bounds(point.values, point.vectors, FEW)[0]
+    noise = dot(room, map(abs, weights)) + 2.0**-52 * dot(map(abs, results), map(abs, weights))
     size = float(np.sqrt(np.mean(np.square(point.values[i])))) or 1.0
     found = slope(f, noise, size)
     if found is None:
         return None
     if found.kink or (found.error > 0.02 * max(abs(found.value), 1e-300) and found.error > 1e3 * noise):
         return True
-    gradient = trial.rule.exact(point.values, point.cotangents)[1][i]
-    got = float((gradient * direction).sum())
+    derivatives = trial.rule.exact(point.values, vectors)[1]
+    got = dot(derivatives, others)
     error = abs(got - found.value)
 
     def bounds(samples: int) -> float:
-        of_rule = trial.rule.bounds(point.values, point.cotangents, samples)[1][i]
-        return found.error + float((of_rule * abs(direction)).sum())
+        return found.error + dot(trial.rule.bounds(point.values, vectors, samples)[1], map(abs, others))
 
     bound = settled(bounds, lambda bound: error <= bound)
     row = trial.report.row(DIFFERENCES)
     if error <= bound:
         row.reach(error / bound if bound else 0.0)
         return False
-    if error <= 1e-6 * (abs(found.value) + float(abs(gradient * direction).sum())):
+    if error <= 1e-6 * (abs(found.value) + dot(map(abs, derivatives), map(abs, others))):
         return False  # finite differences cannot tell so little
     if trial.reference is not None:
         trial.report.warn(

@@ -1,12 +1,12 @@
-"""`check_vjp`: the checks in order, the most decisive ones first."""
+"""`check_vjp` and `check_jvp`: their public names, and what they refuse."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fnconv.base.errors import invalid
+from fnconv.base.errors import invalid, mistyped
 from fnconv.base.typing import LEVELS, Level
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ def check_vjp(
     order: int = 2,
     seed: int = 0,
 ) -> RuleReport:
-    """Judge a function's gradient: a `jax.custom_vjp` or `jax.custom_jvp` of your own, or whatever contains one.
+    """Judge a function's gradient: a `jax.custom_vjp` of your own, or whatever contains one.
+
+    A `jax.custom_jvp` is judged by `check_jvp`, with the same arguments.
 
     Right is V(u) = (∂f/∂x)ᵀ u, f being `reference`, differentiated automatically; without one, fn's own plain forward
     with every custom rule in it left out.  Compared are, first to last,
@@ -66,13 +68,68 @@ def check_vjp(
     >>> report.ok, [(f.argument, f.diagnosis) for f in report.failures]  # doctest: +ELLIPSIS
     (False, [('w', 'every entry is 0.333333 times the right one: a mean over ...')])
     """
+    from jax import custom_jvp
+
+    options = reference, level, kwargs, order, seed
+    return _judge("check_jvp" if isinstance(fn, custom_jvp) else "check_vjp", fn, args, *options)
+
+
+def check_jvp(
+    fn: Callable[..., Any],
+    *args: Any,
+    reference: Callable[..., Any] | None = None,
+    level: Level = "quick",
+    kwargs: Mapping[str, Any] | None = None,
+    order: int = 2,
+    seed: int = 0,
+) -> RuleReport:
+    """Judge a function's tangents, and that reverse mode follows: a `jax.custom_jvp` of your own, or what contains one.
+
+    Right is T(t) = (∂f/∂x) t, f being `reference`, or fn with every custom rule in it left out.  The checks are those
+    of `check_vjp` with tangents in the place of cotangents: values, tangents in float64, in fn's own dtype and on
+    integers; kinks, where any slope between the sides is right; linearity in t; finite differences; the second
+    derivative, reverse over forward; JAX's transformations.  T must be transposable, as `jax.linear_transpose` does
+    for reverse mode, wherever f's own tangent is: the transpose must be its adjoint, <Tᵀ(u), t> = <u, T(t)>.
+
+    Args and Returns: as `check_vjp`; a failure of a tangent has "tangent" for its argument.
+
+    Raises:
+      TypeError: as `check_vjp`; or fn is a `jax.custom_vjp`, to which forward mode does not apply.
+      ValueError: as `check_vjp`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> @jax.custom_jvp
+    ... def scale(x, w):
+    ...     return x * w
+    >>> scale.defjvps(lambda t, y, x, w: t * w, None)
+    >>> report = check_jvp(scale, jnp.array([1., -2., 4.]), jnp.array([3., 1., 2.]))
+    >>> report.ok, [(f.argument, f.diagnosis) for f in report.failures[:1]]
+    (False, [('tangent', 'the tangent of w is ignored')])
+    """
+    from jax import custom_vjp
+
+    if isinstance(fn, custom_vjp):
+        raise mistyped("check_jvp", "fn", "must have tangents; check_vjp judges reverse rules", "a jax.custom_vjp")
+    return _judge("check_jvp", fn, args, reference, level, kwargs, order, seed)
+
+
+def _judge(
+    name: str,
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    reference: Callable[..., Any] | None,
+    level: Level,
+    kwargs: Mapping[str, Any] | None,
+    order: int,
+    seed: int,
+) -> RuleReport:
     from fnconv.judge.rule.run import judge, prepare
 
     if level not in LEVELS:
-        raise invalid("check_vjp", "level", f"must be one of {', '.join(LEVELS)}", repr(level))
+        raise invalid(name, "level", f"must be one of {', '.join(LEVELS)}", repr(level))
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-        raise invalid("check_vjp", "order", "must be an integer of at least 1", order)
+        raise invalid(name, "order", "must be an integer of at least 1", order)
     start = time.perf_counter()
-    report = judge(prepare(fn, args, dict(kwargs or {}), reference, level, seed), order)
+    report = judge(prepare(fn, args, dict(kwargs or {}), reference, level, seed, name), order)
     report.seconds = time.perf_counter() - start
     return report

@@ -42,9 +42,10 @@ def explain(
 
 
 def _leads(trial: Trial, i: int) -> bool:
-    """Whether the first axis of leaf i looks like that of the results: a batch."""
-    shape, results = trial.call.moving[i].shape if i < len(trial.call.moving) else (), trial.results
-    return bool(shape) and len(shape) > 1 and any(r.shape[:1] == shape[:1] for r in results)
+    """Whether the first axis of derivative i looks like that of the vectors: a batch."""
+    owners = trial.results if trial.forward else trial.kinds
+    shape = owners[i].shape if i < len(owners) else ()
+    return len(shape) > 1 and any(v.shape[:1] == shape[:1] for v in trial.vectors)
 
 
 def _counts(trial: Trial, i: int) -> dict[str, int]:
@@ -67,49 +68,46 @@ def _usual_mistakes(trial: Trial, point: Point, i: int, want: Both) -> list[tupl
         return []
     exact = trial.right.exact
 
-    def pulled(cotangents: Sequence[Values]) -> Values:
-        return np.asarray(exact(point.values, tuple(cotangents))[1][i])
+    def pulled(vectors: Sequence[Values]) -> Values:
+        return np.asarray(exact(point.values, tuple(vectors))[1][i])
 
     def at(values: Sequence[Values]) -> Values:
-        return np.asarray(exact(tuple(values), point.cotangents)[1][i])
+        return np.asarray(exact(tuple(values), point.vectors)[1][i])
 
     found: list[tuple[str, Callable[[], Any]]] = []
     for j, other in enumerate(want[1]):
         if j != i and other.shape == want[1][i].shape:
-            text = f"it is the cotangent of {trial.names[j]}: the two are exchanged?"
-            found.append((text, partial(_same, other)))
-            found.append((f"the cotangent of {trial.names[j]} is added to it", partial(np.add, other, want[1][i])))
-    for k, u in enumerate(point.cotangents):
-        if len(point.cotangents) > 1:
-            rest = [np.zeros_like(c) if j == k else c for j, c in enumerate(point.cotangents)]
-            found.append((f"the cotangent of {trial.result_names[k]} is ignored", partial(pulled, rest)))
-        for axis, n in enumerate(u.shape):
-            if n < 2:
-                continue
-            for text, taken in (
-                (f"only the first entry along axis {axis} of the incoming cotangent counts", _only(u, axis, 0)),
-                (f"only the last entry along axis {axis} of the incoming cotangent counts", _only(u, axis, n - 1)),
-                (f"the last entry along axis {axis} of the incoming cotangent is left out", u - _only(u, axis, n - 1)),
-                (f"the first entry along axis {axis} of the incoming cotangent is left out", u - _only(u, axis, 0)),
-                (f"the incoming cotangent is flipped along axis {axis}", np.flip(u, axis)),
-                (f"the incoming cotangent is shifted by one along axis {axis}", np.roll(u, 1, axis)),
-            ):
-                changed = [taken if j == k else c for j, c in enumerate(point.cotangents)]
-                found.append((text, partial(pulled, changed)))
+            text = f"the cotangent of {trial.of_derivatives[j]}"
+            found.append((f"it is {text}: the two are exchanged?", partial(_same, other)))
+            found.append((f"{text} is added to it", partial(np.add, other, want[1][i])))
+    several = len(point.vectors) > 1
+    for k, u in enumerate(point.vectors if several else ()):
+        text = f"the cotangent of {trial.of_vectors[k]} is ignored"
+        found.append((text, partial(pulled, _with(point.vectors, k, np.zeros_like(u)))))
+    for k, u in enumerate(point.vectors):
+        incoming = "the incoming cotangent" + (f" of {trial.of_vectors[k]}" if several else "")
+        taken = [(f"{incoming} is taken to be 1", np.ones_like(u)), (f"the sign of {incoming} is lost", abs(u))]
+        for axis in (a for a, n in enumerate(u.shape) if n > 1):
+            first, last = _only(u, axis, 0), _only(u, axis, u.shape[axis] - 1)
+            taken += [
+                (f"only the first entry along axis {axis} of {incoming} counts", first),
+                (f"only the last entry along axis {axis} of {incoming} counts", last),
+                (f"the last entry along axis {axis} of {incoming} is left out", u - last),
+                (f"the first entry along axis {axis} of {incoming} is left out", u - first),
+                (f"{incoming} is flipped along axis {axis}", np.flip(u, axis)),
+                (f"{incoming} is shifted by one along axis {axis}", np.roll(u, 1, axis)),
+            ]
         for a, b in combinations(range(u.ndim), 2):
             if u.shape[a] == u.shape[b] > 1:
-                text = f"axes {a} and {b} of the incoming cotangent are exchanged: summed over the wrong one?"
-                changed = [np.swapaxes(c, a, b) if j == k else c for j, c in enumerate(point.cotangents)]
-                found.append((text, partial(pulled, changed)))
+                text = f"axes {a} and {b} of {incoming} are exchanged: summed over the wrong one?"
+                taken.append((text, np.swapaxes(u, a, b)))
+        found += [(text, partial(pulled, _with(point.vectors, k, vector))) for text, vector in taken]
         if u.shape == want[1][i].shape:
             if not want[1][i].any():
-                found.append(("the incoming cotangent is passed straight through a flat function", partial(_same, u)))
-            text = "the function itself is applied to the incoming cotangent, instead of its transpose"
-            found.append((text, partial(_applied, exact, point, i, k)))
-        ones = [np.ones_like(c) if j == k else c for j, c in enumerate(point.cotangents)]
-        found.append(("the incoming cotangent is taken to be 1", partial(pulled, ones)))
-        size = [abs(c) if j == k else c for j, c in enumerate(point.cotangents)]
-        found.append(("the sign of the incoming cotangent is lost", partial(pulled, size)))
+                found.append((f"{incoming} is passed straight through a flat function", partial(_same, u)))
+            other, (leaf, result) = ("derivative", (k, i)) if trial.forward else ("transpose", (i, k))
+            text = f"the function itself is applied to {incoming}, instead of its {other}"
+            found.append((text, partial(_applied, exact, point, u, leaf, result)))
     for j, v in enumerate(point.values):
         name = trial.names[j]
         found.append((f"{TAKEN} -{name}", partial(at, _with(point.values, j, -v))))
@@ -129,9 +127,9 @@ def _usual_mistakes(trial: Trial, point: Point, i: int, want: Both) -> list[tupl
     return found
 
 
-def _applied(exact: Callable[..., Any], point: Point, i: int, k: int) -> Values:
-    """Result k where leaf i is its own cotangent."""
-    return np.asarray(exact(tuple(_with(point.values, i, point.cotangents[k])), point.cotangents)[0][k])
+def _applied(exact: Callable[..., Any], point: Point, u: Values, leaf: int, result: int) -> Values:
+    """The result where u takes the place of a leaf."""
+    return np.asarray(exact(tuple(_with(point.values, leaf, u)), point.vectors)[0][result])
 
 
 def _axes(axes: Sequence[int]) -> str:

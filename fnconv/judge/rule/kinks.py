@@ -15,11 +15,11 @@ import numpy as np
 from fnconv.judge.engine.running_error import Values
 
 Arrays = Sequence[Values]
-Gradient = Callable[[Arrays, Arrays], Arrays]  # values, cotangents -> cotangents of the values
+Gradient = Callable[[Arrays, Arrays], Arrays]  # values, vectors -> derivatives
 
 STEP = 2.0**-24
 SIDES = 24  # points around
-RESULTS = 24  # results that are looked at one by one
+RESULTS = 24  # results that are looked at one by one; in forward mode, directions
 
 
 @dataclass(frozen=True)
@@ -45,24 +45,24 @@ class Limits:
         return inside | ~np.isfinite(self.high[i] - self.low[i])
 
 
-def limits(gradient: Gradient, values: Arrays, cotangents: Arrays, fixed: Sequence[bool]) -> Limits:
+def limits(gradient: Gradient, values: Arrays, vectors: Arrays, fixed: Sequence[bool]) -> Limits:
     """Sample the gradient around a point."""
     rng = np.random.default_rng((0x5EED, 1))
     samples: list[Arrays] = []
-    smooth = [np.zeros_like(v) for v in values]
+    apart: list[list[Values]] = []
     for _ in range(SIDES):
         directions = [np.zeros_like(v) if f else _direction(rng, v) for v, f in zip(values, fixed, strict=True)]
         with np.errstate(invalid="ignore"):
             near, far = (
-                gradient(tuple(v + k * STEP * d for v, d in zip(values, directions, strict=True)), cotangents)
+                gradient(tuple(v + k * STEP * d for v, d in zip(values, directions, strict=True)), vectors)
                 for k in (1, 2)
             )
         samples.append(near)
         with np.errstate(invalid="ignore"):
-            smooth = [np.fmax(s, abs(a - b)) for s, a, b in zip(smooth, near, far, strict=True)]
-    low = tuple(np.min([s[i] for s in samples], axis=0) for i in range(len(values)))
-    high = tuple(np.max([s[i] for s in samples], axis=0) for i in range(len(values)))
+            apart.append([abs(a - b) for a, b in zip(near, far, strict=True)])
+    low, high = (tuple(bound(same, axis=0) for same in zip(*samples, strict=True)) for bound in (np.min, np.max))
     size = [2.0**-40 * np.max(abs(np.where(np.isfinite(h), h, 0)), initial=0) for h in high]
+    smooth = [np.fmax.reduce(same, axis=0, initial=0.0) for same in zip(*apart, strict=True)]
     return Limits(low, high, tuple(s + z for s, z in zip(smooth, size, strict=True)), samples)
 
 
@@ -74,27 +74,29 @@ def _direction(rng: np.random.Generator, value: Values) -> Values:
 
 
 def not_spanned(
-    rule: Gradient, reference: Gradient, values: Arrays, cotangents: Arrays, fixed: Sequence[bool]
-) -> tuple[int, int] | None:
-    """(leaf, flat position of a result) for which the rule's gradient is no mixture of those around; None if all are.
+    rule: Gradient, reference: Gradient, values: Arrays, vectors: Arrays, fixed: Sequence[bool], forward: bool
+) -> tuple[int, str] | None:
+    """(derivative, where) that is no mixture of those around; None if all are.
 
-    Looks at one result at a time, at most `RESULTS` of them.
+    Looks at one result at a time, at most `RESULTS` of them.  In forward mode each result has a slope of its own along
+    a direction, so that all are looked at together, along `RESULTS` directions: both halves of a tie, taken whole,
+    leave the slopes on the sides in some of them.
     """
-    sizes = [c.size for c in cotangents]
-    total = sum(sizes)
+    total = sum(v.size for v in vectors)
     rng = np.random.default_rng((0x5EED, 2))
     chosen = range(total) if total <= RESULTS else sorted(rng.choice(total, RESULTS, replace=False))
-    for position in chosen:
-        unit = _unit(cotangents, int(position))
-        around = limits(reference, values, unit, fixed)
-        got, want = rule(values, unit), reference(values, unit)
+    for position in range(RESULTS) if forward else chosen:
+        tried = tuple(map(rng.standard_normal, map(np.shape, vectors))) if forward else _unit(vectors, int(position))
+        around = limits(reference, values, tried, fixed)
+        got, want = rule(values, tried), reference(values, tried)
         for i, (g, w) in enumerate(zip(got, want, strict=True)):
             if not around.kinks(i).any() or not all(np.isfinite(s[i]).all() for s in around.samples):
                 continue
             if not np.isfinite(g).all() and not np.isfinite(w).all():  # a pole: autodiff's is not finite either
                 continue
-            if not around.between(i, g, np.zeros_like(g)).all() or not _in_span(g, around, i):
-                return i, int(position)
+            spanned = forward or _in_span(g, around, i)
+            if not spanned or not around.between(i, g, np.zeros_like(g)).all():
+                return i, "along some direction" if forward else f"for the single result {position}"
     return None
 
 
@@ -112,8 +114,8 @@ def _in_span(got: Values, around: Limits, i: int) -> bool:
     return bool(abs(rest).max(initial=0) <= room + 1e-6 * abs(samples).max(initial=0))
 
 
-def _unit(cotangents: Arrays, position: int) -> Arrays:
-    result = [np.zeros_like(c) for c in cotangents]
+def _unit(vectors: Arrays, position: int) -> Arrays:
+    result = [np.zeros_like(c) for c in vectors]
     for r in result:
         if position < r.size:
             r.reshape(-1)[position] = 1.0

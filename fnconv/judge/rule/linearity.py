@@ -1,4 +1,4 @@
-"""A cotangent map is linear: zero, negation, doubling, sums; and its transpose is the derivative itself."""
+"""The map from vectors to derivatives is linear: zero, negation, doubling, sums; and JAX can transpose it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fnconv.judge.engine.programs import settled
+from fnconv.judge.engine.distances import dot
+from fnconv.judge.engine.programs import abstract, precision, settled
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.agree import agree, largest, relaxed
 from fnconv.judge.rule.data import Point
-from fnconv.judge.rule.programs import Replayed, Task, compile_all
+from fnconv.judge.rule.programs import Flat, Replayed, Task, compile_all
 from fnconv.judge.rule.trial import Trial, first_line
 
 LINEAR, ADJOINT, MULTILINEAR = "linear in the cotangent", "adjoint identity", "multilinear"
@@ -26,13 +28,13 @@ def check_linear(trial: Trial) -> None:
     point = draw.smooth()
     if point is None:
         return
-    u, v = point.cotangents, draw.cotangents()
+    u, v = point.vectors, draw.vectors()
     zero, other = tuple(0 * c for c in u), tuple(map(np.add, u, v))
     of_u, of_v = pull(trial.rule, point, u), pull(trial.rule, point, v)
 
     @cache
     def allowed(samples: int) -> list[Values]:
-        rooms = [trial.rule.bounds(point.values, cotangents, samples)[1] for cotangents in (u, v, other)]
+        rooms = [trial.rule.bounds(point.values, vectors, samples)[1] for vectors in (u, v, other)]
         together = [np.sqrt(a**2 + b**2 + c**2) for a, b, c in zip(*rooms, strict=True)]
         return [r + 2.0**-46 * largest(x, y) + 1e-300 for r, x, y in zip(together, of_u, of_v, strict=True)]
 
@@ -45,8 +47,8 @@ def check_linear(trial: Trial) -> None:
         (f"V(u / {far:.3g}) is not V(u) / {far:.3g}", 1 / far, tuple(c / far for c in u), [g / far for g in of_u]),
         ("V(u + v) is not V(u) + V(v)", 2, other, [a + b for a, b in zip(of_u, of_v, strict=True)]),
     ]
-    for text, times, cotangents, want in tests:
-        got = pull(trial.rule, point, cotangents)
+    for text, times, vectors, want in tests:
+        got = pull(trial.rule, point, vectors)
 
         def bounds(samples: int, times: float = times, want: list[Values] = want) -> list[Values]:
             return relaxed(allowed(samples), want, times)
@@ -54,13 +56,15 @@ def check_linear(trial: Trial) -> None:
         def guess(name: str, wrong: Values, text: str = text) -> str:
             return f"{text}: the rule is not linear in the incoming cotangent"
 
-        if not agree(trial, LINEAR, trial.names, got, want, bounds, guess, point.name):
+        if not agree(trial, LINEAR, trial.derivative_names, got, want, bounds, guess, point.name):
             return
 
 
 def check_adjoint(trial: Trial) -> None:
-    """<u, J t> = <V(u), t>, V being transposed by JAX: `linear_transpose` of the rule gives the derivative back.
+    """<Vᵀ(t), u> = <t, V(u)>, Vᵀ being `jax.linear_transpose` of the rule.
 
+    Second derivatives transpose a cotangent map where they can; reverse mode transposes the tangent map of a rule of
+    forward mode, which must have a transpose where the function's own has.
     Both sides are evaluated in float64 whatever dtypes the rule casts to, so that float64's roundings bound them.
     """
     row = trial.report.row(ADJOINT)
@@ -69,46 +73,53 @@ def check_adjoint(trial: Trial) -> None:
     if point is None or trial.right is None:
         trial.report.skip(ADJOINT, "no automatic derivative of the reference")
         return
-    tangents = tuple(draw.rng.standard_normal(v.shape) for v in point.values)
-    kinds = trial.traced_for(trial.rule_flat)
-    if kinds is None:
+    if trial.traced_for(trial.rule_flat) is None:
         trial.report.skip(ADJOINT, "the rule cannot be traced alone")
         return
-
-    def transposed(values: Any, tangents: Any) -> tuple[Any, Any, Any]:
-        _, pullback, _ = jax.vjp(trial.rule_flat, *values, has_aux=True)
-        return (), jax.linear_transpose(pullback, kinds[1])(tuple(tangents))[0], ()
-
-    (program,) = compile_all([Task(transposed, kinds[0], kinds[0], trial.dtype, limited=True, exactly=True)])
+    (program,) = compile_all([_transposed(trial, trial.rule_flat)])
     if isinstance(program, Exception):  # not every rule can be transposed
-        trial.report.warn(ADJOINT, f"the rule cannot be transposed: {first_line(program)}")
+        text = f"the rule cannot be transposed: {first_line(program)}"
+        if trial.forward and isinstance(compile_all([_transposed(trial, trial.reference_flat)])[0], Replayed):
+            trial.report.fail(ADJOINT, "", f"{text}; reverse mode needs it, and the function itself has it")
+        else:
+            trial.report.warn(ADJOINT, text)
         return
-    pushed = program.exact(point.values, tangents)[1]
-    left = sum(float((p * c).sum()) for p, c in zip(pushed, point.cotangents, strict=True))
-    gradients = pull(trial.rule, point, point.cotangents)
-    terms = [(g * t) for g, t in zip(gradients, tangents, strict=True)]
-    right = sum(float(t.sum()) for t in terms)
-    size = sum(float(abs(t).sum()) for t in terms) + sum(
-        float(abs(p * c).sum()) for p, c in zip(pushed, point.cotangents, strict=True)
-    )
-    count = sum(v.size for v in (*point.values, *point.cotangents))
+    derivatives = pull(trial.rule, point, point.vectors)
+    others = tuple(draw.rng.standard_normal(d.shape) for d in derivatives)
+    back = program.exact(point.values, others)[1]
+    left, right = dot(back, point.vectors), dot(derivatives, others)
+    size = dot(map(abs, back), map(abs, point.vectors)) + dot(map(abs, derivatives), map(abs, others))
+    count = sum(v.size for v in (*others, *point.vectors))
 
     def room(samples: int) -> float:
-        rooms = trial.rule.bounds(point.values, point.cotangents, samples)[1]
-        spread = sum(float((r * abs(t)).sum()) for r, t in zip(rooms, tangents, strict=True))
+        spread = dot(trial.rule.bounds(point.values, point.vectors, samples)[1], map(abs, others))
         return 2 * spread + 2.0**-51 * (count + 64) * size
 
-    bound = settled(room, lambda bound: abs(left - right) <= bound)
+    error = abs(left - right)
+    bound = settled(room, lambda bound: error <= bound)
     if not np.isfinite(left + right + bound):
         return
-    error = abs(left - right)
     ratio = error / bound if bound else 0.0
     row.reach(ratio)
     if ratio > 1:
-        text = (
-            f"<u, J t> = {left:.9g} by the transposed rule, <V(u), t> = {right:.9g}: V is not what its transpose undoes"
-        )
+        text = f"<Vᵀ(t), u> = {left:.9g} by the transposed rule, <t, V(u)> = {right:.9g}: "
+        text += "V is not what its transpose undoes"
         trial.report.fail(ADJOINT, "", text, point.name, "float64", error=error, bound=bound, ratio=ratio)
+
+
+def _transposed(trial: Trial, flat: Flat) -> Task:
+    """Vᵀ, of arrays like the derivatives."""
+    values, vectors = trial.traced_for(flat) or (trial.kinds, trial.vectors)
+    derivative = trial.derivative(flat)
+
+    def program(values: Any, others: Any) -> tuple[Any, Any, Any]:
+        transpose = jax.linear_transpose(lambda vectors: tuple(derivative(values, vectors)[1]), vectors)
+        return (), transpose(tuple(others))[0], ()
+
+    with precision(jnp.float64):
+        others = jax.eval_shape(derivative, values, vectors)[1]
+    strong = tuple(abstract(o.shape, o.dtype) for o in others)
+    return Task(program, values, strong, trial.dtype, limited=True, exactly=True)
 
 
 def note_multilinear(trial: Trial) -> None:
@@ -123,7 +134,7 @@ def note_multilinear(trial: Trial) -> None:
 
         def at(value: Values, i: int = i) -> Any:
             values = tuple(value if j == i else v for j, v in enumerate(base.values))
-            return run(values, base.cotangents)[0]
+            return run(values, base.vectors)[0]
 
         a, b = base.values[i], other.values[i]
         sums = zip(at(a), at(b), at(a + b), at(0 * a), at(2 * a), strict=True)
@@ -133,6 +144,6 @@ def note_multilinear(trial: Trial) -> None:
     row.detail = f"linear in {', '.join(linear)}" if linear else "in no argument"
 
 
-def pull(program: Replayed, point: Point, cotangents: Sequence[Values]) -> list[Values]:
-    """The rule's cotangents at a point."""
-    return list(program.exact(point.values, tuple(cotangents))[1])
+def pull(program: Replayed, point: Point, vectors: Sequence[Values]) -> list[Values]:
+    """The rule's derivatives at a point."""
+    return list(program.exact(point.values, tuple(vectors))[1])

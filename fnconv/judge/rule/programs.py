@@ -1,4 +1,8 @@
-"""The programs that are compared: a function's value and cotangents, in its own dtypes and in float64."""
+"""The programs that are compared: a function's value and derivatives, in its own dtypes and in float64.
+
+Derivatives are products of the Jacobian and `vectors`: cotangents of the arguments, given those of the results; in
+forward mode tangents of the results, given those of the arguments.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +20,36 @@ from fnconv.judge.engine.rounding import is_opaque
 from fnconv.judge.engine.running_error import Values
 
 Arrays = tuple[Values, ...]
-Both = tuple[Sequence[Values], Sequence[Values]]  # of the results and of the cotangents
+Both = tuple[Sequence[Values], Sequence[Values]]  # of the results and of the derivatives
 Flat = Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]
+Program = Callable[..., tuple[Any, Any, Any]]
 
 
-def value_and_cotangents(flat: Flat) -> Callable[..., Any]:
+def value_and_cotangents(flat: Flat) -> Program:
     """program(values, cotangents) -> (results, cotangents of the values, results without derivative)."""
 
-    def program(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, Any, Any]:
+    def program(values: Sequence[Any], vectors: Sequence[Any]) -> tuple[Any, Any, Any]:
         results, pull, others = jax.vjp(flat, *values, has_aux=True)
-        return results, pull(tuple(cotangents)), others
+        return results, pull(tuple(vectors)), others
 
     return program
 
 
-def next_order(program: Callable[..., Any]) -> Callable[..., Any]:
-    """Cotangents of the cotangents: (values, u) -> (_, g, _) becomes (values + u, v) -> ((), dg/d(values, u) v, ())."""
+def value_and_tangents(flat: Flat) -> Program:
+    """program(values, tangents) -> (results, their tangents, results without derivative)."""
 
-    def higher(values: Sequence[Any], cotangents: Sequence[Any], *, split: int) -> tuple[Any, Any, Any]:
+    def program(values: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any, Any]:
+        return jax.jvp(flat, tuple(values), tuple(tangents), has_aux=True)
+
+    return program
+
+
+def next_order(program: Program) -> Program:
+    """Their cotangents: (values, u) -> (_, g, _) becomes (values + u, v) -> ((), dg/d(values, u)ᵀ v, ())."""
+
+    def higher(values: Sequence[Any], vectors: Sequence[Any], *, split: int) -> tuple[Any, Any, Any]:
         _, pull = jax.vjp(lambda *v: tuple(program(v[:split], v[split:])[1]), *values)
-        return (), pull(tuple(cotangents)), ()
+        return (), pull(tuple(vectors)), ()
 
     return higher
 
@@ -47,16 +61,16 @@ class Task:
     limited: whether its steps may claim no more than `dtype`'s roundoff.  exactly: whether no bounds are asked for.
     """
 
-    program: Callable[..., Any]
+    program: Program
     values: Sequence[Any]
-    cotangents: Sequence[Any]
+    vectors: Sequence[Any]
     dtype: Any
     limited: bool
     exactly: bool = False
 
 
 class Replayed:
-    """A program of values and cotangents in float64, and what rounding may do to its results.
+    """A program of values and vectors in float64, and what rounding may do to its results.
 
     opaque: whether a step of it knows its own dtypes alone.
     """
@@ -64,19 +78,17 @@ class Replayed:
     def __init__(self, task: Task) -> None:
         with precision(jnp.float64):
             jaxpr, self.outputs = trace(task)
-            avals = [abstract(v.shape, jnp.float64) for v in (*task.values, *task.cotangents)]
+            avals = [abstract(v.shape, jnp.float64) for v in (*task.values, *task.vectors)]
             self.program = InFloat64(jaxpr, avals, dtype=task.dtype, limited=task.limited, exactly=task.exactly)
         self.opaque = is_opaque(jaxpr)
 
-    def exact(self, values: Sequence[Values], cotangents: Sequence[Values]) -> Both:
-        """(results, cotangents) without rounding."""
-        return self._split(self.program.exact(_float64(values, cotangents)))
+    def exact(self, values: Sequence[Values], vectors: Sequence[Values]) -> Both:
+        """(results, derivatives) without rounding."""
+        return self._split(self.program.exact(_float64(values, vectors)))
 
-    def bounds(
-        self, values: Sequence[Values], cotangents: Sequence[Values], samples: int, *, fine: bool = True
-    ) -> Both:
+    def bounds(self, values: Sequence[Values], vectors: Sequence[Values], samples: int, *, fine: bool = True) -> Both:
         """What rounding explains of each: in float64, or in the program's own dtypes where it is not `fine`."""
-        return self._split(self.program.bound(_float64(values, cotangents), samples, fine=fine))
+        return self._split(self.program.bound(_float64(values, vectors), samples, fine=fine))
 
     def _split(self, arrays: Sequence[Values]) -> Both:
         return tuple(arrays[: self.outputs]), tuple(arrays[self.outputs :])
@@ -87,15 +99,15 @@ def _float64(*groups: Sequence[Values]) -> list[Values]:
 
 
 def trace(task: Task) -> tuple[Any, int]:
-    """(jaxpr of results and cotangents, number of results)."""
+    """(jaxpr of results and derivatives, number of results)."""
     count: list[int] = []
 
-    def run(values: Any, cotangents: Any) -> Any:
-        results, gradients, _ = task.program(values, cotangents)
+    def run(values: Any, vectors: Any) -> Any:
+        results, derivatives, _ = task.program(values, vectors)
         count[:] = [len(results)]
-        return [*results, *gradients]
+        return [*results, *derivatives]
 
-    return jax.make_jaxpr(run)(tuple(task.values), tuple(task.cotangents)), count[0]
+    return jax.make_jaxpr(run)(tuple(task.values), tuple(task.vectors)), count[0]
 
 
 def compile_all(tasks: Sequence[Task]) -> list[Replayed | Exception]:
@@ -112,17 +124,17 @@ def compile_all(tasks: Sequence[Task]) -> list[Replayed | Exception]:
 
 
 class Native:
-    """A function's value and cotangents as its author runs them: (results, cotangents) in their own dtypes."""
+    """A function's value and derivatives as its author runs them: (results, derivatives) in their own dtypes."""
 
-    def __init__(self, program: Callable[..., Any], dtype: Any, *, eager: bool = False) -> None:
+    def __init__(self, program: Program, dtype: Any, *, eager: bool = False) -> None:
         self.dtype = dtype
         self.run = program if eager else jax.jit(program)
 
     def __call__(
-        self, values: Arrays, cotangents: Arrays, kinds: Sequence[Any], result_kinds: Sequence[Any]
+        self, values: Arrays, vectors: Arrays, kinds: Sequence[Any], vector_kinds: Sequence[Any]
     ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         with precision(self.dtype):
             given = tuple(jnp.asarray(v, k.dtype) for v, k in zip(values, kinds, strict=True))
-            pulled = tuple(jnp.asarray(c, k.dtype) for c, k in zip(cotangents, result_kinds, strict=True))
-            results, gradients, _ = self.run(given, pulled)
-            return tuple(map(np.asarray, results)), tuple(map(np.asarray, gradients))
+            along = tuple(jnp.asarray(c, k.dtype) for c, k in zip(vectors, vector_kinds, strict=True))
+            results, derivatives, _ = self.run(given, along)
+            return tuple(map(np.asarray, results)), tuple(map(np.asarray, derivatives))

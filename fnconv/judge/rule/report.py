@@ -1,4 +1,4 @@
-"""What `check_vjp` found: a row for each check, and each failure in words."""
+"""What `check_vjp` or `check_jvp` found: a row for each check, and each failure in words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ PASSES, FAILS, WARNS, SKIPPED = "passes", "FAILS", "warns", "not run"
 class RuleFailure(report.Failure):
     """One disagreement: which result, on which data, its worst entry, and a guess at the cause.
 
-    check: the row that it belongs to.  argument: the argument whose cotangent is wrong, or "value" for a result.
+    check: the row that it belongs to.  argument: the argument whose cotangent is wrong, or "value" for a result; in
+    forward mode "tangent" for the tangent of a result.
     """
 
     check: str
@@ -24,11 +25,11 @@ class RuleFailure(report.Failure):
 
     def __str__(self) -> str:
         where = ", ".join(part for part in (self.dtype, self.data) if part)
-        is_value = self.argument.startswith("value")
-        what = "value" if is_value else f"cotangent of {self.argument}"
+        of_result = self.argument.partition("[")[0] in ("value", "tangent")
+        what = self.argument if of_result else f"cotangent of {self.argument}"
         lines = [f"{self.check}: {what if self.argument else 'the rule'}" + (f" ({where})" if where else "")]
         if self.index is not None:
-            element = ("" if is_value else "d") + self.argument + (str(list(self.index)) if self.index else "")
+            element = ("" if of_result else "d") + self.argument + (str(list(self.index)) if self.index else "")
             lines.append(f"  element    {element}: got {self.got:.9g}, want {self.want:.9g}")
             size = f", {self.ratio:.3g} times what rounding explains" if self.bound else " where nothing is rounded"
             lines.append(f"  error      {self.error:.3g}{size}; {self.wrong} of {self.of} elements are wrong")
@@ -63,6 +64,7 @@ class Check(report.Row):
 class RuleReport(report.Report):
     """Everything that was found; `print` shows a table and the failures.
 
+    derivative: what was judged, "cotangent" or "tangent"; the checks are written for cotangents.
     notes: facts that are no failures, such as another convention at a kink.
     cost: residual bytes, operations and temporaries of the rule and of automatic differentiation.
     """
@@ -72,6 +74,7 @@ class RuleReport(report.Report):
 
     function: str
     level: str
+    derivative: str = "cotangent"
     rows: list[Check] = field(default_factory=list)
     failures: list[RuleFailure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -84,6 +87,7 @@ class RuleReport(report.Report):
 
     def row(self, check: str) -> Check:
         """The row of a check, made where there is none."""
+        check = self._said(check)
         for row in self.rows:
             if row.check == check:
                 return row
@@ -92,14 +96,13 @@ class RuleReport(report.Report):
 
     def fail(self, check: str, argument: str, diagnosis: str, data: str = "", dtype: str = "", **worst: Any) -> None:
         """Note a failure, once for each check and argument."""
-        row = self.row(check)
+        row, diagnosis = self.row(check), self._said(diagnosis)
         row.status = FAILS
         if worst.get("ratio") is not None:
             row.reach(worst["ratio"])
-        if not any((f.check, f.argument) == (check, argument) for f in self.failures):
-            self.failures.append(
-                RuleFailure(check=check, argument=argument, diagnosis=diagnosis, data=data, dtype=dtype, **worst)
-            )
+        if not any((f.check, f.argument) == (row.check, argument) for f in self.failures):
+            where = {"check": row.check, "argument": argument, "data": data, "dtype": dtype}
+            self.failures.append(RuleFailure(diagnosis=diagnosis, **where, **worst))
 
     def warn(self, check: str, text: str) -> None:
         """Note what is no failure but should be known."""
@@ -110,13 +113,17 @@ class RuleReport(report.Report):
 
     def note(self, text: str) -> None:
         """Note a fact, once."""
+        text = self._said(text)
         if text not in self.notes:
             self.notes.append(text)
 
     def skip(self, check: str, why: str) -> None:
         """A check that could not run."""
         row = self.row(check)
-        row.status, row.detail = SKIPPED, why
+        row.status, row.detail = SKIPPED, self._said(why)
+
+    def _said(self, text: str) -> str:
+        return text.replace("cotangent", self.derivative)
 
     def summary(self) -> str:
         ran = [row for row in self.rows if row.status != SKIPPED]

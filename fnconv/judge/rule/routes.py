@@ -1,8 +1,8 @@
 """On which way through the function a derivative is lost: gates on all of them, closed one by one.
 
-The cotangent of the reference is a sum over the ways from an argument to the results.  A gate multiplies by a number
-what comes back through one step; the cotangent is affine in it, so that two runs tell by which number, if by any, the
-rule's cotangent would come out.
+The derivative of the reference is a sum over the ways from an argument to a result.  A gate multiplies by a number
+what passes through one step; the derivative is affine in it, so that two runs tell by which number, if by any, the
+rule's derivative would come out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FEW = 3  # entries of an array that any single number could explain
 
 
 class Routes:
-    """The reference with a gate on every step; `run(i, gates)` its cotangent of leaf i."""
+    """The reference with a gate on every step; `run(i, gates)` is its derivative i."""
 
     def __init__(self, trial: Trial, point: Point) -> None:
         self.names: list[str] = []
@@ -49,11 +49,11 @@ class Routes:
             if len(self.names) > MANY:
                 raise ValueError("the reference is too long")
             values = tuple(jnp.asarray(v, k.dtype) for v, k in zip(point.values, kinds[0], strict=True))
-            cotangents = tuple(jnp.asarray(c, k.dtype) for c, k in zip(point.cotangents, kinds[1], strict=True))
+            vectors = tuple(jnp.asarray(c, k.dtype) for c, k in zip(point.vectors, kinds[1], strict=True))
 
             def program(gates: Any) -> Any:
-                _, pull = jax.vjp(lambda *v: tuple(replay(jaxpr, v, _Gated(gates, None))), *values)
-                return pull(cotangents)
+                gated = trial.derivative(lambda *v: (tuple(replay(jaxpr, v, _Gated(gates, None))), ()))
+                return gated(values, vectors)[1]
 
             lowered = jax.jit(program).lower(jnp.ones(len(self.names)))
             self.compiled = lowered.compile(fast_options(jax.default_backend()))
@@ -110,23 +110,20 @@ class _Gated(Arithmetic):
         return _gate(value, gate) if of is None else _either(value, of, gate)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _gate(value: Any, gate: Any) -> Any:
     return value
 
 
-_gate.defvjp(lambda value, gate: (value, gate), lambda gate, dy: (gate * dy, jnp.zeros_like(gate)))
+_gate.defjvp(lambda primals, tangents: (primals[0], primals[1] * tangents[0]))
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _either(value: Any, of: Any, gate: Any) -> Any:
     return value
 
 
-_either.defvjp(
-    lambda value, of, gate: (value, gate),
-    lambda gate, dy: (gate * dy, (1 - gate) * dy, jnp.zeros_like(gate)),
-)
+_either.defjvp(lambda primals, tangents: (primals[0], primals[2] * tangents[0] + (1 - primals[2]) * tangents[1]))
 
 
 def lost(trial: Trial, point: Point, i: int, got: Values, want: Values, tolerance: float) -> str:

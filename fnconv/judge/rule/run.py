@@ -1,4 +1,4 @@
-"""One run of `check_vjp`."""
+"""One run of `check_vjp` or `check_jvp`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ RUNS = "runs"
 
 
 def prepare(
-    fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any], reference: Function | None, level: str, seed: int
+    fn: Function,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    reference: Function | None,
+    level: str,
+    seed: int,
+    name: str = "check_vjp",
 ) -> Trial:
-    """The rule on trial; Python floats that fn must know at trace time are held."""
-    call = signature(fn, args, kwargs)
-    report = RuleReport(_name(fn), level)
+    """The rule on trial before check_vjp or check_jvp; Python floats that fn must know at trace time are held."""
+    call, forward = signature(name, fn, args, kwargs), name == "check_jvp"
+    report = RuleReport(_name(fn), level, "tangent" if forward else "cotangent")
     try:
-        return Trial(call, reference, level, seed, report)
+        return Trial(call, reference, level, seed, report, forward)
     except Exception:
         floats = python_floats(call)
         if not floats or len(floats) == len(call.moving):
             raise
         held: Signature = call.holding(floats)
-        return Trial(held, reference, level, seed, report)
+        return Trial(held, reference, level, seed, report, forward)
 
 
 def judge(trial: Trial, order: int, *, transformations: bool = True) -> RuleReport:

@@ -1,4 +1,4 @@
-"""Second derivatives: reverse over reverse and forward over reverse, and higher ones where asked.
+"""Second derivatives: reverse mode and forward mode over the rule, and higher ones where asked.
 
 A rule that hides a stop_gradient, or a residual that no derivative flows through, is right once and wrong twice.
 """
@@ -17,18 +17,19 @@ from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.agree import agree, relaxed
 from fnconv.judge.rule.kinks import limits
-from fnconv.judge.rule.programs import Replayed, Task, compile_all, next_order, value_and_cotangents
+from fnconv.judge.rule.programs import Replayed, Task, compile_all, next_order
 from fnconv.judge.rule.trial import Trial, first_line
 
-REVERSE, FORWARD = "order {}, reverse over reverse", "order {}, forward over reverse"
+ORDER = "order {}, {} over {}"
 
 
 def check_orders(trial: Trial, order: int) -> None:
-    """Orders 2 to `order` by reverse mode, and order 2 by forward over reverse."""
+    """Orders 2 to `order` by reverse mode over the rule, and order 2 by forward mode over it."""
+    mode = "forward" if trial.forward else "reverse"
     for n in range(2, order + 1):
-        _check(trial, n, REVERSE.format(n), _reverse)
+        _check(trial, n, ORDER.format(n, "reverse", mode), _reverse)
     if order > 1 and trial.level == "full":
-        _check(trial, 2, FORWARD.format(2), _forward)
+        _check(trial, 2, ORDER.format(2, "forward", mode), _forward)
 
 
 Make = Callable[[Trial, Any, int], Task]
@@ -36,27 +37,27 @@ Make = Callable[[Trial, Any, int], Task]
 
 def _reverse(trial: Trial, flat: Any, order: int) -> Task:
     task = trial.task(flat, native=False, limited=True)
-    program, values, cotangents = task.program, tuple(task.values), tuple(task.cotangents)
+    program, values, vectors = task.program, tuple(task.values), tuple(task.vectors)
     for _ in range(order - 1):
         with precision(jnp.float64):
-            gradients = jax.eval_shape(program, values, cotangents)[1]
+            gradients = jax.eval_shape(program, values, vectors)[1]
         program = partial(next_order(program), split=len(values))
-        values, cotangents = (*values, *cotangents), tuple(abstract(g.shape, g.dtype) for g in gradients)
-    return Task(program, values, cotangents, task.dtype, True)
+        values, vectors = (*values, *vectors), tuple(abstract(g.shape, g.dtype) for g in gradients)
+    return Task(program, values, vectors, task.dtype, True)
 
 
 def _forward(trial: Trial, flat: Any, order: int) -> Task:
-    """Tangents of the cotangents, along the `cotangents` of this program; of the values alone."""
-    first = value_and_cotangents(flat)
+    """Tangents of the derivatives, along the vectors of this program; of the values alone."""
+    first = trial.derivative(flat)
     task = trial.task(flat, native=False, limited=True)
     n = len(task.values)
 
     def program(values: Any, tangents: Any) -> tuple[Any, Any, Any]:
-        point, cotangents = values[:n], values[n:]
-        _, moved = jax.jvp(lambda *v: tuple(first(v, cotangents)[1]), tuple(point), tuple(tangents))
+        point, vectors = values[:n], values[n:]
+        _, moved = jax.jvp(lambda *v: tuple(first(v, vectors)[1]), tuple(point), tuple(tangents))
         return (), moved, ()
 
-    return Task(program, (*task.values, *task.cotangents), tuple(task.values), task.dtype, True)
+    return Task(program, (*task.values, *task.vectors), tuple(task.values), task.dtype, True)
 
 
 def _check(trial: Trial, order: int, name: str, make: Make) -> None:
@@ -83,10 +84,10 @@ def _check(trial: Trial, order: int, name: str, make: Make) -> None:
         trial.report.warn(name, f"the rule cannot be differentiated again: {first_line(rule)}")
         row.detail = "not available"
         return
-    _compare(trial, name, rule, right, [t.shape for t in tasks[0].values], [t.shape for t in tasks[0].cotangents])
+    _compare(trial, name, rule, right, tasks[0], make is _forward)
 
 
-def _compare(trial: Trial, name: str, rule: Replayed, right: Replayed, shapes: Any, ends: Any) -> None:
+def _compare(trial: Trial, name: str, rule: Replayed, right: Replayed, task: Task, forward: bool) -> None:
     draw = trial.draw(6)
     first = draw.smooth()
     if first is None:
@@ -95,27 +96,30 @@ def _compare(trial: Trial, name: str, rule: Replayed, right: Replayed, shapes: A
         point = first if seed == 0 else draw.smooth()
         if point is None:
             return
-        drawn = [draw.rng.standard_normal(s) for s in shapes[len(point.values) + len(point.cotangents) :]]
-        values = (*point.values, *point.cotangents, *drawn)
-        ends_ = tuple(draw.rng.standard_normal(s) for s in ends)
-        got, want = rule.exact(values, ends_)[1], right.exact(values, ends_)[1]
+        given = (*point.values, *point.vectors)
+        values = (*given, *(draw.rng.standard_normal(v.shape) for v in task.values[len(given) :]))
+        along = tuple(draw.rng.standard_normal(v.shape) for v in task.vectors)
+        got, want = rule.exact(values, along)[1], right.exact(values, along)[1]
 
-        def bounds(samples: int, values: Any = values, ends_: Any = ends_, want: Any = want) -> list[Values]:
-            rooms = (p.bounds(values, ends_, samples)[1] for p in (rule, right))
+        def bounds(samples: int, values: Any = values, along: Any = along, want: Any = want) -> list[Values]:
+            rooms = (p.bounds(values, along, samples)[1] for p in (rule, right))
             return relaxed(list(map(np.hypot, *rooms)), want, 1.0)
 
-        def kinks(i: int, values: Any = values, ends_: Any = ends_) -> np.ndarray:
-            return _at_a_kink(right, values, ends_, i)
+        def kinks(i: int, values: Any = values, along: Any = along) -> np.ndarray:
+            return _at_a_kink(right, values, along, i)
 
-        names = [*trial.names, *(f"cotangent of {r}" for r in trial.result_names)]
-        names += [f"derivative {i}" for i in range(len(names), len(want))]
-        if not agree(trial, name, names[: len(want)], got, want, bounds, _guess, point.name, excused=kinks):
+        if forward:
+            names = trial.derivative_names
+        else:
+            names = [*trial.names, *(f"cotangent of {r}" for r in trial.of_vectors)]
+            names += [f"derivative {i}" for i in range(len(names), len(want))]
+        if not agree(trial, name, names, got, want, bounds, _guess, point.name, excused=kinks):
             return
 
 
-def _at_a_kink(right: Replayed, values: Any, ends: Any, i: int) -> np.ndarray:
-    around = limits(lambda v, u: right.exact(v, u)[1], tuple(values), tuple(ends), [False] * len(values))
-    return around.kinks(i) if i < len(around.low) else np.zeros(np.shape(around.low[0]), bool)
+def _at_a_kink(right: Replayed, values: Any, along: Any, i: int) -> np.ndarray:
+    around = limits(lambda v, u: right.exact(v, u)[1], values, along, [False] * len(values))
+    return around.kinks(i)
 
 
 def _guess(about: str, got: Values) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from itertools import product
 from typing import Any
 
 import jax
@@ -10,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.dtypes import short_name
-from fnconv.judge.engine.programs import abstract, precision
-from fnconv.judge.engine.replay import equations, opened
+from fnconv.base.errors import invalid
+from fnconv.judge.engine.programs import precision
+from fnconv.judge.engine.replay import RULES, equations, opened
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.agree import agree, relaxed
-from fnconv.judge.rule.programs import Task, compile_all, value_and_cotangents
+from fnconv.judge.rule.programs import Flat, Task, compile_all
 from fnconv.judge.rule.trial import Trial, first_line
 
 STRUCTURE, SYMBOLS = "structure", "arguments one by one"
@@ -23,38 +25,36 @@ STRUCTURE, SYMBOLS = "structure", "arguments one by one"
 def check_structure(trial: Trial) -> bool:
     """Whether the rule runs; what it returns is compared with what it must return."""
     row = trial.report.row(STRUCTURE)
-    cotangents = tuple(abstract(r.shape, r.dtype) for r in trial.results)
     raw = _raw_cotangents(trial)
     with precision(trial.dtype):
         try:
-            jaxpr, shape = jax.make_jaxpr(value_and_cotangents(trial.rule_flat), return_shape=True)(
-                trial.kinds, cotangents
-            )
+            program = jax.make_jaxpr(trial.derivative(trial.rule_flat), return_shape=True)
+            jaxpr, shape = program(trial.kinds, trial.vectors)
         except Exception as error:  # whatever a user's rule raises
             guess = _misshapen(trial, raw) or _explain_error(trial, error)
             trial.report.fail(STRUCTURE, "", guess)
             return False
-    results, gradients, _ = shape
-    avals = opened(jaxpr).outvars
-    for i, (leaf, g) in enumerate(zip(trial.call.moving, gradients, strict=True)):
-        aval = avals[len(results) + i].aval
-        if g.dtype != leaf.dtype:
-            text = f"the cotangent is {short_name(g.dtype)}, the argument {short_name(leaf.dtype)}; "
-            text += f"JAX accepts it silently: bwd should end in .astype({leaf.name}.dtype)"
-            trial.report.fail(STRUCTURE, leaf.name, text, dtype=short_name(leaf.dtype))
-        elif aval.weak_type and not leaf.weak:
+    results, derivatives, _ = shape
+    variables = opened(jaxpr).outvars[len(results) :]
+    due = trial.results if trial.forward else trial.kinds
+    for name, d, v, own in zip(trial.derivative_names, derivatives, variables, due, strict=False):
+        if d.dtype != own.dtype:  # of tangents JAX sees to that
+            text = f"the cotangent is {short_name(d.dtype)}, the argument {short_name(own.dtype)}; "
+            text += f"JAX accepts it silently: bwd should end in .astype({name}.dtype)"
+            trial.report.fail(STRUCTURE, name, text, dtype=short_name(own.dtype))
+        elif v.aval.weak_type and not own.weak_type:
             text = "the cotangent is weakly typed, as a Python number is: whatever it is added to decides its dtype"
-            trial.report.fail(STRUCTURE, leaf.name, text, dtype=short_name(leaf.dtype))
-    for name, r, due in zip(trial.result_names, results, trial.results, strict=True):
-        if (r.shape, r.dtype) != (due.shape, due.dtype):
-            text = f"fwd returns {short_name(r.dtype)}{list(r.shape)}, "
-            text += f"the function {short_name(due.dtype)}{list(due.shape)}"
+            trial.report.fail(STRUCTURE, name, text, dtype=short_name(own.dtype))
+    for name, r, own in zip(trial.result_names, results, trial.results, strict=True):
+        if (r.shape, r.dtype) != (own.shape, own.dtype):
+            text = f"{'the rule' if trial.forward else 'fwd'} returns {short_name(r.dtype)}{list(r.shape)}, "
+            text += f"the function {short_name(own.dtype)}{list(own.shape)}"
             trial.report.fail(STRUCTURE, name, text)
     if raw is not None:
         _check_integers(trial, raw)
     _check_reference(trial)
     row.detail = row.detail or _summary(trial, raw)
-    rules = (e.params for e in equations(jaxpr_of(trial)) if e.primitive.name == "custom_vjp_call")
+    rules = (e.params for e in equations(jaxpr_of(trial)) if e.primitive.name in RULES)
     trial.symbolic = any(p.get("symbolic_zeros") for p in rules)
     return True
 
@@ -67,10 +67,10 @@ def _check_reference(trial: Trial) -> None:
         try:
             results, _ = jax.eval_shape(trial.reference_flat, *trial.kinds)
         except Exception as error:
-            raise ValueError(f"check_vjp: reference must take fn's arguments; got {first_line(error)}") from error
+            raise invalid(trial.call.judge, "reference", "must take fn's arguments", first_line(error)) from error
     if [r.shape for r in results] != [r.shape for r in trial.results]:
-        shapes = [r.shape for r in results], [r.shape for r in trial.results]
-        raise ValueError(f"check_vjp: reference must return arrays of fn's shapes {shapes[1]}; got {shapes[0]}")
+        rule = f"must return arrays of fn's shapes {[r.shape for r in trial.results]}"
+        raise invalid(trial.call.judge, "reference", rule, [r.shape for r in results])
 
 
 def jaxpr_of(trial: Trial) -> Any:
@@ -80,7 +80,7 @@ def jaxpr_of(trial: Trial) -> Any:
 
 
 def _summary(trial: Trial, raw: Any) -> str:
-    parts = [f"{len(trial.call.moving)} cotangents"]
+    parts = [f"{len(trial.derivative_names)} {trial.report.derivative}s"]
     none = [] if raw is None else [n for n, i in zip(trial.names, trial.call.places, strict=True) if raw[i] is None]
     if none:
         parts.append(f"bwd returns None for {', '.join(none)}")
@@ -211,13 +211,14 @@ def check_one_by_one(trial: Trial) -> None:
         return
     asked = [0]
 
-    def alone(values: Any, cotangents: Any) -> tuple[Any, Any, Any]:
-        gradients = []
-        for i in range(n):
+    def alone(values: Any, vectors: Any) -> tuple[Any, Any, Any]:
+        parts: dict[int, Any] = {}
+        for i, k in product(range(n), range(m)):
             asked[0] = i
-            parts = [_alone(trial, values, i, k)(cotangents[k])[0] for k in range(m)]
-            gradients.append(sum(parts[1:], parts[0]))
-        return (), gradients, ()
+            along, of = (i, k) if trial.forward else (k, i)
+            (part,) = trial.derivative(_alone(trial, values, i, k))((values[i],), (vectors[along],))[1]
+            parts[of] = parts[of] + part if of in parts else part
+        return (), [parts[of] for of in sorted(parts)], ()
 
     (program,) = compile_all([Task(alone, *kinds, trial.dtype, limited=True, exactly=True)])
     if isinstance(program, Exception):
@@ -225,22 +226,16 @@ def check_one_by_one(trial: Trial) -> None:
         text = f"differentiating by {name} alone fails: {first_line(program)}"
         trial.report.fail(SYMBOLS, name, text)
         return
-    got, want = (p.exact(point.values, point.cotangents)[1] for p in (program, trial.rule))
+    got, want = (p.exact(point.values, point.vectors)[1] for p in (program, trial.rule))
 
     def bounds(samples: int) -> list[Values]:
-        return relaxed(trial.rule.bounds(point.values, point.cotangents, samples)[1], want)
+        return relaxed(trial.rule.bounds(point.values, point.vectors, samples)[1], want)
 
-    def guess(name: str, wrong: np.ndarray) -> str:
-        return f"differentiated by {name} alone, one result at a time, it differs from all at once: symbolic zeros?"
-
-    if agree(trial, SYMBOLS, trial.names, got, want, bounds, guess, point.name):
+    text = "differentiated by one argument and one result at a time, it differs from all at once: symbolic zeros?"
+    if agree(trial, SYMBOLS, trial.derivative_names, got, want, bounds, lambda *_: text, point.name):
         row.detail = "the same"
 
 
-def _alone(trial: Trial, values: Sequence[Any], i: int, k: int) -> Any:
-    """The pullback of result k with respect to leaf i, everything else held."""
-
-    def function(value: Any) -> Any:
-        return trial.rule_flat(*values[:i], value, *values[i + 1 :])[0][k]
-
-    return jax.vjp(function, values[i])[1]
+def _alone(trial: Trial, values: Sequence[Any], i: int, k: int) -> Flat:
+    """Result k as a function of leaf i, everything else held."""
+    return lambda value: ((trial.rule_flat(*values[:i], value, *values[i + 1 :])[0][k],), ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from fnconv.judge.engine.replay import RULES, equations
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.agree import agree, relaxed
 from fnconv.judge.rule.data import Point
-from fnconv.judge.rule.programs import Both, Native, Task, compile_all, trace, value_and_cotangents
+from fnconv.judge.rule.programs import Both, Flat, Native, Task, compile_all, trace
 from fnconv.judge.rule.report import FAILS
 from fnconv.judge.rule.trial import Trial, first_line
 
@@ -43,7 +43,7 @@ def check_transformations(trial: Trial) -> None:
 
 def _check_eager(trial: Trial, point: Point) -> None:
     row, again = trial.report.row(EAGER), trial.report.row(REPEAT)
-    eager = Native(value_and_cotangents(trial.rule_flat), trial.dtype, eager=True)
+    eager = Native(trial.derivative(trial.rule_flat), trial.dtype, eager=True)
     jitted = trial.run_native(point)
     try:
         first, second = trial.run_native(point, eager), trial.run_native(point, eager)
@@ -70,7 +70,7 @@ def _check_eager(trial: Trial, point: Point) -> None:
 
 
 def _check_two_traces(trial: Trial, point: Point) -> None:
-    """Pullbacks that are alive at the same time, and one whose forward was traced: residuals kept outside show."""
+    """Linear maps that are alive at the same time, and one whose forward was traced: residuals kept outside show."""
     trial.report.row(STALE)
     other = trial.draw(10).smooth()
     if other is None:
@@ -79,40 +79,45 @@ def _check_two_traces(trial: Trial, point: Point) -> None:
     want = trial.run_native(point)
     with precision(trial.dtype):
         a, b = ([jnp.asarray(v, k.dtype) for v, k in zip(p.values, trial.kinds, strict=True)] for p in (point, other))
-        u = tuple(jnp.asarray(c, r.dtype) for c, r in zip(point.cotangents, trial.results, strict=True))
+        u = tuple(jnp.asarray(c, r.dtype) for c, r in zip(point.vectors, trial.vectors, strict=True))
         try:
-            value, pull, _ = jax.vjp(trial.rule_flat, *a, has_aux=True)
-            jax.vjp(trial.rule_flat, *b, has_aux=True)
-            late = tuple(map(np.asarray, value)), tuple(map(np.asarray, pull(u)))
-            value, pull, _ = jax.vjp(jax.jit(trial.rule_flat), *a, has_aux=True)
-            traced = tuple(map(np.asarray, value)), tuple(map(np.asarray, pull(u)))
+            value, linear = _linearized(trial, trial.rule_flat, a)
+            _linearized(trial, trial.rule_flat, b)
+            late = tuple(map(np.asarray, value)), tuple(map(np.asarray, linear(u)))
+            value, linear = _linearized(trial, jax.jit(trial.rule_flat), a)
+            traced = tuple(map(np.asarray, value)), tuple(map(np.asarray, linear(u)))
         except Exception as error:
             leak = isinstance(error, jax.errors.UnexpectedTracerError) or "Tracer" in str(error)
-            guess = (
-                "the rule keeps a tracer outside of its residuals (a global, an attribute?)"
-                if leak
-                else "vjp of jit fails"
-            )
+            guess = "the rule keeps a tracer outside of its residuals (a global, an attribute?)"
+            guess = guess if leak else f"{'linearize' if trial.forward else 'vjp'} of jit fails"
             trial.report.fail(STALE, "", f"{guess}: {first_line(error)}")
             return
-    text = "the pullback of one call uses numbers of a later one: residuals belong into what fwd returns"
+    text = "the linear map of one call uses numbers of a later one: residuals belong into what fwd returns"
     _compare(trial, STALE, point, late, want, text)
-    _compare(trial, STALE, point, traced, want, "vjp of the jitted function differs from the function's own")
+    _compare(trial, STALE, point, traced, want, "the derivative of the jitted function differs from the function's own")
+
+
+def _linearized(trial: Trial, flat: Flat, values: Sequence[Any]) -> tuple[Any, Callable[[Any], Any]]:
+    """The results, and the map from vectors to derivatives with its residuals."""
+    if trial.forward:
+        results, push, _ = jax.linearize(flat, *values, has_aux=True)
+        return results, lambda tangents: push(*tangents)
+    return jax.vjp(flat, *values, has_aux=True)[:2]
 
 
 def _check_vmap(trial: Trial) -> None:
-    """A batch of primals and cotangents at once, in float64, against one after the other."""
+    """A batch of values and vectors at once, in float64, against one after the other."""
     row = trial.report.row(VMAP)
     base = trial.task(trial.rule_flat, native=False, limited=True)
 
-    def batched(values: Any, cotangents: Any) -> tuple[Any, Any, Any]:
-        results, gradients, _ = jax.vmap(lambda v, c: (*base.program(v, c)[:2], ()))(tuple(values), tuple(cotangents))
-        return results, gradients, ()
+    def batched(values: Any, vectors: Any) -> tuple[Any, Any, Any]:
+        results, derivatives = jax.vmap(lambda v, u: base.program(v, u)[:2])(tuple(values), tuple(vectors))
+        return results, derivatives, ()
 
     def stacked(avals: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(abstract((BATCH, *a.shape), a.dtype) for a in avals)
 
-    task = Task(batched, stacked(base.values), stacked(base.cotangents), trial.dtype, limited=True, exactly=True)
+    task = Task(batched, stacked(base.values), stacked(base.vectors), trial.dtype, limited=True, exactly=True)
     (program,) = compile_all([task])
     if isinstance(program, Exception):
         trial.report.fail(VMAP, "", f"it does not run under vmap: {first_line(program)}")
@@ -120,8 +125,8 @@ def _check_vmap(trial: Trial) -> None:
     draw = trial.draw(11)
     several = [p for p in (draw.smooth() for _ in range(BATCH)) if p is not None]
     values = tuple(np.stack([p.values[i] for p in several]) for i in range(len(trial.kinds)))
-    cotangents = tuple(np.stack([draw.rng.standard_normal(r.shape) for _ in several]) for r in trial.results)
-    single = [tuple(c[b] for c in cotangents) for b in range(BATCH)]
+    vectors = tuple(np.stack([draw.rng.standard_normal(v.shape) for _ in several]) for v in trial.vectors)
+    single = [tuple(c[b] for c in vectors) for b in range(BATCH)]
     loop = [trial.rule.exact(p.values, c) for p, c in zip(several, single, strict=True)]
 
     want = _stacked(loop)
@@ -130,9 +135,9 @@ def _check_vmap(trial: Trial) -> None:
         rooms = [trial.rule.bounds(p.values, c, samples) for p, c in zip(several, single, strict=True)]
         return relaxed(_stacked(rooms), want)
 
-    got = _flat(program.exact(values, cotangents))
+    got = _flat(program.exact(values, vectors))
     if agree(trial, VMAP, trial.all_names, got, want, bounds, lambda *_: NOT_A_LOOP, "normal floats, a batch of 3"):
-        row.detail = "primals and cotangents"
+        row.detail = f"arguments and {trial.report.derivative}s"
 
 
 def _check_traces(trial: Trial) -> None:
@@ -140,18 +145,18 @@ def _check_traces(trial: Trial) -> None:
     row = trial.report.row(TRACES)
     base = trial.task(trial.rule_flat, native=False, limited=True)
 
-    def remat(values: Any, cotangents: Any) -> tuple[Any, Any, Any]:
-        return value_and_cotangents(jax.checkpoint(trial.rule_flat))(values, cotangents)
+    def remat(values: Any, vectors: Any) -> tuple[Any, Any, Any]:
+        return trial.derivative(jax.checkpoint(trial.rule_flat))(values, vectors)
 
-    def scanned(values: Any, cotangents: Any) -> tuple[Any, Any, Any]:
+    def scanned(values: Any, vectors: Any) -> tuple[Any, Any, Any]:
         def step(carry: Any, _: Any) -> Any:
-            return carry, base.program(values, cotangents)[:2]
+            return carry, base.program(values, vectors)[:2]
 
-        results, gradients = lax.scan(step, 0, None, length=2)[1]
-        return [r[-1] for r in results], [g[-1] for g in gradients], ()
+        results, derivatives = lax.scan(step, 0, None, length=2)[1]
+        return [r[-1] for r in results], [d[-1] for d in derivatives], ()
 
     for name, program in (("jax.checkpoint", remat), ("lax.scan", scanned)):
-        task = Task(program, base.values, base.cotangents, trial.dtype, limited=True, exactly=True)
+        task = Task(program, base.values, base.vectors, trial.dtype, limited=True, exactly=True)
         try:
             with precision(jnp.float64):
                 trace(task)
@@ -168,10 +173,10 @@ def _equal_program(trial: Trial, task: Task, name: str) -> bool:
     point = trial.draw(12).smooth()
     if isinstance(program, Exception) or point is None:
         return True
-    got, want = (_flat(p.exact(point.values, point.cotangents)) for p in (program, trial.rule))
+    got, want = (_flat(p.exact(point.values, point.vectors)) for p in (program, trial.rule))
 
     def bounds(samples: int) -> list[Values]:
-        return relaxed(_flat(trial.rule.bounds(point.values, point.cotangents, samples)), want)
+        return relaxed(_flat(trial.rule.bounds(point.values, point.vectors, samples)), want)
 
     text = f"under {name} it differs from itself"
     return agree(trial, TRACES, trial.all_names, got, want, bounds, lambda *_: text, point.name)
@@ -188,7 +193,6 @@ def _stacked(several: Sequence[Both]) -> list[Values]:
 def _check_promotion(trial: Trial) -> None:
     """Under strict promotion a rule should run where its function does."""
     trial.report.row(PROMOTION)
-    cotangents = tuple(abstract(r.shape, r.dtype) for r in trial.results)
     with precision(trial.dtype), jax.numpy_dtype_promotion("strict"):
         try:
             jax.eval_shape(lambda *v: trial.rule_flat(*v), *trial.kinds)
@@ -196,7 +200,7 @@ def _check_promotion(trial: Trial) -> None:
             trial.report.skip(PROMOTION, "the function itself mixes dtypes")
             return
         try:
-            jax.eval_shape(value_and_cotangents(trial.rule_flat), trial.kinds, cotangents)
+            jax.eval_shape(trial.derivative(trial.rule_flat), trial.kinds, trial.vectors)
         except Exception as error:
             trial.report.warn(PROMOTION, f"the rule mixes dtypes, which strict promotion refuses: {first_line(error)}")
 
@@ -235,7 +239,7 @@ def _compare(trial: Trial, check: str, point: Point, got: Any, want: Any, text: 
     def bounds(samples: int) -> list[Values]:
         if exact:
             return [0 * w for w in right]
-        room = trial.rule_rounded.bounds(point.values, point.cotangents, samples, fine=False)
+        room = trial.rule_rounded.bounds(point.values, point.vectors, samples, fine=False)
         return [2 * b + 4 * u * abs(np.nan_to_num(w)) for b, w in zip(_flat(room), right, strict=True)]
 
     dtype = short_name(trial.dtype)

@@ -15,21 +15,34 @@ from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.replay import without_rules
 from fnconv.judge.rule.arguments import Function, Signature
 from fnconv.judge.rule.data import Draw, Point
-from fnconv.judge.rule.programs import Flat, Native, Replayed, Task, compile_all, value_and_cotangents
+from fnconv.judge.rule.programs import (
+    Flat,
+    Native,
+    Program,
+    Replayed,
+    Task,
+    compile_all,
+    value_and_cotangents,
+    value_and_tangents,
+)
 from fnconv.judge.rule.report import RuleReport
 
-Avals = tuple[Sequence[Any], Sequence[Any]]  # of values and of cotangents
+Avals = tuple[Sequence[Any], Sequence[Any]]  # of values and of vectors
 
 
 @dataclass
 class Trial:
-    """Programs are compiled once and serve all checks."""
+    """Programs are compiled once and serve all checks.
+
+    forward: whether tangents are judged, of a rule of forward mode, instead of cotangents.
+    """
 
     call: Signature
     reference: Function | None
     level: str
     seed: int
     report: RuleReport
+    forward: bool = False
     results: tuple[Any, ...] = ()  # shapes and dtypes of fn's floating results
     others: tuple[Any, ...] = ()  # of those without derivative
     problems: list[str] = field(default_factory=list)  # guesses that a check left for the failure that follows
@@ -63,17 +76,44 @@ class Trial:
         return ["value"] if n == 1 else [f"value[{i}]" for i in range(n)]
 
     @property
+    def derivative_names(self) -> list[str]:
+        """What a failure calls each derivative: a cotangent by its argument, "tangent", "tangent[1]"."""
+        return [n.replace("value", "tangent", 1) for n in self.result_names] if self.forward else self.names
+
+    @property
     def all_names(self) -> list[str]:
-        """Of the results and of the arguments."""
-        return [*self.result_names, *self.names]
+        """Of the results and of the derivatives."""
+        return [*self.result_names, *self.derivative_names]
+
+    @property
+    def of_derivatives(self) -> list[str]:
+        """The results or arguments that the derivatives belong to."""
+        return self.result_names if self.forward else self.names
+
+    @property
+    def of_vectors(self) -> list[str]:
+        """The arguments or results that the vectors belong to."""
+        return self.names if self.forward else self.result_names
+
+    @property
+    def vectors(self) -> tuple[Any, ...]:
+        """Shapes and dtypes of what the Jacobian is multiplied by: cotangents of the results, or tangents."""
+        return self._vectors(self.kinds, self.results)
+
+    def _vectors(self, kinds: Sequence[Any], results: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(abstract(a.shape, a.dtype) for a in (kinds if self.forward else results))
 
     def draw(self, seed: int = 0) -> Draw:
-        return Draw(self.call.moving, [r.shape for r in self.results], self.seed * 1000 + seed)
+        return Draw(self.call.moving, [v.shape for v in self.vectors], self.seed * 1000 + seed)
 
     # ---- programs ---------------------------------------------------------------------------------------------------
 
+    def derivative(self, flat: Flat) -> Program:
+        """What is judged: (values, vectors) -> (results, derivatives, results without derivative)."""
+        return (value_and_tangents if self.forward else value_and_cotangents)(flat)
+
     def traced_for(self, flat: Flat) -> Avals | None:
-        """Avals of values and cotangents in the widest dtype that flat takes."""
+        """Avals of values and vectors in the widest dtype that flat takes."""
         if flat not in self.widest:
             self.widest[flat] = self._widest(flat)
         return self.widest[flat]
@@ -83,20 +123,20 @@ class Trial:
             with precision(jnp.float64):
                 kinds = self.call.cast(dtype)
                 try:
-                    results, _ = jax.eval_shape(flat, *kinds)
-                    jax.make_jaxpr(value_and_cotangents(flat))(kinds, _strong(results))
+                    vectors = self._vectors(kinds, jax.eval_shape(flat, *kinds)[0])
+                    jax.make_jaxpr(self.derivative(flat))(kinds, vectors)
                 except Exception:  # a function may insist on its dtypes
                     continue
-                return kinds, _strong(results)
+                return kinds, vectors
         return None
 
     def task(self, flat: Flat, *, native: bool, limited: bool) -> Task:
         if native:
             with precision(self.dtype):
-                kinds, cotangents = self.kinds, _strong(jax.eval_shape(flat, *self.kinds)[0])
+                avals: Avals = self.kinds, self._vectors(self.kinds, jax.eval_shape(flat, *self.kinds)[0])
         else:
-            kinds, cotangents = self.traced_for(flat) or (self.kinds, _strong(self.results))  # type: ignore[assignment]
-        return Task(value_and_cotangents(flat), kinds, cotangents, self.dtype, limited)
+            avals = self.traced_for(flat) or (self.kinds, self.vectors)
+        return Task(self.derivative(flat), *avals, self.dtype, limited)
 
     def compile(self) -> None:
         """The four programs: rule and reference, traced in float64 and, for half precisions, in the own dtype."""
@@ -115,18 +155,18 @@ class Trial:
         own = [p if isinstance(p, Replayed) else None for p in programs[2:]] or [self.rule, self.right]
         self.rule_rounded: Replayed = own[0] or self.rule
         self.right_rounded: Replayed | None = own[1] or self.right
-        self.native = Native(value_and_cotangents(self.rule_flat), self.dtype)
+        self.native = Native(self.derivative(self.rule_flat), self.dtype)
         self.compiled = True
 
     @cached_property
     def plain(self) -> Replayed | None:
         """The reference's values alone, for where it has no derivative."""
 
-        def program(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, Any, Any]:
+        def program(values: Sequence[Any], vectors: Sequence[Any]) -> tuple[Any, Any, Any]:
             return self.reference_flat(*values)[0], (), ()
 
         task = self.task(self.rule_flat, native=False, limited=True)
-        (program_,) = compile_all([Task(program, task.values, task.cotangents, task.dtype, False)])
+        (program_,) = compile_all([Task(program, task.values, task.vectors, task.dtype, False)])
         return program_ if isinstance(program_, Replayed) else None
 
     def _reference_task(self) -> Task:
@@ -137,18 +177,14 @@ class Trial:
 
     @cached_property
     def native_reference(self) -> Native:
-        return Native(value_and_cotangents(self.reference_flat), self.dtype)
+        return Native(self.derivative(self.reference_flat), self.dtype)
 
     def rounded(self, point: Point) -> Point:
         """The nearest point whose numbers the rule's dtypes hold."""
-        return point.rounded([k.dtype for k in self.kinds], [r.dtype for r in self.results])
+        return point.rounded([k.dtype for k in self.kinds], [v.dtype for v in self.vectors])
 
     def run_native(self, point: Any, program: Native | None = None) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return (program or self.native)(point.values, point.cotangents, self.kinds, self.results)
-
-
-def _strong(results: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(abstract(r.shape, r.dtype) for r in results)
+        return (program or self.native)(point.values, point.vectors, self.kinds, self.vectors)
 
 
 def first_line(error: BaseException) -> str:
