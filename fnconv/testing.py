@@ -22,6 +22,8 @@ def assert_vjp(
 ) -> None:
     """Fail with the report of `fnconv.check_vjp` as the message, unless all checks pass; same arguments.
 
+    A `jax.custom_jvp` is judged by its tangents, as `fnconv.check_jvp` does.
+
     Raises:
       AssertionError: the gradient is wrong.
       TypeError, ValueError: as `check_vjp`.

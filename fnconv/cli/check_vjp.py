@@ -1,4 +1,4 @@
-"""`fnconv check FILE.py:FUNCTION`: the custom gradient of a function in a user's file."""
+"""`fnconv check FILE.py:FUNCTION`: the custom derivative of a function in a user's file."""
 
 from __future__ import annotations
 

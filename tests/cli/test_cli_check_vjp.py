@@ -33,6 +33,12 @@ def plain(x):
 def integers():
     return jnp.arange(3)
 
+@jax.custom_jvp
+def forward(x):
+    return 3 * x
+
+forward.defjvp(lambda p, t: (3 * p[0], 2 * t[0]))
+
 def broken():
     raise RuntimeError("no data")
 """
@@ -63,6 +69,13 @@ def test_a_wrong_rule_fails_with_its_diagnosis(file, tmp_path):
     assert json.loads(found.read_text())["ok"] is False
 
 
+def test_a_rule_of_forward_mode_is_judged_by_its_tangents(file):
+    result = invoke(f"{file}:forward")
+    assert result.exit_code == 1
+    assert "every entry is 0.666667 times the right one" in result.stdout
+    assert "tangents, float64" in result.stdout
+
+
 def test_a_file_that_exits_is_no_pass(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("def f(x):\n    return x\n\n\nraise SystemExit(0)\n")
@@ -78,7 +91,7 @@ def test_a_file_that_exits_is_no_pass(tmp_path):
         (("{}x:triple",), "must name a Python file"),
         (("/no/such/file.py:f",), "there is no file /no/such/file.py"),
         (("nothing",), "must be FILE.py:FUNCTION; got 'nothing'"),
-        (("{}:triple", "--args", "broken"), "mine.py:broken ends in line 26 with RuntimeError: no data"),
+        (("{}:triple", "--args", "broken"), "mine.py:broken ends in line 32 with RuntimeError: no data"),
         (("{}:triple", "--args", "integers"), "--args must hold a floating-point array"),
         (("{}:triple", "--level", "slow"), "--level must be one of quick, full"),
         (("{}:triple", "--op", "conv"), "--op: for fnconv's own operations"),

@@ -132,13 +132,22 @@ def _while(e: Any, operands: Values, arithmetic: Arithmetic) -> Values:
     c, b = q["cond_nconsts"], q["cond_nconsts"] + q["body_nconsts"]
     of_cond, of_body, init = operands[:c], operands[c:b], operands[b:]
 
-    def condition(carry: Any) -> Any:
-        return replay(q["cond_jaxpr"], [*of_cond, *carry[1]], arithmetic)[0]
+    def goes_on(values: Values) -> Any:
+        return replay(q["cond_jaxpr"], [*of_cond, *values], arithmetic)[0]
 
     def body(carry: Any) -> Any:
         i, values = carry
         results = replay(q["body_jaxpr"], [*of_body, *values], arithmetic if i is None else arithmetic.at(i))
+        going = goes_on(values)
+        if going.ndim:  # under vmap every member of the batch ends on its own
+            results = [
+                jnp.where(jnp.expand_dims(going, range(going.ndim, r.ndim)), r, v)
+                for r, v in zip(results, values, strict=True)
+            ]
         return _next(i), results
+
+    def condition(carry: Any) -> Any:
+        return jnp.any(goes_on(carry[1]))
 
     return list(lax.while_loop(condition, body, (_first(arithmetic), list(init)))[1])
 
@@ -205,5 +214,7 @@ def has_rules(jaxpr: Any) -> bool:
 def _has_own_rule(e: Any) -> bool:
     if isinstance(e.params.get("map"), LinearMap) or e.primitive.name == "custom_vjp_call":
         return True
-    written_by_jax = f" at {_JAX}" in (opened(inner(e)[0]).debug_info.func_src_info or "") if inner(e) else True
-    return e.primitive.name == "custom_jvp_call" and not written_by_jax
+    if e.primitive.name != "custom_jvp_call":
+        return False
+    function, rule = opened(inner(e)[0]).debug_info, e.params["jvp_jaxpr_fun"].debug_info
+    return not all(info and f" at {_JAX}" in (info.func_src_info or "") for info in (function, rule))

@@ -97,16 +97,16 @@ def _usual_mistakes(trial: Trial, point: Point, i: int, want: Both) -> list[tupl
                 (f"{incoming} is flipped along axis {axis}", np.flip(u, axis)),
                 (f"{incoming} is shifted by one along axis {axis}", np.roll(u, 1, axis)),
             ]
-        for a, b in combinations(range(u.ndim), 2):
-            if u.shape[a] == u.shape[b] > 1:
-                text = f"axes {a} and {b} of {incoming} are exchanged: summed over the wrong one?"
-                taken.append((text, np.swapaxes(u, a, b)))
+        for one, two in combinations(range(u.ndim), 2):
+            if u.shape[one] == u.shape[two] > 1:
+                text = f"axes {one} and {two} of {incoming} are exchanged: summed over the wrong one?"
+                taken.append((text, np.swapaxes(u, one, two)))
         found += [(text, partial(pulled, _with(point.vectors, k, vector))) for text, vector in taken]
         if u.shape == want[1][i].shape:
             if not want[1][i].any():
                 found.append((f"{incoming} is passed straight through a flat function", partial(_same, u)))
-            other, (leaf, result) = ("derivative", (k, i)) if trial.forward else ("transpose", (i, k))
-            text = f"the function itself is applied to {incoming}, instead of its {other}"
+            due, (leaf, result) = ("derivative", (k, i)) if trial.forward else ("transpose", (i, k))
+            text = f"the function itself is applied to {incoming}, instead of its {due}"
             found.append((text, partial(_applied, exact, point, u, leaf, result)))
     for j, v in enumerate(point.values):
         name = trial.names[j]

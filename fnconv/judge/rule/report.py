@@ -101,8 +101,9 @@ class RuleReport(report.Report):
         if worst.get("ratio") is not None:
             row.reach(worst["ratio"])
         if not any((f.check, f.argument) == (row.check, argument) for f in self.failures):
-            where = {"check": row.check, "argument": argument, "data": data, "dtype": dtype}
-            self.failures.append(RuleFailure(diagnosis=diagnosis, **where, **worst))
+            self.failures.append(
+                RuleFailure(check=row.check, argument=argument, diagnosis=diagnosis, data=data, dtype=dtype, **worst)
+            )
 
     def warn(self, check: str, text: str) -> None:
         """Note what is no failure but should be known."""

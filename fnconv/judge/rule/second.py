@@ -111,7 +111,7 @@ def _compare(trial: Trial, name: str, rule: Replayed, right: Replayed, task: Tas
         if forward:
             names = trial.derivative_names
         else:
-            names = [*trial.names, *(f"cotangent of {r}" for r in trial.of_vectors)]
+            names = [*trial.names, *(f"{trial.report.derivative} of {v}" for v in trial.of_vectors)]
             names += [f"derivative {i}" for i in range(len(names), len(want))]
         if not agree(trial, name, names, got, want, bounds, _guess, point.name, excused=kinks):
             return
