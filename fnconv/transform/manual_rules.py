@@ -65,7 +65,10 @@ def with_manual_rules(
       fuse: make one operation, `conv_block`, of convolution, bias, ReLU and max pooling that follow each other with no
         other reader in between, which keeps one byte per output of them all.  For this fn is traced as a whole, as by
         `jax.jit`: it cannot look at values, nor change objects in place other than nnx modules among its arguments.
-      modes: "reverse", `jax.custom_vjp` as everywhere; or "both", forward mode beside it, as by `both_modes`.
+      modes: "reverse", `jax.custom_vjp` as everywhere; or "both", forward mode beside it, as by `both_modes`.  With
+        "reverse", `both_modes(g)` inside `fn` holds for the operations that are replaced while g runs.  Of
+        `jax.jit(both_modes(g))`, as of a checkpoint or scan of it, only the trace is there when they are replaced:
+        they have reverse mode alone, while fnconv's operations that g calls by themselves have both modes.
 
     Returns:
       The function, with a method `replaced(*args, **kwargs)` that traces `fn` as `jax.make_jaxpr` does, for arrays

@@ -103,6 +103,30 @@ def test_functions_traced_before_are_traced_again_and_nothing_leaks(through):
         assert_same(jax.grad(plain)(W, X), jax.grad(both)(W, X), exact=True)
 
 
+INSIDE = {
+    "itself": (lambda g: g, True),
+    "around jit": (lambda g: fnconv.both_modes(jax.jit(g)), True),
+    "jit": (jax.jit, False),
+    "checkpoint": (jax.checkpoint, False),
+    "scan": (lambda g: lambda x: lax.scan(lambda x, _: (g(x), None), x, None, length=2)[0], False),
+}
+
+
+@pytest.mark.parametrize("where", INSIDE)
+def test_both_modes_inside_a_body_reaches_fnconvs_own_operations_alone(where):
+    around, replaced = INSIDE[where]
+    for g, both in ((fnconv.relu, True), (jax.nn.relu, replaced)):
+        manual = with_manual_rules(around(fnconv.both_modes(lambda x, g=g: g(x))))
+        assert manual(X).shape == X.shape
+        if both:
+            assert_same(jax.jvp(manual, (X,), (X,)), jax.jvp(jax.nn.relu, (X,), (X,)), exact=True)
+        else:
+            with pytest.raises(TypeError, match=REFUSED):
+                jax.jvp(manual, (X,), (X,))
+        everywhere = in_both(around(fnconv.both_modes(lambda x, g=g: g(x))))
+        assert_same(jax.jvp(everywhere, (X,), (X,)), jax.jvp(jax.nn.relu, (X,), (X,)), exact=True)
+
+
 def test_derivatives_taken_after_tracing():
     """A jaxpr made under `both_modes` is differentiated outside of it."""
     traced = jax.make_jaxpr(fnconv.both_modes(lambda x: fnconv.max_pool(fnconv.tanh(x), 2)))(X)
