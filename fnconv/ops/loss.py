@@ -57,7 +57,7 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 def _cross_entropy_primal(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    logs, weights = log_p(_asked(logits, labels)), _weights(logits, labels)
+    logs, weights = log_p(_asked(logits, labels, logits.shape[-1])), _weights(logits, labels)
     return -jnp.sum(_product(weights, logs), axis=-1).astype(logits.dtype)
 
 
@@ -68,8 +68,8 @@ def _cross_entropy_fwd(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array,
 def _cross_entropy_bwd(residuals: Pair, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     logits, labels = residuals
     wide = accumulator(logits.dtype)
-    weights, dy = _weights(logits, labels), dy.astype(wide)[..., None]
-    log_probability = log_p(_asked(logits, labels))
+    weights, dy = _weights(logits, labels), _asked(dy.astype(wide)[..., None], labels, logits.shape[-1])
+    log_probability = log_p(_asked(logits, labels, logits.shape[-1]))
     d_logits = (jnp.exp(log_probability) * jnp.sum(weights, axis=-1, keepdims=True) - weights) * dy
     integer = jnp.issubdtype(labels.dtype, jnp.integer)
     return d_logits.astype(logits.dtype), None if integer else (-log_probability * dy).astype(labels.dtype)
@@ -84,12 +84,12 @@ def _weights(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return labels.astype(accumulator(logits.dtype))
 
 
-def _asked(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The logits; 0 in rows whose integer label is outside the classes, so that NaN there has no effect."""
+def _asked(rows: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+    """The rows; 0 in those whose integer label is outside the classes, so that NaN there has no effect."""
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        return logits
-    ignored = (labels < 0) | (labels > min(logits.shape[-1] - 1, np.iinfo(labels.dtype).max))
-    return jnp.where(ignored[..., None], jnp.zeros((), logits.dtype), logits)
+        return rows
+    ignored = (labels < 0) | (labels > min(classes - 1, np.iinfo(labels.dtype).max))
+    return jnp.where(ignored[..., None], jnp.zeros((), rows.dtype), rows)
 
 
 def _product(weights: jax.Array, logs: jax.Array) -> jax.Array:

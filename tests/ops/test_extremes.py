@@ -178,11 +178,14 @@ def test_norms_near_the_ends_of_the_range(p: float, dtype: str) -> None:
 
 
 def check_ignored_labels() -> None:
-    """Loss and gradient 0, of the first and of the second order, whatever the row holds."""
+    """Loss and gradient 0, of the first and of the second order, whatever the row and its cotangent hold."""
     logits = np.array([[1, 2], [np.nan, 1], [-np.inf, -np.inf], [np.inf, 0]], np.float32)
     for dtype, labels in (("int32", [0, -1, 2, -100]), ("uint8", [0, 2, 255, 9]), ("int8", [0, -1, 2, 127])):
         loss = jax.jit(partial(fnconv.softmax_cross_entropy, labels=np.array(labels, dtype)))
         assert loss(logits)[1:].tolist() == [0, 0, 0]
+        for dy in (np.nan, np.inf):
+            _, pullback = jax.vjp(loss, logits)
+            assert pullback(jnp.full(4, dy, jnp.float32))[0][1:].tolist() == [[0, 0]] * 3
         dz = jax.grad(lambda z, loss=loss: loss(z).sum())
         assert dz(logits)[1:].tolist() == [[0, 0]] * 3
         assert jax.grad(lambda z, dz=dz: (dz(z) ** 2).sum())(logits)[1:].tolist() == [[0, 0]] * 3
