@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from fnconv.cli.outcome import check_folder, console, refuse, told, working, write
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from fnconv.judge.fuzz.run import Report
+from fnconv.cli.outcome import check_folder, console, refuse, table, told, working, write
 
 DEVICES = 8
-COLUMNS = ("operation", "rule", "dtype", "order", "transformation", "data")
 
 
 def fuzz_command(amount: str, seed: int, operations: Sequence[str] | None, json_file: Path | None) -> None:
@@ -43,22 +36,10 @@ def fuzz_command(amount: str, seed: int, operations: Sequence[str] | None, json_
         report = fuzz(seconds=seconds, cases=cases, seed=seed, operations=operations or (), progress=progress)
     write("check", json_file, report)
     shown = console(json_file)
-    shown.print(_table(report))
+    shown.print(table(report, shown.width))
     for failure, script in zip(report.failures, report.scripts, strict=False):
         shown.print(f"# {failure.problem.operation}, order {failure.order}: {failure.message}\n", soft_wrap=True)
         shown.print(script + "\n", soft_wrap=True)
     shown.print(report.summary(), style="bold green" if report.ok else "bold red", soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
-
-
-def _table(report: Report) -> Table:
-    """How many cases there were of each kind."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table("", "cases", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in COLUMNS:
-        counts = sorted(report.counts.get(name, {}).items(), key=lambda entry: -entry[1])
-        table.add_row(name, ", ".join(f"{value} {count}" for value, count in counts))
-    return table

@@ -13,9 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from fnconv.cli.app import app
+from fnconv.judge.engine import windows
 from fnconv.judge.fuzz import definition, expected, run
 from fnconv.judge.fuzz.draw import DRAWS, Problem
 from fnconv.judge.fuzz.judge import judge
+from fnconv.judge.fuzz.sample import Sample
 from fnconv.judge.fuzz.shrink import script, shrink
 
 CORPUS = [json.loads(line) for line in (Path(__file__).parent / "fuzz_corpus.jsonl").read_text().splitlines()]
@@ -28,13 +30,13 @@ def test_convolution_of_wei_2_1():
     a = np.array([[1, 3, 1, 4], [2, 8, 5, 1], [3, 2, 0, 3]])[None, :, :, None]
     k = np.array([[1, 0], [-1, 1]])[:, :, None, None]
     form = definition.conv(a, k)
-    assert expected.value(form, [a[None], k[None]])[0, 0, :, :, 0].tolist() == [[7, 0, -3], [1, 6, 8]]
+    assert form.value([a, k])[0, :, :, 0].tolist() == [[7, 0, -3], [1, 6, 8]]
 
 
 def test_input_gradient_of_notes_leaves_the_fifth_column_over():
     w, dy = np.array([[1.0, 2], [3, 4]])[:, :, None, None], np.ones((1, 2, 2, 1))
     form = definition.conv_input_vjp(dy, w, (1, 5, 5, 1), strides=2)
-    assert expected.value(form, [dy[None], w[None]])[0, 0, 0, :, 0].tolist() == [1, 2, 1, 2, 0]
+    assert form.value([dy, w])[0, 0, :, 0].tolist() == [1, 2, 1, 2, 0]
 
 
 @pytest.mark.parametrize(("ties", "index"), [("row_major", 1), ("column_major", 2)])
@@ -45,35 +47,43 @@ def test_ties(ties, index):
 
 
 def test_padding_names_of_the_texts():
-    assert definition.padding_of("INPUT_SIZE", 4, 2, 3) == (3, 4)
-    assert definition.padding_of("INPUT_SIZE", 5, 3, 2) == (3, 3)
+    assert windows.padding_of("INPUT_SIZE", 4, 2, 3) == (3, 4)
+    assert windows.padding_of("INPUT_SIZE", 5, 3, 2) == (3, 3)
+
+
+def gradient_of_third_order(operation, operands, directions, c, args=(), order=3, **options):
+    """Order n as the fuzzer has it: the gradient of the (n - 1)st derivative of sum(c y^3) along directions."""
+    p = Problem(operation, tuple(x.shape for x in operands), args, options, mapped=(False,) * len(operands), orders=3)
+    results = expected.expected(p, Sample("normal", None, operands, directions, c, c), order)
+    return [e.value for e in results[order]]
 
 
 def test_third_derivative_of_a_cube_of_maxima_is_6_at_the_winners():
     x, one = np.array([1.0, 4, 3, 2])[:, None], np.ones((4, 1))
-    form, c = definition.max_pool(x, (2,)), np.ones((2, 1))
-    (third,) = expected.polynomial(form, [x], [one], c, c, 3)
-    assert third.value[:, 0].tolist() == [0, 6, 6, 0]
+    (third,) = gradient_of_third_order("max_pool", [x], [one], np.ones((2, 1)), args=((2,),))
+    assert third[:, 0].tolist() == [0, 6, 6, 0]
 
 
-def test_series_are_derivatives_of_a_polynomial():
-    """The gradient's n-th difference, exact on integers, is n! times its coefficient."""
-    r = np.random.default_rng(0)
-    x, v, w, u = (r.integers(-3, 4, s) for s in ((1, 4, 2), (1, 4, 2), (2, 2, 3), (2, 2, 3)))
-    form = definition.conv(x, w)
-    c = r.integers(-3, 4, form.shape)
+@pytest.mark.parametrize("order", [2, 3])
+def test_derivatives_of_a_polynomial_are_its_coefficients(order):
+    """x w for one cell: sum(c y^3) along (v, u) is c (x + t v)^3 (w + t u)^3, whose gradients are known."""
+    x, w, v, u, c = 2.0, -3.0, 5.0, 7.0, 4.0
+    arrays = [np.full((1, 1), number) for number in (x, w, v, u, c)]
+    got = gradient_of_third_order("dense", arrays[:2], arrays[2:4], arrays[4], order=order)
+    for value, (a, da, b, db) in zip(got, ((x, v, w, u), (w, u, x, v)), strict=True):
+        along = np.polynomial.Polynomial([a, da]) ** 2 * np.polynomial.Polynomial([b, db]) ** 3 * (3 * c)
+        assert value.item() == along.deriv(order - 1)(0)
 
-    def slope(t):
-        return expected.gradient(
-            form, at := [(x + t * v)[None], (w + t * u)[None]], 3 * c * expected.value(form, at) ** 2
-        )
 
-    samples = [[slope(t)[a][0] for t in range(7)] for a in (0, 1)]  # a polynomial of degree 5 in t
-    for a, values in enumerate(samples):
-        coefficients = np.linalg.solve(np.vander(np.arange(7.0), increasing=True), np.array(values).reshape(7, -1))
-        for order in (2, 3):
-            want = expected.polynomial(form, [x, w], [v, u], c, c, order)[a].value.ravel()
-            np.testing.assert_allclose(coefficients[order - 1] * (order - 1), want, rtol=1e-9, atol=1e-6)
+@pytest.mark.parametrize("operation", ["sigmoid", "tanh"])
+def test_derivatives_by_cauchy_s_formula_are_those_of_the_texts(operation):
+    """d(y^3) = 3 y^2 y', and y'' = y' (1 - 2 y) of the logistic function, -2 y y' of tanh."""
+    x, v, c = np.array([-2.0, 0.3, 1.5]), np.array([1.0, -2.0, 0.5]), np.array([1.0, 2.0, 3.0])
+    (got,) = gradient_of_third_order(operation, [x], [v], c, order=2)
+    y = np.tanh(x) if operation == "tanh" else 1 / (1 + np.exp(-x))
+    slope = 1 - y**2 if operation == "tanh" else y * (1 - y)
+    curvature = -2 * y * slope if operation == "tanh" else slope * (1 - 2 * y)
+    np.testing.assert_allclose(got.astype(float), 3 * c * v * (2 * y * slope**2 + y**2 * curvature), rtol=1e-14)
 
 
 # ---- past failures, and a run ---------------------------------------------------------------------------------------

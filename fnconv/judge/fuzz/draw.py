@@ -1,21 +1,22 @@
-"""What is drawn: an operation, its geometry and options, a dtype, a rule, a transformation; then data for it."""
+"""What is drawn: an operation, its geometry and options, a dtype, a rule, a transformation."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from math import inf, nan, prod
+from dataclasses import asdict, dataclass, field, replace
+from math import prod
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from fnconv.judge.fuzz.definition import Array, Undefined, all_windows, shaped, tuples
+from fnconv.judge.engine.windows import per_axis
+from fnconv.judge.fuzz.definition import FORMS, Array, Form, Shape, joined, kernel_shape, split
 from fnconv.rules.available import available_rules
 
 COPIES = 2  # of what is mapped over
 FLOATS = ("float32", "float16", "bfloat16", "float64")
+HALVES = ("float16", "bfloat16")
 INTEGERS = ("int8", "uint8", "int16", "int32", "uint32")
 WAYS = ("jit", "jit", "eager", "vmap", "vmap", "scan", "remat", "sharded", "strict")
 CONVS = ("conv", "conv_input_vjp", "conv_weight_vjp", "conv_transpose", "conv_block")
@@ -32,99 +33,148 @@ WITH_INTEGERS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """One program: everything but the data."""
+    """One program: everything but the data.
+
+    mapped: which operands vmap and scan run over.  orders: 0 .. orders are judged.
+    forward: the last derivative by forward over reverse.  seed: of the data, and of JAX's switches.
+    """
 
     operation: str
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[Shape, ...]
     args: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     way: str = "jit"
-    mapped: tuple[bool, ...] = ()  # which operands vmap and scan run over
-    orders: int = 1  # 0 .. orders are judged
-    forward: bool = False  # the second derivative by forward over reverse
-    index: int | None = None  # the operand that holds integers below `below`
-    below: int = 0
-    data_seed: int = 0
+    mapped: tuple[bool, ...] = ()
+    orders: int = 1
+    forward: bool = False
+    seed: int = 0
 
     @property
     def rule(self) -> str:
-        rule = self.options.get("rule", "-" if self.operation not in RULED else "auto")
+        rule = self.options.get("rule", "auto" if self.operation in RULED else "-")
         return rule if isinstance(rule, str) else "mixed"
 
     @property
-    def rules(self) -> tuple[str, ...]:
+    def rules(self) -> set[str]:
         rule = self.options.get("rule", "auto")
-        return (rule,) if isinstance(rule, str) else tuple(rule.values())
+        return {rule} if isinstance(rule, str) else set(rule.values())
 
     @property
     def integer(self) -> bool:
         return "int" in self.dtype
+
+    @property
+    def index(self) -> int | None:
+        """The operand that holds integers: places of `max_unpool`, classes of `softmax_cross_entropy`."""
+        classes = self.operation == "softmax_cross_entropy" and len(self.shapes[1]) < len(self.shapes[0])
+        return 1 if classes or self.operation == "max_unpool" else None
+
+    @property
+    def formula(self) -> dict[str, Any]:
+        """The options that a definition knows."""
+        return {name: value for name, value in self.options.items() if name not in ("rule", "precision")}
+
+    def form(self, operands: Sequence[Array]) -> Form:
+        typed = [x.astype(self.dtype) if self.integer and a != self.index else x for a, x in enumerate(operands)]
+        return FORMS[self.operation](*typed, *self.args, **self.formula)
+
+    def outline(self) -> tuple[Shape, set[int]]:
+        """The shape of the value, without copies, and what it divides by."""
+        ones = [np.ones(s, int if a == self.index else float) for a, s in enumerate(self.shapes)]
+        match self.operation:
+            case "lp_pool":
+                options = {name: value for name, value in self.formula.items() if name != "p"}
+                return FORMS["avg_pool"](*ones, *self.args, **options).shape, set()
+            case "softmax_cross_entropy":
+                return self.shapes[0][:-1], set()
+            case operation if operation in FORMS:
+                form = self.form(ones)
+                return form.shape, form.divisors
+        return self.shapes[0], set()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Problem:
-        frozen = {name: frozen_(value) for name, value in entry.items()}
-        return cls(**frozen)
+        return cls(**{name: frozen(value) for name, value in entry.items()})
 
     def __hash__(self) -> int:
-        return hash(json.dumps(self.to_json(), sort_keys=True))
+        return hash(repr(self))
 
 
-def frozen_(value: Any) -> Any:
+def frozen(value: Any) -> Any:
     """Lists of JSON as tuples."""
     if isinstance(value, list | tuple):
-        return tuple(map(frozen_, value))
-    return {k: frozen_(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return tuple(map(frozen, value))
+    return {k: frozen(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def consistent(p: Problem) -> Problem:
+    """With the shapes that follow from the others, if there is such a geometry."""
+    x, *rest = (np.zeros(s) for s in p.shapes)
+    shapes: tuple[Shape, ...]
+    try:
+        match p.operation:
+            case "conv_input_vjp":
+                shapes = FORMS["conv"](np.zeros(p.args[0]), *rest, **p.formula).shape, p.shapes[1]
+            case "conv_weight_vjp":
+                layout = p.options.get("layout", "channels_last")
+                c, d = (split(s, len(p.args[0]), layout)[2] for s in p.shapes)
+                w = np.zeros(kernel_shape(p.args[0], c // p.options.get("groups", 1), d, layout))
+                shapes = p.shapes[0], FORMS["conv"](x, w, **p.formula).shape
+            case "col2im":
+                shapes = (FORMS["im2col"](np.zeros(p.args[0]), p.args[1], **p.formula).shape,)
+            case "max_unpool" | "squared_error":
+                shapes = p.shapes[0], p.shapes[0]
+            case "softmax_cross_entropy":
+                shapes = p.shapes[0], p.shapes[0][:-1] if p.index else p.shapes[0]
+            case _:
+                return p
+    except (ValueError, IndexError):  # the library has to refuse it, or its shapes do not fit together
+        return p
+    return replace(p, shapes=shapes)
 
 
 # ---- geometry -------------------------------------------------------------------------------------------------------
 
 
-def per_axis(r: Random, n: int, draw: Callable[[], int]) -> Any:
+def each(r: Random, n: int, draw: Callable[[], int]) -> Any:
+    """One number for every axis, or one for all."""
     values = tuple(draw() for _ in range(n))
     return values[0] if len(set(values)) == 1 and r.random() < 0.5 else values
 
 
-def batch_axes(r: Random) -> tuple[int, ...]:
+def batch_axes(r: Random) -> Shape:
     return r.choice(((1,), (2,), (2,), (3,), (), (2, 1), (1, 2, 2), (0,)))
 
 
-def padding(r: Random, n: int, named: bool = True) -> Any:
+def padding(r: Random, n: int) -> Any:
     kind = r.random()
     if kind < 0.3:
         return "VALID"
-    if kind < 0.55 and named:
+    if kind < 0.55:
         return r.choice(("SAME", "SAME_LOWER", "FULL", "INPUT_SIZE"))
     if kind < 0.65:
         return r.choice((0, 1, 2))
     return tuple((r.choice((0, 1, 2, 3, -1)), r.choice((0, 1, 2, 0, -1))) for _ in range(n))
 
 
-def window(r: Random, n: int) -> dict[str, Any]:
-    """Spatial axes, sizes, and the options of a sliding window."""
+def sliding(r: Random, n: int) -> tuple[Shape, Shape, dict[str, Any]]:
+    """Spatial axes, a window, and its options."""
     longest = {1: 9, 2: 6, 3: 4, 4: 3}[n]
-    size = [r.randint(1, longest) for _ in range(n)]
+    size = [max(r.randint(1, longest), r.randint(1, longest)) for _ in range(n)]  # rarely below the window
     if r.random() < 0.04:
         size[r.randrange(n)] = 0
-    return {
-        "size": tuple(size),
-        "window": tuple(r.choice((1, 2, 2, 3, 3, 4 if n < 3 else 2)) for _ in range(n)),
-        "strides": per_axis(r, n, lambda: r.choice((1, 1, 2, 3))),
-        "dilation": per_axis(r, n, lambda: r.choice((1, 1, 1, 2))),
+    window = tuple(r.choice((1, 2, 2, 3, 3, 4 if n < 3 else 2)) for _ in range(n))
+    options = {
+        "strides": each(r, n, lambda: r.choice((1, 1, 2, 3))),
+        "dilation": each(r, n, lambda: r.choice((1, 1, 1, 2))),
         "padding": padding(r, n),
         "layout": r.choice(("channels_last", "channels_last", "channels_first")),
     }
-
-
-def outputs(g: Mapping[str, Any], ceil: bool = False) -> tuple[int, ...]:
-    rest = (g["window"], g["strides"], g["padding"], g["dilation"], ceil)
-    try:
-        return tuple(len(ws) for ws in all_windows(g["size"], *rest))
-    except Undefined:  # the library refuses it whatever the shapes
-        return (1,) * len(g["size"])
+    return tuple(size), window, options
 
 
 def rule(r: Random, operation: str) -> Any:
@@ -137,102 +187,93 @@ def rule(r: Random, operation: str) -> Any:
     return {m: r.choice(("auto", *names)) for m, names in maps.items()}
 
 
-def kernel_shape(w: Sequence[int], c: int, d: int, layout: str) -> tuple[int, ...]:
-    return (d, c, *w) if layout == "channels_first" else (*w, c, d)
-
-
 def convolution(r: Random, operation: str) -> dict[str, Any]:
-    n = r.choice((1, 1, 2, 2, 2, 3, 4))
-    g, batch = window(r, n), batch_axes(r)
+    n, batch = r.choice((1, 1, 2, 2, 2, 3, 4)), batch_axes(r)
+    size, window, options = sliding(r, n)
     groups, c, d = r.choice(((1, 1, 1), (1, 2, 3), (1, 3, 2), (2, 1, 1), (2, 2, 1), (3, 1, 2), (2, 1, 3), (1, 4, 4)))
-    wide = r.random() < 0.02
-    if wide:  # where "auto" takes the rules that pay for many channels
-        g |= {"size": (10, 9), "window": (3, 3), "strides": 1, "dilation": 1, "padding": "VALID"}
-        groups, c, d, batch, n = 1, 32, 32, (1,), 2
-    options = {name: g[name] for name in ("strides", "padding", "dilation", "layout")} | {"groups": groups}
-    x = shaped(batch, g["size"], c * groups, g["layout"])
-    w = kernel_shape(g["window"], c, d * groups, g["layout"])
-    y = shaped(batch, outputs(g), d * groups, g["layout"])
-    options["rule"] = "auto" if wide else rule(r, operation)
+    options["rule"] = rule(r, operation)
+    if r.random() < 0.03:  # where "auto" takes the rules that pay for many channels
+        size, window, n, batch, groups, c, d = (8, 7), (3, 3), 2, (1,), 1, 32, 32
+        options |= {"strides": 1, "dilation": 1, "padding": "VALID", "rule": "auto"}
+    options["groups"], layout = groups, options["layout"]
     if r.random() < 0.3:  # then "auto" is right component by component
         options["precision"] = r.choice(("high", "highest"))
-    bias = ((d * groups,),) if r.random() < 0.3 else ()
+    x = joined(batch, size, c * groups, layout)
+    w = kernel_shape(window, c, d * groups, layout)
+    y = joined(batch, (1,) * n, d * groups, layout)  # as far as it does not follow
+    bias = r.random() < 0.3
     match operation:
         case "conv_input_vjp":
             return {"shapes": (y, w), "args": (x,), "options": options}
         case "conv_weight_vjp":
-            return {"shapes": (x, y), "args": (g["window"],), "options": options}
+            return {"shapes": (x, y), "args": (window,), "options": options}
         case "conv_transpose":
             if not isinstance(options["padding"], str):
                 options["padding"] = tuple((r.choice((0, 1, -1)), r.choice((0, 1))) for _ in range(n))
-                steps = zip(tuples(g["strides"], n), tuples(g["dilation"], n), strict=True)
-                options["output_padding"] = tuple(r.randrange(max(s, e)) for s, e in steps)
-            x = shaped(batch, tuple(min(s, 4) for s in g["size"]), d * groups, g["layout"])
-            return {"shapes": (x, w, *(((c * groups,),) if bias else ())), "options": options}
+                steps = (per_axis(options[name], n) for name in ("strides", "dilation"))
+                options["output_padding"] = tuple(r.randrange(max(pair)) for pair in zip(*steps, strict=True))
+            x = joined(batch, tuple(min(s, 4) for s in size), d * groups, layout)
+            return {"shapes": (x, w, *(((c * groups,),) * bias)), "options": options}
         case "conv_block":
             options["activation"] = r.choice(("relu", None))
-            pool = window(r, n)
-            o = outputs(g)
-            named: dict[str, Any] = {
-                "window_shape": tuple(min(k, max(s, 1)) for k, s in zip(pool["window"], o, strict=True))
+            pooled = {
+                "window_shape": sliding(r, n)[1],
+                "strides": r.choice((None, 1, 2)),
+                "ceil_mode": r.random() < 0.3,
             }
-            named |= {"strides": (None, 1, 2)[r.randrange(3)], "ceil_mode": r.random() < 0.3}
-            options["pool"] = named if r.random() < 0.8 else None
-    return {"shapes": (x, w, *bias), "options": options}
+            options["pool"] = pooled if r.random() < 0.8 else None
+    return {"shapes": (x, w, *(((d * groups,),) * bias)), "options": options}
 
 
 def pool(r: Random, operation: str) -> dict[str, Any]:
-    n = r.choice((1, 1, 2, 2, 2, 3, 4))
-    g, batch, c = window(r, n), batch_axes(r), r.choice((1, 2, 3))
-    if r.random() < 0.06:  # long windows and many channels, where compilers vectorise and "auto" changes its rule
-        g |= {"size": (12, 11), "window": (9, 9), "strides": 1, "dilation": 1, "padding": r.choice(("VALID", "SAME"))}
-        batch, c, n = (2,), 16, 2
-    options = {name: g[name] for name in ("strides", "padding", "layout")}
+    n, batch, c = r.choice((1, 1, 2, 2, 2, 3, 4)), batch_axes(r), r.choice((1, 2, 3))
+    size, window, options = sliding(r, n)
+    options["rule"] = rule(r, operation)
+    if r.random() < 0.1:  # long windows and many channels, where compilers vectorise and "auto" changes its rule
+        size, window, batch, c = (12, 11), r.choice(((9, 9), (3, 3))), (4,), 16
+        rules = ("auto", "segment_sum") if RULED[operation] == "max_pool" else ("auto",)
+        options |= {"strides": 1, "dilation": 1, "padding": r.choice(("VALID", "SAME")), "rule": r.choice(rules)}
     if r.random() < 0.3:
         options["strides"] = None
-    if r.random() < 0.5:
-        options["dilation"] = g["dilation"]
-    if r.random() < 0.4:
-        options["ceil_mode"] = True
-    options["rule"] = rule(r, operation)
+    elif r.random() < 0.6:
+        options |= {"ceil_mode": True, "strides": each(r, n, lambda: r.choice((1, 2, 3, 3)))}
     if RULED[operation] == "max_pool":
         options["ties"] = r.choice(("row_major", "column_major"))
     if operation == "avg_pool":
         options["count_include_pad"] = r.random() < 0.5
     if operation == "lp_pool":
         options["p"] = r.choice((1, 1.5, 2, 2, 3, 200))
-    return {"shapes": (shaped(batch, g["size"], c, g["layout"]),), "args": (g["window"],), "options": options}
+    return {"shapes": (joined(batch, size, c, options["layout"]),), "args": (window,), "options": options}
 
 
 def adaptive(r: Random, operation: str) -> dict[str, Any]:
     n = r.choice((1, 2, 2, 3))
     size = tuple(r.randint(1, 7) for _ in range(n))
-    layout, batch = r.choice(("channels_last", "channels_first")), batch_axes(r)
-    c = r.choice((1, 2, 16))
-    shapes = (shaped(batch, size, c, layout),)
-    bins = [tuple(r.randint(1, 5) for _ in range(n)) for _ in range(r.choice((1, 2, 3)))]
+    layout = r.choice(("channels_last", "channels_first"))
+    shapes = (joined(batch_axes(r), size, r.choice((1, 2, 16)), layout),)
+    bins = tuple(tuple(r.randint(1, 5) for _ in range(n)) for _ in range(r.choice((1, 2, 3))))
     if operation != "spatial_pyramid_pool":
-        return {"shapes": shapes, "args": (bins[0],), "options": {"layout": layout}}
-    return {"shapes": shapes, "args": (tuple(bins),), "options": {"layout": layout, "pool": r.choice(("max", "avg"))}}
+        return {"shapes": shapes, "args": bins[:1], "options": {"layout": layout}}
+    return {"shapes": shapes, "args": (bins,), "options": {"layout": layout, "pool": r.choice(("max", "avg"))}}
 
 
 def unpool(r: Random, operation: str) -> dict[str, Any]:
-    n, batch, layout = r.choice((1, 2, 2, 3)), batch_axes(r), r.choice(("channels_last", "channels_first"))
-    y = shaped(batch, tuple(r.randint(0 if r.random() < 0.05 else 1, 3) for _ in range(n)), r.choice((1, 2)), layout)
-    output = tuple(r.randint(1, 4) for _ in range(n))
-    return {"shapes": (y, y), "args": (output,), "options": {"layout": layout}, "index": 1, "below": prod(output)}
+    n, layout = r.choice((1, 2, 2, 3)), r.choice(("channels_last", "channels_first"))
+    size = tuple(r.randint(0 if r.random() < 0.05 else 1, 3) for _ in range(n))
+    y = joined(batch_axes(r), size, r.choice((1, 2)), layout)
+    return {"shapes": (y, y), "args": (tuple(r.randint(1, 4) for _ in range(n)),), "options": {"layout": layout}}
 
 
 def patches(r: Random, operation: str) -> dict[str, Any]:
     n = r.choice((1, 2, 2, 3))
-    g, batch, c = window(r, n), batch_axes(r), r.choice((1, 2, 3))
-    options = {name: g[name] for name in ("strides", "padding", "dilation", "layout")}
+    size, window, options = sliding(r, n)
     options |= {"order": r.choice(("c", "matlab")), "rule": rule(r, operation)}
-    x = shaped(batch, g["size"], c, g["layout"])
+    batch, c = batch_axes(r), r.choice((1, 2, 3))
+    x = joined(batch, size, c, options["layout"])
     if operation == "im2col":
-        return {"shapes": (x,), "args": (g["window"],), "options": options}
-    cols = (*batch, c * prod(g["window"]), prod(outputs(g)))
-    return {"shapes": (cols,), "args": (x, g["window"]), "options": options}
+        return {"shapes": (x,), "args": (window,), "options": options}
+    cols = (*batch, c * prod(window), 1)  # as far as it does not follow
+    return {"shapes": (cols,), "args": (x, window), "options": options}
 
 
 def element_wise(r: Random, operation: str) -> dict[str, Any]:
@@ -246,18 +287,17 @@ def element_wise(r: Random, operation: str) -> dict[str, Any]:
 
 def along_axis(r: Random, operation: str) -> dict[str, Any]:
     shape = r.choice(((3,), (1,), (2, 5), (3, 2, 4), (0, 3), (64, 16)))
-    if operation != "softmax_cross_entropy":
-        return {"shapes": (shape,), "options": {"axis": r.randrange(-len(shape), len(shape))}}
-    if r.random() < 0.5:
-        return {"shapes": (shape, shape)}
-    return {"shapes": (shape, shape[:-1]), "index": 1, "below": shape[-1]}
+    if operation == "softmax_cross_entropy":
+        return {"shapes": (shape, r.choice((shape, shape[:-1])))}
+    return {"shapes": (shape,), "options": {"axis": r.randrange(-len(shape), len(shape))}}
 
 
 def layer(r: Random, operation: str) -> dict[str, Any]:
     i, o = r.choice((0, 1, 3, 5)), r.choice((1, 2, 4))
-    return {"shapes": ((*batch_axes(r), i), (i, o), *(((o,),) if r.random() < 0.5 else ()))}
+    return {"shapes": ((*batch_axes(r), i), (i, o), *(((o,),) * (r.random() < 0.5)))}
 
 
+SUMS = ("softmax", "log_softmax", "softmax_cross_entropy")  # along an axis
 DRAWS: dict[str, tuple[Callable[[Random, str], dict[str, Any]], int]] = {
     **dict.fromkeys(CONVS, (convolution, 4)),
     **dict.fromkeys(("max_pool", "avg_pool", "lp_pool"), (pool, 4)),
@@ -266,7 +306,7 @@ DRAWS: dict[str, tuple[Callable[[Random, str], dict[str, Any]], int]] = {
     "max_unpool": (unpool, 2),
     **dict.fromkeys(("im2col", "col2im"), (patches, 2)),
     **dict.fromkeys(("relu", "leaky_relu", "sigmoid", "tanh", "squared_error", "flatten"), (element_wise, 1)),
-    **dict.fromkeys(("softmax", "log_softmax", "softmax_cross_entropy"), (along_axis, 1)),
+    **dict.fromkeys(SUMS, (along_axis, 1)),
     "dense": (layer, 1),
 }
 
@@ -276,127 +316,15 @@ def problem(r: Random, operations: Sequence[str] = (), devices: int = 1) -> Prob
     (operation,) = r.choices(names, [DRAWS[name][1] for name in names])
     drawn = DRAWS[operation][0](r, operation)
     shapes = drawn["shapes"]
-    integers = operation in WITH_INTEGERS and r.random() < 0.2
+    integer = operation in WITH_INTEGERS and r.random() < 0.2
+    dtype = r.choice(INTEGERS) if integer else r.choices(FLOATS, (5, 2, 2, 2))[0]
     way = r.choice(WAYS)
-    mapped: tuple[bool, ...] = ()
-    if way in ("vmap", "scan"):
-        mapped = tuple(r.random() < 0.6 for _ in shapes)
-        mapped = mapped if any(mapped) else (True, *mapped[1:])
     if way == "sharded" and (devices < 2 or not shapes[0] or shapes[0][0] % 2 or not shapes[0][0]):
         way = "remat"
-    return Problem(
-        operation,
-        shapes,
-        drawn.get("args", ()),
-        drawn.get("options", {}),
-        dtype=r.choice(INTEGERS) if integers else r.choices(FLOATS, (5, 2, 2, 2))[0],
-        way=way,
-        mapped=mapped,
-        orders=0 if integers else 1 if way == "eager" else r.choice((1, 1, 2, 3)),
-        forward=r.random() < 0.5,
-        index=drawn.get("index"),
-        below=drawn.get("below", 0),
-        data_seed=r.randrange(2**32),
-    )
-
-
-# ---- data -----------------------------------------------------------------------------------------------------------
-
-Data = dict[str, Any]  # kind, target, operands, directions, c, dy
-
-
-def kinds(p: Problem) -> tuple[str, ...]:
-    if p.integer:
-        return ("integers", "wrapping", "wrapping")
-    found = ["integers", "integers", "ties"]
-    if p.operation == "conv_block":
-        return (*found, "integers")
-    found += ["normal", "normal", "scales"]
-    if not set(p.rules) & set(DENSE) and p.options.get("p") != 200:
-        found += ["special", "special", "mask"]
-    if p.operation not in (*CONVS, "dense", "squared_error"):
-        found += ["denormal"] * (p.operation != "max_pool_with_indices")  # which CPUs take for equal, as zeros
-        if "avg" not in p.operation and p.options.get("pool") != "avg":  # the sum may overflow
-            found.append("largest")
-    return tuple(found)
-
-
-def highest_order(p: Problem, kind: str) -> int:
-    """The order up to which the data are judged: powers of extremes overflow, and a norm has no curvature at 0."""
-    if kind == "normal" or (kind in ("integers", "ties") and p.operation != "lp_pool"):
-        return 3
-    return 0 if kind == "denormal" else 1
-
-
-def array(r: np.random.Generator, kind: str, shape: Sequence[int], p: Problem, factor: int) -> Array:
-    """One operand as float64, or int64 for integers; not yet rounded to the dtype."""
-    import jax.numpy as jnp
-
-    half = p.dtype in ("float16", "bfloat16")
-    if p.integer:
-        info = np.iinfo(p.dtype)
-        low, high = (max(info.min, -3), 4) if kind == "integers" else (info.min, info.max + 1)
-        return r.integers(low, high, shape, dtype=np.int64)
-    few = 2 if half else 4
-    small = (r.integers(-few, few + 1, shape) * factor).astype(np.float64)
-    top = float(jnp.finfo(p.dtype).max)  # type: ignore[no-untyped-call]
-    normal = r.choice((-1, 1), shape) * np.exp(r.normal(0, 0.7, shape))
-    match kind:
-        case "integers":
-            return small
-        case "ties":
-            return np.sign(small) * factor
-        case "normal":
-            return normal
-        case "scales":
-            return normal * 10.0 ** r.uniform(-2 if half else -4, 2 if half else 4, shape)
-        case "special":
-            chosen = r.choice((nan, inf, -inf), shape)
-            return np.where(r.random(shape) < r.choice((0.1, 0.3, 0.6)), chosen, small)
-        case "mask":
-            return np.where(r.random(shape) < r.choice((0.3, 0.8, 1.0)), -inf, small)
-        case "largest":
-            cells = prod(p.args[0]) if p.operation == "lp_pool" else 1  # so that no norm overflows
-            return np.asarray(r.choice((-1, 1), shape) * top / cells * r.uniform(0.1, 0.99, shape))
-        case "denormal":
-            return normal * float(jnp.finfo(p.dtype).smallest_normal) * r.choice((0.3, 2.0), shape)  # type: ignore
-    raise ValueError(f"no data of kind {kind}")
-
-
-def data(p: Problem, number: int, factor: int = 1) -> Data:
-    """Operands, directions, weights of the loss and a cotangent, as the numbers that the dtype holds."""
-    r = np.random.default_rng((p.data_seed, number))
-    choices = kinds(p)
-    kind = choices[number] if number < len(choices) else choices[int(r.integers(len(choices)))]
-    shapes = [(COPIES, *s) if m else s for s, m in zip(p.shapes, p.mapped or (False,) * len(p.shapes), strict=True)]
-    floats = [a for a in range(len(shapes)) if a != p.index]
-    places = [*floats, "dy"]
-    # one operand is extreme, the others are plain; scales are everywhere
-    target = places[int(r.integers(len(places)))] if kind in ("special", "mask", "largest", "denormal") else None
-    along = DRAWS[p.operation][0] is along_axis and kind == "largest"  # sums of huge cotangents or labels overflow
-    if kind in ("mask", "denormal") or along or (target != "dy" and p.operation in CONVS):
-        target = 0 if p.operation != "conv_input_vjp" else target
-
-    def draw(place: Any, shape: Sequence[int]) -> Array:
-        if place == p.index:
-            return np.array(r.integers(-2, p.below + 2, shape))
-        plain = kind if target is None or place == target else "integers"
-        return held(array(r, plain, shape, p, factor), p.dtype)
-
-    operands = [draw(a, s) for a, s in enumerate(shapes)]
-    moving = "normal" if kind == "normal" else "integers"
-    directions = [
-        np.zeros(s) if a == p.index else held(array(r, moving, s, p, factor), p.dtype) for a, s in enumerate(shapes)
-    ]
-    return {"kind": kind, "target": target, "operands": operands, "directions": directions, "draw": draw}
-
-
-def held(values: Array, dtype: str) -> Array:
-    """The numbers of the dtype nearest to these, as float64."""
-    values = np.array(values)  # an array without axes, no scalar
-    if "int" in dtype:
-        return values
-    import jax.numpy as jnp
-
-    with np.errstate(all="ignore"):
-        return np.array(values.astype(jnp.dtype(dtype)).astype(np.float64))
+    mapped = tuple(way in ("vmap", "scan") and r.random() < 0.6 for _ in shapes)
+    if way in ("vmap", "scan") and not any(mapped):
+        mapped = (True, *mapped[1:])
+    orders = r.choice((1, 1, 2, 3))
+    orders = 0 if integer else min(orders, 1) if way == "eager" or dtype in HALVES else orders
+    drawn |= {"dtype": dtype, "way": way, "mapped": mapped, "orders": orders}
+    return consistent(Problem(operation, **drawn, forward=r.random() < 0.5, seed=r.randrange(2**32)))

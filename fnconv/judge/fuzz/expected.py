@@ -1,156 +1,159 @@
-"""Values and derivatives of every order from a definition's terms, and how far rounding may carry a result from them.
+"""Values and derivatives of every order by the definitions, and how far rounding may carry a result from them.
 
-Order 0 is y, order 1 the gradient of <dy, y>.  Order n > 1 is the gradient of the n - 1st derivative of sum(c y^3)
-along directions v: (n - 1)! times the coefficient of t^(n - 1) in the gradient at operands + t v.  Everything is a
-polynomial, so power series in t, cut off, give it exactly.
+Order 0 is y, order 1 the gradient of <dy, y>.  Order n > 1 is the gradient of the (n - 1)st derivative of sum(c y^3)
+along directions v.  It is the (n - 1)st derivative in t, at 0, of the gradient g(t) at operands + t v, whose dy is
+3 c y^2; and that derivative is a weighted sum of values of g.
 
-A result made of N roundings of sums of products is off by at most gamma_N times the same sums of moduli (Higham,
+- Of polynomials g has a degree of at most 5 in t: seven values, at -3 .. 3, give derivatives without error.
+- Other operations are analytic: with the values on a circle of radius r Cauchy's formula gives derivatives, and
+  k! / r^k max |g| bounds them.  The circle stays within a quarter of the way to the nearest singularity.
+
+A result made of n roundings of sums of products is off by at most gamma_n times the same sums of moduli (Higham,
 Accuracy and Stability of Numerical Algorithms, 3.1); the moduli come from the same terms, applied to moduli.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import factorial, prod
+from dataclasses import dataclass
+from functools import partial
+from math import comb, factorial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from fnconv.judge.engine.running_error import Format
 from fnconv.judge.fuzz.definition import Array, Form
+from fnconv.judge.fuzz.draw import COPIES, Problem
+from fnconv.judge.fuzz.sample import Sample
+from fnconv.judge.fuzz.smooth import SMOOTH
 
-Series = Array  # the coefficients of t^0, t^1, .. on the first axis
+STENCILS = {2: ((-1, 9, -45, 0, 45, -9, 1), 60), 3: ((2, -27, 270, -490, 270, -27, 2), 180)}
+NODES = 16  # of the upper half of a circle; the lower half has their conjugates
+EPSILON = float(np.finfo(np.longdouble).eps)  # in which derivatives from the second on are computed
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A result, the same of moduli; the roundings between an operand and a result, and those of stored numbers."""
+    """A result, the same of moduli, and how far rounding may have carried the result itself.
+
+    roundings: between an operand and a result.  stored: how often what a result is made of is rounded to the dtype of
+    the operands before.  whole: whether whole operands leave nothing to round.
+    """
 
     value: Array
     moduli: Array
+    own: Array
     roundings: float
-    stored: float = 1
+    stored: float = 0
+    whole: bool = False
 
 
-def times(a: Series, b: Series) -> Series:
-    return np.stack([sum((a[i] * b[k - i] for i in range(1, k + 1)), a[0] * b[k]) for k in range(len(a))])
-
-
-def series(operands: Sequence[Array], directions: Sequence[Array], order: int) -> list[Series]:
-    rest = [np.zeros_like(o) for o in operands]
-    return [np.stack([o, v, z][:order]) for o, v, z in zip(operands, directions, rest, strict=True)]
-
-
-def gathered(to: Array, values: Series, shape: Sequence[int], start: Any = 0) -> Series:
-    """Values added where `to` says."""
-    total = np.zeros((len(values), prod(shape)), np.result_type(values))
-    if np.ndim(start) or start:
-        total[0] = np.broadcast_to(start, tuple(shape)).astype(total.dtype).ravel()
-    for row, v in zip(total, values, strict=True):
-        np.add.at(row, to, v)
-    return total.reshape(len(values), *shape)
-
-
-def weighted(t: Any, products: Series, modulus: bool) -> Series:
-    """Coefficient and divisor of each term."""
-    if np.ndim(t.coefficient) or t.coefficient != 1:
-        c = abs(np.asarray(t.coefficient)) if modulus else np.asarray(t.coefficient)
-        products = products * c.astype(products.dtype)
-    return products / t.divisor if np.ndim(t.divisor) else products
-
-
-def value(form: Form, operands: Sequence[Series], modulus: bool = False) -> Series:
-    flat = [o.reshape(len(o), -1) for o in operands]
-    constant = abs(np.asarray(form.constant, float)) if modulus else form.constant
-    y: Series = np.zeros((len(flat[0]), *form.shape), flat[0].dtype)
-    y[0] += np.asarray(constant).astype(y.dtype)
-    for t in form.terms:
-        (a, at), *others = t.factors
-        p = flat[a][:, at]
-        for b, at_b in others:
-            p = times(p, flat[b][:, at_b])
-        y = y + gathered(t.to, weighted(t, p, modulus), form.shape)
-    return y
-
-
-def gradient(form: Form, operands: Sequence[Series], dy: Series, modulus: bool = False) -> list[Series]:
-    """For every operand the sum over its places in the terms of dy times the other factors."""
-    flat, flat_dy = [o.reshape(len(o), -1) for o in operands], dy.reshape(len(dy), -1)
-    grads = [np.zeros_like(o) for o in operands]
-    for t in form.terms:
-        for slot, (a, at) in enumerate(t.factors):
-            p = weighted(t, flat_dy[:, t.to], modulus)
-            for b, at_b in t.factors[:slot] + t.factors[slot + 1 :]:
-                p = times(p, flat[b][:, at_b])
-            grads[a] = grads[a] + gathered(at, p, operands[a].shape[1:])
-    return grads
-
-
-def counts(form: Form, operands: Sequence[Array]) -> float:
-    """The most terms that are added up in a value, or in an entry of a gradient, and the factors of a term."""
-    size = prod(form.shape)
-    values = sum(np.bincount(t.to, minlength=size) for t in form.terms)
-    added = [int(np.max(values, initial=0))]
-    for a, o in enumerate(operands):
-        slots = [at for t in form.terms for b, at in t.factors if b == a]
-        added.append(int(np.max(sum((np.bincount(at, minlength=o.size) for at in slots), np.zeros(1)), initial=0)))
-    return max(added) + max((len(t.factors) for t in form.terms), default=0) + 2
-
-
-def polynomial(
-    form: Form, operands: Sequence[Array], directions: Sequence[Array], c: Array, dy: Array, order: int
-) -> list[Expected]:
-    """The result of one order: y alone, or a gradient for every operand."""
-    n, parts = counts(form, operands), max(1, len(form.terms))  # each part of a sum may be stored
-    bounded = replace(form, constant=np.where(np.isfinite(form.constant), form.constant, 0))  # the loss leaves -inf out
-
-    def results(modulus: bool) -> list[Array]:
-        ops, dirs, w, d = (
-            ([abs(o) for o in operands], [abs(v) for v in directions], abs(c), abs(dy))
-            if modulus
-            else (operands, directions, c, dy)
-        )
-        if order == 0:
-            return [value(form, series(ops, dirs, 1), modulus)[0]]
-        if order == 1:
-            return [g[0] for g in gradient(form, series(ops, dirs, 1), d[None], modulus)]
-        at = series(ops, dirs, order)
-        y = value(bounded, at, modulus)
-        slope = 3 * w[None] * times(y, y)
-        return [factorial(order - 1) * g[-1] for g in gradient(form, at, slope, modulus)]
-
-    n = n if order < 2 else (order + 2) * 2 * (n + 4)  # every factor y is a sum of its own
+def expected(p: Problem, s: Sample, orders: int) -> list[list[Expected]]:
+    """For every order its results.  Gradients of operands that are not mapped are sums over the copies."""
     with np.errstate(all="ignore"):
-        return [Expected(v, m, n, kept(order) * parts) for v, m in zip(results(False), results(True), strict=True)]
+        of_copy = _smooth if p.operation in SMOOTH else _polynomial
+        if not any(p.mapped):
+            return of_copy(p, s, orders)
+        copies = [of_copy(p, s.copy(i, p.mapped), orders) for i in range(COPIES)]
+        moving = [m for a, m in enumerate(p.mapped) if a != p.index]
+        return [
+            [
+                _together(same, stacked=order == 0 or moving[a])
+                for a, same in enumerate(zip(*(found[order] for found in copies), strict=True))
+            ]
+            for order in range(orders + 1)
+        ]
 
 
-def kept(order: int) -> float:
-    """How often what becomes a result is stored: y, y^2, c y^2, a gradient and its sums, for every order again."""
-    return 1 if order < 2 else 6 * (order + 2)
+def _together(same: Sequence[Expected], stacked: bool) -> Expected:
+    join: Any = np.stack if stacked else partial(np.sum, axis=0)
+    value, moduli, own = (join([getattr(e, name) for e in same]) for name in ("value", "moduli", "own"))
+    roundings, stored = (max(getattr(e, name) for e in same) for name in ("roundings", "stored"))
+    more = 0 if stacked else COPIES
+    return Expected(value, moduli, own, roundings + more, stored + more, all(e.whole for e in same))
 
 
-def unit(dtype: Any) -> tuple[float, float, float]:
-    """Unit roundoff, smallest normal and largest number."""
-    import jax.numpy as jnp
+def _polynomial(p: Problem, s: Sample, orders: int) -> list[list[Expected]]:
+    form = p.form(s.operands)
+    values, sizes = _derivatives(form, s, orders), _derivatives(form.moduli(), s.moduli(), orders)
+    n, found = form.steps(s.operands), []
+    for order in range(orders + 1):
+        # of a term's factors y, y and dy each is a sum, as is the gradient that they make
+        roundings = n if order < 2 else 3 * n + 8 * order
+        own = 2.0**-53 if order < 2 else EPSILON
+        stored = form.stored if order else len(form.terms) - 1
+        found.append(
+            [
+                Expected(value, moduli, own * roundings * size, roundings, stored, form.whole)
+                for a, ((value, _), (moduli, size)) in enumerate(zip(values[order], sizes[order], strict=True))
+                if order == 0 or a != p.index
+            ]
+        )
+    if form.indices is not None:
+        found[0].append(Expected(form.indices, *2 * (np.zeros(form.shape),), 0))
+    return found
 
-    info = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
-    return float(info.eps) / 2, float(info.smallest_normal), float(info.max)
+
+def _derivatives(form: Form, s: Sample, orders: int) -> list[list[tuple[Array, Array]]]:
+    """Results and, where all numbers are moduli, the sums of moduli in their computation."""
+    y = form.value(s.operands)
+    found = [[(y, y)]]
+    if orders:
+        found.append([(g, g) for g in form.gradient(s.operands, s.dy)])
+    if orders > 1:
+
+        def slope(t: int) -> list[Array]:
+            y = form.value(at := s.at(t))
+            y = np.where(np.isfinite(y), y, 0)  # as the program's loss leaves out what an empty window has
+            return form.gradient(at, 3 * s.c * y * y)
+
+        samples = {t: slope(t) for t in range(-3, 4)}
+        for order in range(2, orders + 1):
+            weights, divisor = STENCILS[order]
+            results = []
+            for a in range(len(s.operands)):
+                value = sum(w * samples[t][a] for t, w in enumerate(weights, -3))
+                size = sum(abs(w) * samples[abs(t)][a] for t, w in enumerate(weights, -3))
+                results.append((np.asarray(value / divisor), np.asarray(size / divisor)))
+            found.append(results)
+    return found
 
 
-def gamma(n: float, u: float) -> float:
-    return n * u / (1 - n * u) if n * u < 1 else np.inf
+def _smooth(p: Problem, s: Sample, orders: int) -> list[list[Expected]]:
+    def at(operands: Sequence[Array]) -> Any:
+        return SMOOTH[p.operation](*operands, *p.args, **p.formula)
+
+    y = at(s.operands)
+    n, unit = y.roundings + 4, 2.0**-53
+    found = [[Expected(y.value, y.modulus, unit * n * y.modulus, n)]]
+    if orders:
+        gradient = y.back(s.dy, abs(s.dy))
+        found.append([Expected(g, size, 2 * unit * n * size, 2 * n, y.stored) for g, size in gradient])
+    if orders > 1:
+        circle = s.radius(p) * np.exp(1j * np.pi * (np.arange(NODES, dtype=np.longdouble) + 0.5) / NODES)
+        samples = [y.back(3 * s.c * y.value**2, 3 * abs(s.c) * y.modulus**2) for y in (at(s.at(t)) for t in circle)]
+    for order in range(2, orders + 1):
+        k, roundings, results = order - 1, 3 * n + 8 * order, []
+        for nodes in zip(*samples, strict=True):
+            value = sum((g * t**-k).real for (g, _), t in zip(nodes, circle, strict=True)) * (factorial(k) / NODES)
+            size = np.max([size for _, size in nodes], axis=0) * (factorial(k) / s.radius(p) ** k)
+            # the derivative may be any of those of c, y, y and the two factors of a gradient
+            moduli = size * comb(k + 3, k)
+            results.append(Expected(np.asarray(value), moduli, EPSILON * roundings * moduli, roundings))
+        found.append(results)
+    return found
 
 
-def bound(e: Expected, stored: str, summed: str, moduli: Any, underflows: float = 1.0) -> npt.NDArray[np.float64]:
-    """gamma_N of the type that sums are kept in; gamma of the results stored on the way, where that type is another.
+def bound(e: Expected, moduli: Array, dtype: Any, summed: Any, underflows: float) -> Array:
+    """How far a computed result may be, by gamma_n of the type that sums are kept in and what is stored in `dtype`.
 
-    moduli: the sums of moduli, larger than e's where a formulation adds up larger numbers.
+    moduli: larger than e's where a formulation adds up larger numbers.
     underflows: what a number that underflowed may be multiplied by afterwards.
     """
-    (u, tiny, _), (v, small, _) = unit(summed), unit(stored)
-    rounded = gamma(e.stored, v) if u != v else 0.0
-    relative = gamma(e.roundings, u) + rounded + gamma(e.roundings, 2.0**-53)
-    with np.errstate(all="ignore"):
-        total = relative * np.asarray(moduli, np.float64)
-        return np.asarray(total + (e.roundings * tiny + small) * underflows * (np.asarray(moduli) != 0))
+    storage, wide = Format.of(dtype), Format.of(summed)
+    error = wide.gamma(e.roundings) * moduli
+    if storage != wide:
+        error = error + storage.u * (abs(e.value) + error) + storage.gamma(e.stored) * moduli
+    underflow = (e.roundings * wide.tiny + storage.tiny) * underflows * (moduli != 0)
+    return np.asarray(error + underflow + e.own, np.float64)

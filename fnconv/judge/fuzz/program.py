@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import jax
@@ -14,12 +15,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fnconv.judge.engine.programs import fast_options
 from fnconv.judge.fuzz.draw import COPIES, Problem
+from fnconv.judge.fuzz.sample import Sample
 from fnconv.ops import functional
 
 shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # both carry no annotations
 spec: Callable[..., Any] = PartitionSpec
 
-Run = Callable[..., list[list[np.ndarray]]]  # operands, directions, c, dy -> for every order its results
+Run = Callable[[Sample], list[list[np.ndarray]]]  # for every order its results
+OPTIMISED = 1000  # numbers in an operand
 
 
 def function(p: Problem) -> Callable[..., Any]:
@@ -90,10 +93,12 @@ def _once_more(slope: Callable[..., Any], along: Sequence[Any], forward: bool) -
 
 
 def operands_of(p: Problem) -> list[Any]:
-    mapped = p.mapped or (False,) * len(p.shapes)
-    shapes = [(COPIES, *s) if m else s for s, m in zip(p.shapes, mapped, strict=True)]
-    types = [jnp.int32 if a == p.index else jnp.dtype(p.dtype) for a in range(len(shapes))]
-    return [shape_of(s, t, **_placed(p, a)) for a, (s, t) in enumerate(zip(shapes, types, strict=True))]
+    shapes = [(COPIES, *s) if m else s for s, m in zip(p.shapes, p.mapped, strict=True)]
+    return [shape_of(s, dtype_of(p, a), **_placed(p, a)) for a, s in enumerate(shapes)]
+
+
+def dtype_of(p: Problem, operand: int) -> Any:
+    return jnp.dtype(jnp.int32 if operand == p.index else p.dtype)
 
 
 def traced(p: Problem) -> tuple[str, tuple[int, ...]]:
@@ -104,32 +109,32 @@ def traced(p: Problem) -> tuple[str, tuple[int, ...]]:
 
 
 def compiled(p: Problem, y_shape: tuple[int, ...]) -> Run:
-    """Compile once, for all data; eager programs are run operation by operation."""
-    evaluate = derivatives(p)
-    dtype = jnp.dtype(p.dtype)
+    """Compile once, for all data; eager programs are run operation by operation.
 
-    def typed(arrays: Sequence[np.ndarray]) -> list[Any]:
-        types = [jnp.int32 if a == p.index else dtype for a in range(len(arrays))]
-        return [a.astype(t) for a, t in zip(arrays, types, strict=True)]
-
+    Most programs are compiled without optimisation, which takes less time; those of many numbers are not, since loops
+    over them are what compilers change.
+    """
+    evaluate, dtype = derivatives(p), jnp.dtype(p.dtype)
     with surroundings(p):
         if p.way != "eager":
-            abstract = operands_of(p)
-            result = shape_of(y_shape, dtype)
-            options = None if p.rule == "auto" and p.data_seed % 2 else fast_options("cpu")
+            abstract, result = operands_of(p), shape_of(y_shape, dtype)
+            fast = p.seed % 4 > 0 and max(map(prod, p.shapes)) < OPTIMISED
+            options = fast_options("cpu") if fast else None
             program = jax.jit(evaluate).lower(abstract, abstract, result, result).compile(options)
 
-    def run(operands: Any, directions: Any, c: Any, dy: Any) -> list[list[np.ndarray]]:
+    def run(s: Sample) -> list[list[np.ndarray]]:
+        def typed(arrays: Sequence[np.ndarray]) -> list[Any]:
+            return [x.astype(dtype_of(p, a)) for a, x in enumerate(arrays)]
+
         with surroundings(p):
-            given = (typed(operands), typed(directions), c.astype(dtype), dy.astype(dtype))
+            given = (typed(s.operands), typed(s.directions), s.c.astype(dtype), s.dy.astype(dtype))
             if p.way == "eager":
                 arrays = jax.tree.map(jnp.asarray, given)
-                with jax.disable_jit(p.data_seed % 4 == 0):
+                with jax.disable_jit(p.seed % 4 == 0):
                     return [list(map(np.asarray, results)) for results in evaluate(*arrays)]
             if p.way == "sharded":
-                places = [[_placed(p, a)["sharding"] for a in range(len(p.shapes))]] * 2
-                arrays = [jax.device_put(list(g), s) for g, s in zip(given, places, strict=False)]
-                given = (*arrays, *given[2:])
+                places = [_placed(p, a)["sharding"] for a in range(len(p.shapes))]
+                given = (*(jax.device_put(arrays, places) for arrays in given[:2]), *given[2:])
             return [list(map(np.asarray, results)) for results in program(*given)]
 
     return run
@@ -151,7 +156,7 @@ def surroundings(p: Problem) -> Iterator[None]:
     """JAX's switches, and a CPU, whose products are as precise as their type."""
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        enter(jax.enable_x64(p.dtype == "float64" or p.data_seed % 5 == 0))
+        enter(jax.enable_x64(p.dtype == "float64" or p.seed % 5 == 0))
         enter(jax.default_device(jax.devices("cpu")[0]))
         if p.way == "strict":
             enter(jax.numpy_dtype_promotion("strict"))

@@ -11,42 +11,67 @@ from typing import Any
 
 import jax
 
-from fnconv.judge.fuzz.draw import DRAWS, Problem, problem
-from fnconv.judge.fuzz.judge import Failure, Judged, judge
+from fnconv.judge.engine import report
+from fnconv.judge.fuzz.draw import DRAWS, problem
+from fnconv.judge.fuzz.judge import FuzzFailure, Judged, judge
 from fnconv.judge.fuzz.shrink import script, shrink
 
 SHOWN = 8  # failures of different kinds that are shrunk and shown
 FORGET = 150  # programs after which compiled ones are forgotten: each holds memory maps, of which there are not many
+COUNTED = ("operation", "rule", "dtype", "order", "transformation", "data")
 
 Progress = Callable[[int, float, str], None]  # cases, seconds, the operation
 
 
 @dataclass
-class Report:
+class FuzzRow(report.Row):
+    """The cases, counted by one of their properties."""
+
+    name: str
+    counts: Counter[str] = field(default_factory=Counter)
+    ok = True
+
+    def cells(self) -> tuple[str, ...]:
+        return self.name, ", ".join(f"{value} {count}" for value, count in self.counts.most_common())
+
+
+@dataclass
+class FuzzReport(report.Report):
+    """failures: the first of each kind; failed: how many there were of each.  vague: results that are no cases, since
+    their bounds are above their values."""
+
+    headings = ("", "cases")
+    left = (0, 1)
+
     seed: int
     cases: int = 0
     programs: int = 0
+    vague: int = 0
     seconds: float = 0.0
     refused: Counter[str] = field(default_factory=Counter)
-    counts: dict[str, Counter[str]] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)  # the first of each kind
-    failed: Counter[str] = field(default_factory=Counter)  # how many of each kind
+    rows: dict[str, FuzzRow] = field(default_factory=lambda: {name: FuzzRow(name) for name in COUNTED})
+    failures: list[FuzzFailure] = field(default_factory=list)
+    failed: Counter[str] = field(default_factory=Counter)
     scripts: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         return not self.failures
 
+    @property
+    def lines(self) -> Sequence[FuzzRow]:
+        return list(self.rows.values())
+
     def add(self, judged: Judged) -> None:
         p = judged.problem
         self.programs += 1
         self.cases += len(judged.cases)
+        self.vague += judged.vague
         if judged.refused:
             self.refused[p.operation] += 1
         for order, kind in judged.cases:
-            entry = {"operation": p.operation, "rule": p.rule, "dtype": p.dtype, "order": str(order)}
-            for name, value in (entry | {"transformation": p.way, "data": kind}).items():
-                self.counts.setdefault(name, Counter())[value] += 1
+            for row, value in zip(self.lines, (p.operation, p.rule, p.dtype, str(order), p.way, kind), strict=True):
+                row.counts[value] += 1
         for f in judged.failures:
             kind = signature(f)
             if kind not in self.failed:
@@ -54,33 +79,36 @@ class Report:
             self.failed[kind] += 1
 
     def summary(self) -> str:
+        """One line."""
         found = f"{sum(self.failed.values())} of them wrong, in {len(self.failed)} ways" if self.failed else "all right"
         head = "FAILED" if self.failed else "OK"
         amount = f"{self.cases} cases of {self.programs} programs in {self.seconds:.0f} s"
         return f"{head}: {amount}, seed {self.seed}: {found}"
 
-    def to_json(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """All counts and failures."""
         return {
             "ok": self.ok,
             "seed": self.seed,
             "cases": self.cases,
             "programs": self.programs,
+            "vague": self.vague,
             "seconds": round(self.seconds, 1),
             "refused": dict(self.refused),
-            "counts": {name: dict(counter) for name, counter in self.counts.items()},
+            "counts": {row.name: dict(row.counts) for row in self.lines},
             "failed": dict(self.failed),
             "failures": [
-                {"problem": f.problem.to_json(), "data": f.kind, "order": f.order, "message": f.message}
+                {"problem": f.problem.to_json(), "data": f.data, "order": f.order, "message": f.message}
                 for f in self.failures
             ],
             "scripts": self.scripts,
         }
 
 
-def signature(f: Failure) -> str:
+def signature(f: FuzzFailure) -> str:
     """Failures that are probably one."""
-    dtype = f.problem.dtype if f.problem.integer else "float"
-    return f"{f.problem.operation}, rule {f.problem.rule}, {dtype}, order {f.order}, data {f.kind}"
+    dtype = f.dtype if f.problem.integer else "float"
+    return f"{f.problem.operation}, rule {f.problem.rule}, {dtype}, order {f.order}, data {f.data}"
 
 
 def read_amount(text: str) -> tuple[float, float]:
@@ -106,20 +134,18 @@ def fuzz(
     operations: Sequence[str] = (),
     progress: Progress | None = None,
     shrinking: bool = True,
-) -> Report:
+) -> FuzzReport:
     """Draw and judge until the time or the number of cases is reached; then shrink what failed."""
     check_operations(operations)
-    report, start, number = Report(seed), time.monotonic(), 0
-    devices = len(jax.devices("cpu"))
-    while max(report.cases, report.programs) < cases and time.monotonic() - start < seconds:
-        p: Problem = problem(Random(f"{seed}/{number}"), operations, devices)
-        report.add(judge(p))
-        report.seconds = time.monotonic() - start
-        number += 1
-        if number % FORGET == 0:
+    found, start, devices = FuzzReport(seed), time.monotonic(), len(jax.devices("cpu"))
+    while max(found.cases, found.programs) < cases and time.monotonic() - start < seconds:
+        p = problem(Random(f"{seed}/{found.programs}"), operations, devices)
+        found.add(judge(p))
+        found.seconds = time.monotonic() - start
+        if found.programs % FORGET == 0:
             jax.clear_caches()  # type: ignore[no-untyped-call]
         if progress is not None:
-            progress(report.cases, report.seconds, p.operation)
+            progress(found.cases, found.seconds, p.operation)
     if shrinking:
-        report.scripts = [script(shrink(f)) for f in report.failures[:SHOWN]]
-    return report
+        found.scripts = [script(shrink(f)) for f in found.failures[:SHOWN]]
+    return found
