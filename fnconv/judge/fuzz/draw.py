@@ -230,7 +230,7 @@ def pool(r: Random, operation: str) -> dict[str, Any]:
     size, window, options = sliding(r, n)
     options["rule"] = rule(r, operation)
     if r.random() < 0.1:  # long windows and many channels, where compilers vectorise and "auto" changes its rule
-        size, window, batch, c = (12, 11), r.choice(((9, 9), (3, 3))), (4,), 16
+        n, size, window, batch, c = 2, (12, 11), r.choice(((9, 9), (3, 3))), (4,), 16
         rules = ("auto", "segment_sum") if RULED[operation] == "max_pool" else ("auto",)
         options |= {"strides": 1, "dilation": 1, "padding": r.choice(("VALID", "SAME")), "rule": r.choice(rules)}
     if r.random() < 0.3:
