@@ -45,6 +45,7 @@ def printed(cell):
 # ---- the notebooks --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @by_name
 def test_notebook_gives_what_is_stored_and_tells_right_from_wrong(name):
     """One run: the notebook itself, then every solution followed by the check of its exercise."""
