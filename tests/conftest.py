@@ -4,8 +4,10 @@ Compiling is what the tests cost.  LLVM's optimisations are off unless XLA_FLAGS
 the processes that tests start inherit both.  XLA's own passes stay, and `test_as_users_compile` has LLVM's as well.
 """
 
+import gc
 import os
 import tempfile
+from collections.abc import Iterator
 
 for name in ("COLUMNS", "LINES"):  # the size of pytest's own terminal, which readline hands on to its workers
     os.environ.pop(name, None)
@@ -20,6 +22,14 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="module")
+def quick_collection() -> Iterator[None]:
+    """What other tests left is not searched for garbage: a collection costs as much as the heap holds."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.hookimpl(tryfirst=True)

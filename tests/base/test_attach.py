@@ -202,6 +202,7 @@ def test_python_scalars_are_weakly_typed_and_stay_differentiable() -> None:
     assert float(fnconv.jvp(fnconv.tanh, (0.0,), (1.0,))[1]) == 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_every_dtype_has_gradients_of_its_own_dtype(dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):

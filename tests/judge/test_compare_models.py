@@ -50,6 +50,7 @@ def test_every_operation_is_replaced(name):
     check_replaced(with_manual_rules(model.loss).replaced(*model.args()), model)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in LEAVES])
 def test_every_leaf_agrees(name):
     """Each gradient within what rounding explains, manual and automatic; all that fnconv has replaced."""

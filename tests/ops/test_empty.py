@@ -69,6 +69,7 @@ POOLS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", POOLS)
 def test_poolings(name):
     """max: -inf and index -1 where a window has no cell; averages and norms: 0; every gradient: 0."""

@@ -14,6 +14,8 @@ import fnconv
 from fnconv.compat import flax, keras
 from fnconv.compat import lax as drop_in
 
+pytestmark = pytest.mark.usefixtures("quick_collection")
+
 TOOLS = {
     *("available_rules", "check_rules", "check_vjp", "compare", "explain", "jvp", "tune_cpu", "with_manual_rules"),
     *("textbook", "show", "train", "compat", "testing", "__version__", "both_modes"),
@@ -106,6 +108,7 @@ def test_every_operation_is_here():
     assert not {name for name in public if not any(o.name.partition("-")[0] == name for o in EVERY)}
 
 
+@pytest.mark.sample(40)
 @pytest.mark.parametrize("wide", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["float32", "float64"])
 @each(EVERY)
 def test_traced_in_all_modes(operation, wide):

@@ -57,6 +57,7 @@ def gradients(f, parameters):
     return jax.grad(lambda *a: jnp.square(f(*a)).sum(), tuple(range(1 + len(parameters))))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", BATCH)
 def test_a_variable_batch(name):
     f, *parameters = BATCH[name]
@@ -64,6 +65,7 @@ def test_a_variable_batch(name):
     _compare(gradients(f, parameters), (b, 8, 9, 2), parameters, (1, 8, 9, 2), (5, 8, 9, 2))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", IMAGES)
 def test_images_of_variable_sizes(name):
     f, *parameters = IMAGES[name]

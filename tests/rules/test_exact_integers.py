@@ -22,6 +22,7 @@ from fnconv.rules.conv import DIVIDES
 HALVES_AND_DOUBLE = [d for d in FLOATS if d != "float32"]
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize("name", CONVS)
 def test_conv_and_its_gradients_in_every_formulation(name):
     check_conv(CONVS[name])
@@ -134,6 +135,7 @@ def transpose_arrays(name):
     return case, bare, size, extra, [rng.integers(-2, 3, shape) for shape in shapes]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TRANSPOSES)
 def test_conv_transpose_and_its_gradients_in_every_formulation(name, dtype):

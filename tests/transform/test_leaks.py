@@ -11,6 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from fnconv import with_manual_rules
 
+pytestmark = pytest.mark.usefixtures("quick_collection")
+
 
 @jax.custom_jvp
 def own(x):
@@ -110,6 +112,7 @@ def kept(run, calls):
     return len(jax.live_arrays()) - before
 
 
+@pytest.mark.sample(24)
 @pytest.mark.parametrize("calls", [4, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("only", [None, ("conv",)], ids=["all", "only conv"])
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -123,6 +126,7 @@ def test_no_array_outlives_a_call(name, only, calls):
     assert kept(lambda: compiled(x + 1), calls) == 0
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_tracer_outlives_a_trace(name):
     manual = with_manual_rules(PROGRAMS[name])

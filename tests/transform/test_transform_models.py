@@ -74,6 +74,7 @@ def grid(default):
     )
 
 
+@pytest.mark.sample(12)
 @grid(lambda library, architecture: True)
 def test_every_operation_is_replaced(library, architecture):
     with jax.enable_x64(True):
