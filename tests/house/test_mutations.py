@@ -98,6 +98,7 @@ def forget() -> None:
         agreement.conv_program,
         agreement.max_pool_program,
         agreement.avg_pool_program,
+        test_scales._results,
     ):
         program.cache_clear()
 

@@ -17,7 +17,17 @@ from fnconv.compat import lax as drop_in
 pytestmark = pytest.mark.usefixtures("quick_collection")
 
 TOOLS = {
-    *("available_rules", "check_rules", "check_vjp", "compare", "explain", "jvp", "tune_cpu", "with_manual_rules"),
+    *(
+        "available_rules",
+        "check_jvp",
+        "check_rules",
+        "check_vjp",
+        "compare",
+        "explain",
+        "jvp",
+        "tune_cpu",
+        "with_manual_rules",
+    ),
     *("textbook", "show", "train", "compat", "testing", "__version__", "both_modes"),
 }
 X, W, B, V = integers(2, 6, 5, 4), integers(3, 2, 4, 4), integers(4), integers(3, 2, 2, 4)
