@@ -6,7 +6,8 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,9 +47,10 @@ def layers(
 
     _check_names("--maps", maps, module.MAPS)
     _check_names("--rules", rules, {"all", *module.rule_names()})
-    options = {"maps": _split(maps), "rules": _split(rules), "torch": _torch(against, smoke)}
-    run = _bound(module.run, only, smoke, seconds, rounds, options)
-    _report("layers", run, settings, smoke, json_file)
+    with _torch(against, smoke) as torch:
+        options = {"maps": _split(maps), "rules": _split(rules), "torch": torch}
+        run = _bound(module.run, only, smoke, seconds, rounds, options)
+        _report("layers", run, settings, smoke, json_file)
 
 
 @app.command()
@@ -65,8 +67,9 @@ def pools(
     settings = _tune(tuned)
     from benchmarks import pools as module
 
-    run = _bound(module.run, only, smoke, seconds, rounds, {"torch": _torch(against, smoke)})
-    _report("pools", run, settings, smoke, json_file)
+    with _torch(against, smoke) as torch:
+        run = _bound(module.run, only, smoke, seconds, rounds, {"torch": torch})
+        _report("pools", run, settings, smoke, json_file)
 
 
 @app.command()
@@ -83,8 +86,9 @@ def models(
     settings = _tune(tuned)
     from benchmarks import models as module
 
-    run = _bound(module.run, only, smoke, seconds, rounds, {"torch": _torch(against, smoke)})
-    _report("models", run, settings, smoke, json_file)
+    with _torch(against, smoke) as torch:
+        run = _bound(module.run, only, smoke, seconds, rounds, {"torch": torch})
+        _report("models", run, settings, smoke, json_file)
 
 
 @app.command()
@@ -102,14 +106,10 @@ def random(
 ) -> None:
     """Layers and pools drawn at random, as networks use them; Torch in a process of its own."""
     settings = _tune(tuned)
-    from benchmarks import layers, random_layers, torch_side
-    from benchmarks.environment import cores
+    from benchmarks import layers, random_layers
 
     _check_names("--rules", rules, {"all", *layers.rule_names()})
-    with ExitStack() as stack:
-        torch = None
-        if _torch(against, smoke) is not None:
-            torch = stack.enter_context(torch_side.Apart(1 if smoke else cores()))
+    with _torch(against, smoke, apart=True) as torch:
         options = {"seeds": seed or [0], "count": cases, "rules": _split(rules), "torch": torch}
         run = _bound(random_layers.run, only, smoke, seconds, rounds, options)
         _report("random", run, settings, smoke, json_file)
@@ -208,26 +208,23 @@ def _tune(tuned: bool) -> dict[str, Any]:
     return dict(fnconv.tune_cpu().applied)
 
 
-def _torch(against: str, smoke: bool) -> Any:
-    """Torch in this process, or None."""
+def _torch(against: str, smoke: bool, *, apart: bool = False) -> AbstractContextManager[Any]:
+    """Torch, in this process or in one of its own, or None."""
     if against not in ("torch", "none"):
         raise typer.BadParameter(f"--against must be torch or none; got {against}")
     if against == "none":
-        return None
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise typer.BadParameter("--against torch needs torch; leave it out with --against none") from None
+        return nullcontext()
+    if find_spec("torch") is None:
+        raise typer.BadParameter("--against torch needs torch; leave it out with --against none")
     import jax
 
     from benchmarks.environment import cores
-    from benchmarks.torch_side import Here
+    from benchmarks.torch_side import Apart, Here
 
     if jax.default_backend() != "cpu":
         raise typer.BadParameter(f"--against torch is for the CPU; JAX runs on {jax.default_backend()}")
-    torch.set_num_threads(1 if smoke else cores())
-    torch.set_grad_enabled(False)
-    return Here()
+    threads = 1 if smoke else cores()
+    return Apart(threads) if apart else nullcontext(Here(threads))
 
 
 def _split(names: str) -> list[str]:

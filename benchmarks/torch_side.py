@@ -19,9 +19,13 @@ from benchmarks.timing import Budget, Case, Times, fastest
 
 
 class Here:
-    """In this process."""
+    """In this process, on so many threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
         self.case: Case | None = None
 
     def result(self, case: Case, map_: str) -> Any:
@@ -82,11 +86,7 @@ class Apart:
 
 
 def _serve(line: Any, threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.set_grad_enabled(False)
-    side = Here()
+    side = Here(threads)
     while True:
         try:
             method, args = line.recv()

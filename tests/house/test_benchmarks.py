@@ -393,8 +393,6 @@ FEW = {
     "memory": "LeNet-5|3x3 /2 8x",
     "scaling": "max pool 3x3 /2 batch",
 }
-
-
 MORE = {"random": ("--cases", "11")}
 
 
