@@ -142,6 +142,13 @@ class AdaptiveAxis:
     def counts(self, include_pad: bool) -> npt.NDArray[np.int32]:
         return (self._stop() - self.starts()).astype(np.int32)
 
+    def windows_of_cells(self) -> tuple[Table, Table]:
+        """The first of the windows that each cell lies in, and how many they are: neighbours all."""
+        cells = np.arange(self.size)
+        first = np.searchsorted(self._stop(), cells, side="right")
+        stop = np.searchsorted(self.starts(), cells, side="right")
+        return first.astype(np.int32), (stop - first).astype(np.int32)
+
 
 AnyAxis = Axis | AdaptiveAxis
 

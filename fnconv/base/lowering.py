@@ -68,6 +68,13 @@ def starts(a: AnyAxis) -> jax.Array:
     return jnp.asarray(a.starts())
 
 
+def counts(a: AnyAxis, include_pad: bool) -> jax.Array:
+    """Cells of each window that an average divides by, (output,)."""
+    if isinstance(a, Axis) and is_symbolic(a.size):
+        return jnp.asarray(a.counts_from(starts(a), include_pad))
+    return jnp.asarray(a.counts(include_pad))
+
+
 def by_runs(f: Callable[..., Any], arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> Any:
     """f(arrays, axes); on a CPU it is computed run by run (see `runs`), so that the arrays are not copied to be padded.
 

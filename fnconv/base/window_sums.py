@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fnconv.base.geometry import AnyAxis, Axis, sliding, taps, volume, windows
-from fnconv.base.lowering import TERMS, UNROLL, by_runs, pad_once, polyphase
+from fnconv.base.geometry import AnyAxis, Axis, Table, sliding, taps, volume, windows
+from fnconv.base.lowering import TERMS, UNROLL, along, by_runs, pad_once, polyphase
 from fnconv.base.pairs import tap
 
 
@@ -23,7 +23,7 @@ def window_sum(x: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
     if volume(windows(axes)) <= TERMS and len(moving := sliding(axes)) == len(axes):
         return by_runs(_sum_of_taps, (x,), moving)
     for i, a in enumerate(axes, start=1):
-        x = _reduce_window(x, a, i) if isinstance(a, Axis) else _contract_axis(x, _membership(a, x.dtype), i)
+        x = _reduce_window(x, a, i) if isinstance(a, Axis) else _sum_runs(x, a.starts(), a.counts(True), i)
     return x
 
 
@@ -39,7 +39,7 @@ def window_sum_adjoint(y: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
         return polyphase((y,), (0,), moving, lambda k, cells: cells)
     for i, a in enumerate(axes, start=1):
         if not isinstance(a, Axis):
-            y = _contract_axis(y, _membership(a, y.dtype).T, i)
+            y = _sum_runs(y, *a.windows_of_cells(), i)
         elif a.stride == a.window and a.dilation == 1:
             y = _fit(jnp.repeat(y, a.window, axis=i), a, i)
         elif a.window <= UNROLL:
@@ -73,17 +73,16 @@ def _fit(y: jax.Array, a: Axis, i: int) -> jax.Array:
     return lax.pad(y, jnp.zeros((), y.dtype), widths)
 
 
-def _membership(a: AnyAxis, dtype: jnp.dtype) -> np.ndarray:
-    """1 where cell i lies in window o, shape (output, size)."""
-    member = np.zeros((a.output, a.size + 1), dtype)
-    o, k = np.nonzero(a.valid())
-    member[o, a.positions()[o, k]] = 1
-    return member[:, : a.size]
+def _sum_runs(x: jax.Array, first: Table, count: Table, i: int) -> jax.Array:
+    """Sums of `count` neighbours along axis i, from `first` on.  Nothing is multiplied by 0: that would keep a NaN."""
 
+    def term(k: int | jax.Array) -> jax.Array:
+        taken = jnp.take(x, jnp.asarray(first) + k, axis=i, mode="clip")
+        if isinstance(k, int) and (count > k).all():
+            return taken
+        return jnp.where(along(jnp.asarray(count) > k, i, x.ndim), taken, jnp.zeros((), x.dtype))
 
-def _contract_axis(x: jax.Array, matrix: np.ndarray, i: int) -> jax.Array:
-    """A matrix of zeros and ones times x along axis i, without a product: 0 times NaN would be NaN."""
-    ones = int(matrix.sum(axis=1, dtype=np.int64).max(initial=0))
-    chosen = np.argsort(matrix == 0, axis=1, kind="stable")[:, :ones]  # the ones of each row come first
-    chosen = np.where(np.take_along_axis(matrix, chosen, axis=1) == 0, x.shape[i], chosen)
-    return jnp.take(x, chosen, axis=i, mode="fill", fill_value=0).sum(axis=i + 1, dtype=x.dtype)
+    terms = int(count.max(initial=1))
+    if terms <= TERMS:
+        return reduce(lax.add, map(term, range(terms)))
+    return lax.fori_loop(np.int32(1), np.int32(terms), lambda k, total: total + term(k), term(0))

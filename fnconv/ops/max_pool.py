@@ -10,7 +10,7 @@ import numpy as np
 
 from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other, attach
 from fnconv.base.errors import invalid, mistyped
-from fnconv.base.geometry import ENTRIES, adaptive_axis, volume, windows
+from fnconv.base.geometry import ENTRIES, adaptive_axis, volume
 from fnconv.base.layout import canonical, check_layout, restore, split_shape
 from fnconv.base.spec import PoolSpec, as_array, check_volume, spatial_shape
 from fnconv.base.typing import ArrayLike, IntOrTuple, Layout, Padding, RuleNames, Ties
@@ -285,9 +285,7 @@ def adaptive_spec(
     if 0 in size:
         raise invalid(name, "x", "must have a cell or more on every spatial axis", x.shape)
     check_volume(name, "output_shape", output, x.shape, ENTRIES)
-    axes = tuple(adaptive_axis(s, o) for s, o in zip(size, output, strict=True))
-    check_volume(name, "the windows of output_shape", (*output, *windows(axes)), x.shape, ENTRIES)
-    return PoolSpec(axes), batch
+    return PoolSpec(tuple(adaptive_axis(s, o) for s, o in zip(size, output, strict=True))), batch
 
 
 def _arguments(

@@ -25,6 +25,6 @@ def available_rules() -> dict[str, dict[str, tuple[str, ...]]]:
     """What exists: `{operation: {map: (rule, ...)}}`, simplest first.
 
     >>> available_rules()["max_pool"]["forward"]
-    ('selection', 'segment_sum', 'offsets')
+    ('selection', 'segment_sum', 'separable', 'offsets')
     """
     return {operation: names(operation) for operation in RULES}

@@ -124,4 +124,4 @@ def pool_rule(operation: str, map_: str, spec: PoolSpec) -> str:
         return "upsample"
     if all(isinstance(a, Axis) for a in spec.axes) and volume(windows(spec.axes)) <= UNROLL:
         return {"max_pool": "offsets", "im2col": "shifted"}[operation]
-    return "segment_sum"
+    return {"max_pool": "separable", "im2col": "segment_sum"}[operation]

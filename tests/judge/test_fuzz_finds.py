@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from planted_bugs import CONV_RULES, MAX_RULES, four_times_dy, overshoot, rebind, trust_the_maximum
 
-from fnconv.base import attach, geometry
+from fnconv.base import attach, lowering
 from fnconv.judge.fuzz.draw import Problem, problem
 from fnconv.judge.fuzz.judge import Judged, judge
 from fnconv.ops import activation, max_pool
@@ -148,8 +148,8 @@ BUGS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...], Callable[[Proble
     "last window of ceil mode missing": (
         overshoot(lambda axis, cells: 0), ("avg_pool",), lambda p: "ceil_mode" in p.options),
     "overshoot counts": (
-        lambda patch: patch.setattr(divide, "window_counts", lambda axes, pad: geometry.window_counts(
-            [dataclasses.replace(a, high=a.high + a.overshoot, overshoot=0) for a in axes], pad)),
+        lambda patch: patch.setattr(divide, "counts", lambda a, pad: lowering.counts(
+            dataclasses.replace(a, high=a.high + a.overshoot, overshoot=0), pad)),
         ("avg_pool",), lambda p: "ceil_mode" in p.options and p.options["count_include_pad"]),
     "dtype leaks": (
         rebind(CONV_RULES, "forward", "im2col", leaks_float32), ("conv",),

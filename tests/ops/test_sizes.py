@@ -110,10 +110,27 @@ def test_a_stride_longer_than_the_image_takes_one_step(name):
 
 
 def test_index_tables_are_no_larger_than_what_they_index():
-    """A moving average and the positions of maxima need none; a moving maximum by columns would."""
+    """Moving averages and maxima and the positions of maxima need none; a moving maximum by columns would."""
     line = of((1, 10**6, 1))
-    jax.eval_shape(jax.grad(lambda x: fnconv.avg_pool(x, (10**4,), strides=1).sum()), line)
+    for pool in (fnconv.avg_pool, fnconv.max_pool):
+        jax.eval_shape(jax.grad(lambda x, pool=pool: pool(x, (10**4,), strides=1).sum()), line)
     photo = of((1, 20_000, 20_000, 1))
     jax.eval_shape(jax.grad(lambda x: fnconv.max_pool_with_indices(x, 2)[0].sum()), photo)
     message = "window_shape must unfold into at most 134217728 table entries; got 990001 windows of 10000 cells"
-    refused(ValueError, message, lambda x: fnconv.max_pool(x, (10**4,), strides=1), line)
+    refused(ValueError, message, lambda x: fnconv.max_pool(x, (10**4,), strides=1, rule="segment_sum"), line)
+
+
+LARGE = {
+    "max_pool": (lambda x: fnconv.max_pool(x, (9, 9), strides=1), (1, 256, 256, 1)),
+    "avg_pool": (lambda x: fnconv.avg_pool(x, (9, 9), strides=1, padding=4, count_include_pad=False), (1, 256, 256, 1)),
+    "adaptive_max_pool": (lambda x: fnconv.adaptive_max_pool(x, (700, 700)), (1, 300, 300, 1)),
+    "adaptive_avg_pool": (lambda x: fnconv.adaptive_avg_pool(x, (700, 700)), (1, 300, 300, 1)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_programs_hold_constants_of_single_axes_alone(name):
+    """Not one for each cell or window of the image, of which there are 60,000 or more."""
+    f, shape = LARGE[name]
+    program = jax.jit(jax.grad(lambda x: (f(x) ** 2).sum())).lower(of(shape)).as_text()
+    assert len(program) < 200_000

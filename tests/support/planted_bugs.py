@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnconv.base import chunks, dtypes, geometry, window_sums
+from fnconv.base import chunks, dtypes, geometry, lowering, window_sums
 from fnconv.base.attach import attach
 from fnconv.base.spec import ConvSpec
 from fnconv.ops import activation, conv, loss, lp_pool, max_pool
@@ -203,7 +203,7 @@ def output_padding_low(patch: Patch) -> None:
 
 
 def padding_always_counts(patch: Patch) -> None:
-    patch.setattr(divide, "window_counts", lambda axes, include_pad: geometry.window_counts(axes, True))
+    patch.setattr(divide, "counts", lambda a, include_pad: lowering.counts(a, True))
 
 
 def overshoot_counts(patch: Patch) -> None:
@@ -296,10 +296,18 @@ def four_times_dy(patch: Patch) -> None:
 
 
 def zeros_times_nan(patch: Patch) -> None:
-    def wrong(x: jax.Array, matrix: np.ndarray, i: int) -> jax.Array:
-        return jnp.moveaxis(jnp.tensordot(x, jnp.asarray(matrix), ((i,), (1,))), -1, i)
+    def wrong(x: jax.Array, first: np.ndarray, count: np.ndarray, i: int) -> jax.Array:
+        cells = np.arange(x.shape[i])[:, None]
+        member = jnp.asarray((cells >= first) & (cells < first + count), x.dtype)
+        return jnp.moveaxis(jnp.tensordot(x, member, ((i,), (0,))), -1, i)
 
-    patch.setattr(window_sums, "_contract_axis", wrong)
+    patch.setattr(window_sums, "_sum_runs", wrong)
+
+
+def axes_exchanged(forward: Callable) -> Callable:
+    """Of equal maxima the first along the other axis."""
+    other = {"row_major": "column_major", "column_major": "row_major"}
+    return lambda spec, x: forward(dataclasses.replace(spec, ties=other[spec.ties]), x)
 
 
 CONV_RULES, MAX_RULES = conv_rules.RULES, max_rules.RULES
@@ -335,6 +343,7 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "output padding at the low end": (output_padding_low, "conv_transpose: integers"),
     "max pads with 0": (padding_zero, "max_pool: negative integers"),
     "tie order swapped": (ties_swapped, "max_pool: ties"),
+    "axes exchanged in maxima": (rebind(MAX_RULES, "forward", "separable", axes_exchanged), "max_pool: ties"),
     "gradient to a loser as well": (rebind(MAX_RULES, "input_vjp", "offsets", all_ties_win), "max_pool: ties"),
     "NaN loses": (rebind(MAX_RULES, "forward", "segment_sum", blind_to_nan), "max_pool: NaN and infinities"),
     "where all is -inf, the padding wins": (

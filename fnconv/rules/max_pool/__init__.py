@@ -7,9 +7,9 @@ forward(spec, x) -> (y, offset)     input_vjp(spec, offset, dy) -> dx = S^T dy  
 """
 
 from fnconv.base.spec import POOL_MAPS
-from fnconv.rules.max_pool import offsets, segment_sum, selection
+from fnconv.rules.max_pool import offsets, segment_sum, selection, separable
 from fnconv.rules.table import rules, stated
 
-FORMULATIONS = (selection, segment_sum, offsets)  # simplest first
+FORMULATIONS = (selection, segment_sum, separable, offsets)  # simplest first
 RULES = rules(POOL_MAPS, FORMULATIONS)
 ADJOINTS = stated("select", FORMULATIONS)
