@@ -35,10 +35,13 @@ NO_SEQUENCE = (Mapping, Set, bytes)  # of no order, or of no integers
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 
-def as_array(function: str, argument: str, x: Any, *, integers: bool = True) -> jax.Array:
+def as_array(function: str, argument: str, x: Any, *, integers: bool = True, clip: bool = False) -> jax.Array:
     """x as an array of a dtype that the operations take; integers only where the operation has a meaning for them."""
+    x = native(function, argument, x, clip=clip)
     try:
-        array = jnp.asarray(native(x))
+        array = jnp.asarray(x)
+    except OverflowError as error:  # a list
+        raise invalid(function, argument, "must fit JAX's integers", error) from error
     except (TypeError, ValueError) as error:  # neither an array nor a list of numbers; a ragged list
         raise mistyped(function, argument, "must be an array", type(x).__name__) from error
     if dtypes.accepted(array.dtype, integers=integers):
@@ -47,9 +50,23 @@ def as_array(function: str, argument: str, x: Any, *, integers: bool = True) -> 
     raise mistyped(function, argument, rule, array.dtype.name, array.shape, argument)
 
 
-def native(x: Any) -> Any:
-    """A NumPy array in the machine's byte order, which is the only one that JAX takes."""
-    return x.astype(x.dtype.newbyteorder("=")) if isinstance(x, np.ndarray) and not x.dtype.isnative else x
+def native(function: str, argument: str, x: Any, *, clip: bool = False) -> Any:
+    """A NumPy array as JAX takes it: in the machine's byte order, of integers that fit.
+
+    Without jax_enable_x64 JAX would wrap 64-bit integers to 32 bits.  Those that do not fit are refused, or, where
+    all of them mean the same, clipped.
+    """
+    if not isinstance(x, np.ndarray | np.generic):
+        return x
+    x = x.astype(x.dtype.newbyteorder("="), copy=False)
+    if x.dtype.kind not in "iu":
+        return x
+    limits = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
+    beyond = np.asarray((x < limits.min) | (x > limits.max))
+    if beyond.any() and not clip:
+        rule = f"must fit {limits.dtype.name} while jax_enable_x64 is off"
+        raise invalid(function, argument, rule, np.asarray(x)[beyond][0], x.shape, argument)
+    return np.clip(x, limits.min, limits.max) if beyond.any() else x
 
 
 def same_dtype(function: str, **arrays: jax.Array | None) -> None:

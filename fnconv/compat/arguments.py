@@ -20,12 +20,12 @@ def declined(function: str, argument: str, rule: str, value: Any) -> NotImplemen
 
 
 def as_operand(function: str, argument: str, x: Any, axes: int = 0) -> jax.Array:
-    """An array as it is, with so many axes or more; NumPy's in the machine's byte order."""
+    """An array as it is, with so many axes or more; NumPy's as JAX takes them."""
     if not (isinstance(x, jax.Array | np.ndarray | np.generic) or hasattr(x, "__jax_array__")):
         raise mistyped(function, argument, "must be an array", type(x).__name__)
     if len(x.shape) < axes:
         raise invalid(function, argument, f"must have {axes} axes or more", tuple(x.shape))
-    return native(x)
+    return native(function, argument, x)
 
 
 def sequence(function: str, argument: str, value: Any) -> Any:

@@ -271,8 +271,9 @@ def _tensor(name: str, argument: str, x: Any, axes: int = 2) -> jax.Array:
     """A Keras variable or an array as an array of a supported dtype, with so many axes or more."""
     if type(x).__name__ == "KerasTensor":
         raise declined(name, argument, "must not be symbolic (wrap the call in a layer)", x)
+    x = native(name, argument, x)
     try:
-        array = jnp.asarray(native(x))
+        array = jnp.asarray(x)
     except (TypeError, ValueError) as error:
         raise mistyped(name, argument, "must be an array", type(x).__name__) from error
     if array.ndim < axes:

@@ -40,7 +40,7 @@ def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     """
     name = "softmax_cross_entropy"
     logits = as_array(name, "logits", logits, integers=False)
-    labels = as_array(name, "labels", labels)
+    labels = as_array(name, "labels", labels, clip=True)
     if logits.ndim < 1 or logits.shape[-1] < 1:
         raise invalid(name, "logits", "must end in an axis of one class or more", logits.shape)
     if jnp.issubdtype(labels.dtype, jnp.integer):

@@ -188,7 +188,7 @@ def max_unpool(
     name = "max_unpool"
     check_layout(name, layout)
     y = as_array(name, "y", y)
-    indices = as_array(name, "indices", indices)
+    indices = as_array(name, "indices", indices, clip=True)
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise mistyped(name, "indices", "must be integers", indices.dtype.name)
     if indices.shape != y.shape:

@@ -201,6 +201,26 @@ def test_what_is_no_array(name, value):
         UNARY[name](NOT_ARRAYS[value])
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64", ">i8"])
+@pytest.mark.parametrize("name", [name for name in UNARY if name not in FLOAT_ONLY])
+def test_integers_that_do_not_fit_without_64_bit_types(name, dtype):
+    x = np.ones(SMALL.shape, dtype)
+    x[0, 1, 2, 1] = 2**32 + 1
+    with pytest.raises(ValueError, match=rf"^{name}: \w+ must fit u?int32 while jax_enable_x64 is off; got 4294967297"):
+        UNARY[name](x)
+
+
+def test_integers_that_fit_and_those_in_a_list():
+    x = np.array([2**31 - 1, -(2**31)])
+    assert fnconv.relu(x).tolist() == fnconv.relu(x.astype(">i8")).tolist() == [2**31 - 1, 0]
+    with jax.enable_x64(True):
+        assert fnconv.relu(4 * x).tolist() == [2**33 - 4, 0]
+    with pytest.raises(ValueError, match=r"^relu: x must fit JAX's integers; got"):
+        fnconv.relu([2**33])
+    with pytest.raises(ValueError, match=r"^conv: w must fit int32"):
+        fnconv.conv(np.ones((1, 3, 1), np.int64), np.full((1, 1, 1), -(2**31) - 1))
+
+
 @pytest.mark.parametrize("name", UNARY)
 def test_float0_is_refused(name):
     """The dtype of an integer's tangent is no number."""

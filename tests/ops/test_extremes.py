@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -196,12 +197,16 @@ def test_a_row_of_an_ignored_label_may_hold_anything() -> None:
 
 
 def check_wide_indices() -> None:
-    """2^32 + 1 is not cell 1."""
-    with jax.enable_x64(True):
-        for dtype, far in (("int64", 2**32 + 1), ("int64", -(2**32) + 1), ("uint64", 2**63), ("uint32", 2**32 - 3)):
-            indices = jnp.asarray(np.array([[0], [far], [2]], dtype))
-            y = fnconv.max_unpool(jnp.asarray([[5.0], [6.0], [7.0]]), indices, (4,))
-            assert y[:, 0].tolist() == [5, 0, 7, 0], (dtype, far)
+    """2^32 + 1 is neither cell 1 nor class 1, in arrays of JAX and of NumPy, with and without 64-bit types."""
+    far = (2**32 + 1, "int64"), (1 - 2**32, "int64"), (2**63, "uint64"), (2**32 + 1, "uint64"), (2**32 - 3, "uint32")
+    for (number, dtype), wide, of in product(far, (True, False), (np.array, jnp.asarray)):
+        with jax.enable_x64(wide):
+            if of is np.array or wide:
+                where = of(np.array([[0], [number], [2]], dtype))
+                y = fnconv.max_unpool(jnp.asarray([[5.0], [6.0], [7.0]]), where, (4,))
+                assert y[:, 0].tolist() == [5, 0, 7, 0], (dtype, number)
+                loss = fnconv.softmax_cross_entropy(jnp.zeros((3, 3)), where[:, 0])
+                assert (loss > 0).tolist() == [True, False, True], (dtype, number)
 
 
 def test_indices_beyond_32_bits_are_outside_the_map() -> None:
