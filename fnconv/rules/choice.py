@@ -113,6 +113,16 @@ def conv_choice(map_: str, spec: ConvSpec, dtype: Any = jnp.float32) -> Line:
     return next(line for line in CPU[map_] if line.holds(traits))
 
 
+def conv_spreads(map_: str, spec: ConvSpec, dtype: Any = jnp.float32) -> bool:
+    """Whether a NaN or an infinity may reach results whose sums it is not in, on a CPU."""
+    rule = spec.rule(map_)
+    if rule == "auto":
+        rule = conv_choice(map_, spec, dtype).rule
+        if rule == "merged" and conv_spreads(map_, conv.merged.block(spec, map_), dtype):
+            return True
+    return rule in conv.SPREADS and conv.SPREADS[rule](spec, map_)
+
+
 # ---- pooling --------------------------------------------------------------------------------------------------------
 
 

@@ -22,11 +22,9 @@ from fnconv.judge.fuzz.expected import Expected, bound, expected
 from fnconv.judge.fuzz.program import compiled, traced
 from fnconv.judge.fuzz.sample import Sample, held, highest_order, sample
 from fnconv.rules.available import available_rules
-from fnconv.rules.choice import conv_choice
+from fnconv.rules.choice import conv_choice, conv_spreads
 from fnconv.rules.conv import DIVIDES, GROWTH, ROUNDING
 
-# Formulations of convolution in which a NaN or an infinity may reach neighbouring results, as the README says
-SPREADING = frozenset({"winograd", "winograd4", "merged", "blocked"})
 ROLES = {  # what the operands, the bias and the result are in y = conv(x, w) + b
     **dict.fromkeys(("conv", "conv_block"), ("x", "w", "b", "y")),
     **dict.fromkeys(("conv_input_vjp", "conv_transpose"), ("y", "w", "b", "x")),
@@ -219,13 +217,11 @@ def spreads(p: Problem, s: Sample, order: int, a: int) -> bool:
         return False
     made = roles[a] if order else roles[-1]
     source = roles[-1] if s.target == "dy" else roles[int(s.target or 0)]
-    spec, used = conv_maps(p)
-    rule = used[{"y": "forward", "x": "input_vjp", "w": "weight_vjp"}[made]]
+    map_, spec = {"y": "forward", "x": "input_vjp", "w": "weight_vjp"}[made], conv_maps(p)[0]
     padded = any(axis.low > 0 or axis.high > 0 for axis in spec.axes)
     return (
-        rule in SPREADING
-        or (made == "w" and rule == "lax" and (spec.groups > 1 or p.way == "vmap"))  # which makes groups of copies
-        or (made == "w" and rule == "correlation" and any(axis.stride > 1 for axis in spec.axes))
+        conv_spreads(map_, spec, jnp.dtype(p.dtype))
+        or (made == "w" and p.way == "vmap" and spec.rule("weight_vjp") == "lax")  # which makes groups of copies
         or (source == "w" and (made == "x" or padded))
         or (source == "y" and made == "w" and padded)
     )

@@ -7,11 +7,15 @@ A formulation may state
 GROWTH   a factor for each axis: it adds numbers up to this much larger than the products themselves (default 1)
 DIVIDES  its transforms divide, so it takes no integers
 ROUNDS   its transforms round even where all operands are whole numbers
+spreads  spreads(spec, map_): whether zeros that stand for cells out of reach are multiplied, so that a NaN or an
+         infinity may reach results whose sums it is not in (default never)
 
 and raises ValueError for sizes that it refuses.
 """
 
-from fnconv.base.spec import CONV_MAPS
+from collections.abc import Callable
+
+from fnconv.base.spec import CONV_MAPS, ConvSpec
 from fnconv.rules.conv import (
     blocked,
     columns,
@@ -44,3 +48,4 @@ RULES = rules(CONV_MAPS, FORMULATIONS)
 GROWTH: dict[str, float] = stated("GROWTH", FORMULATIONS)
 DIVIDES = frozenset(stated("DIVIDES", FORMULATIONS))
 ROUNDING = frozenset(stated("ROUNDS", FORMULATIONS))
+SPREADS: dict[str, Callable[[ConvSpec, str], bool]] = stated("spreads", FORMULATIONS)

@@ -30,6 +30,10 @@ from fnconv.rules.conv.rewrite import Map, Rewrite
 BLOCK = {4: 4, 16: 2}  # {largest number of input channels of a group: outputs of a block}
 
 
+def spreads(spec: ConvSpec, map_: str) -> bool:
+    return True
+
+
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     """The convolution of the blocks, Notes 1."""
     return rewrite(spec, _length(spec)).forward(xla.forward, x, w)

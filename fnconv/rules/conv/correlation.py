@@ -19,6 +19,11 @@ from fnconv.base.pairs import pad, rot180, split_groups, swap_channels, tap, zer
 from fnconv.base.spec import ConvSpec
 
 
+def spreads(spec: ConvSpec, map_: str) -> bool:
+    """By the zeros between cotangents, which are the kernel."""
+    return map_ == "weight_vjp" and any(a.stride > 1 for a in spec.axes)
+
+
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     """y[o] = sum_k x[o * stride + k * dilation - low] w[k], Notes 1; its index a_{i+p-1+j+q-1} is a_{i+p-1,j+q-1}."""
     return _correlate(spec, x, w, spec.axes).astype(x.dtype)

@@ -12,10 +12,13 @@ from fnconv.rules.conv.kronecker import (
     from_wei,
     from_wei_kernel,
     matmul,
+    spreads,
     to_wei,
     to_wei_kernel,
 )
 from fnconv.textbook import jacobian_by_input, jacobian_by_kernel, vec
+
+__all__ = ["forward", "input_vjp", "spreads", "weight_vjp"]
 
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:

@@ -19,6 +19,10 @@ from fnconv.base.spec import ConvSpec
 from fnconv.textbook import jacobian_by_kernel, matrix_c, matrix_m, phi, unvec, vec
 
 
+def spreads(spec: ConvSpec, map_: str) -> bool:
+    return True
+
+
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     """vec(y) = (I (x) phi(x)) vec(C), Wei (2.12)."""
 

@@ -20,6 +20,11 @@ from fnconv.base.pairs import rot180, swap_channels
 from fnconv.base.spec import ConvSpec
 
 
+def spreads(spec: ConvSpec, map_: str) -> bool:
+    """Into the other groups, by what XLA makes of a batch in groups."""
+    return map_ == "weight_vjp" and spec.groups > 1
+
+
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     """The correlation of Notes 1 and Wei (2.4)."""
     return _correlate(spec, x, w, spec.axes, features="last", feature_groups=spec.groups)

@@ -23,6 +23,11 @@ from fnconv.rules.conv.rewrite import Formulation, Rewrite, identity
 WIDTHS = {"forward": 16, "input_vjp": 16, "weight_vjp": 32}
 
 
+def spreads(spec: ConvSpec, map_: str) -> bool:
+    """Into the other groups of a block; of dw only the diagonal is read."""
+    return map_ != "weight_vjp" and _merge(spec, map_).spec.groups < spec.groups
+
+
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array, dense: Formulation = lax.forward) -> jax.Array:
     """conv(x, blocks on the diagonal)."""
     return _merge(spec, "forward").forward(_each_block(dense, -1), x, w)

@@ -126,6 +126,10 @@ GROWTH = growth(2)
 DIVIDES = True
 
 
+def spreads(spec: ConvSpec, map_: str) -> bool:
+    return True
+
+
 # ---- the three maps -------------------------------------------------------------------------------------------------
 
 

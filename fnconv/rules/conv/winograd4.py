@@ -6,6 +6,7 @@ from fnconv.rules.conv import winograd
 
 GROWTH = winograd.growth(4)
 DIVIDES = ROUNDS = True
+spreads = winograd.spreads
 
 forward = partial(winograd.forward, m=4)
 input_vjp = partial(winograd.input_vjp, m=4)
