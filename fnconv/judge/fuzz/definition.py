@@ -1,6 +1,6 @@
 """Every operation that is a polynomial of its operands, by its definition: a list of terms, in NumPy.
 
-    y[o] = constant[o] + sum over terms t with to[t] = o of  coefficient[t] * prod_f operand_f[at_f[t]] / divisor[t]
+    y[o] = constant[o] + sum over terms t with to[t] = o of  coefficient[t] * prod_f operand_f[at_f[t]]
 
 Maxima and ReLU are linear once the cells that they select are known, so they are terms as well.  Functions have the
 names and arguments of the public operations; arrays are NumPy's, and places in them are flat.  Nothing here is shared
@@ -39,7 +39,6 @@ class Terms:
     to: Array
     factors: tuple[tuple[int, Array], ...]
     coefficient: Any = 1
-    divisor: Any = 1
 
     def product(self, operands: Sequence[Array], start: Any = 1, without: int = -1) -> Any:
         """Every term, times `start`; one factor left out."""
@@ -47,7 +46,7 @@ class Terms:
         for number, (a, at) in enumerate(self.factors):
             if number != without:
                 p = p * operands[a].reshape(-1)[at]
-        return p / self.divisor if np.ndim(self.divisor) else p
+        return p
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,8 @@ class Form:
         return Form(self.shape, terms, inner=self.inner and self.inner.moduli())
 
     @property
-    def divisors(self) -> set[int]:
-        return {n for t in self.terms if np.ndim(t.divisor) for n in t.divisor.tolist()}
-
-    @property
     def whole(self) -> bool:
-        """Whether multiples of the divisors have whole results."""
+        """Whether whole numbers have whole results."""
         coefficients = (np.asarray(t.coefficient) for t in self.terms)
         return all((c == np.round(c)).all() for c in coefficients) and (self.inner is None or self.inner.whole)
 
@@ -207,7 +202,7 @@ def conv_transpose(x: Array, w: Array, *b: Array, output_padding: Any = 0, **opt
         span, s = (k - 1) * d + 1, {"INPUT_SIZE": o, "SAME": o * t, "SAME_LOWER": o * t}.get(str(p), -1)
         low, high = padding_of(p, s, span, t) if isinstance(p, str) else per_axis(p, 2)
         s = s if s >= 0 else ((o - 1) * t + span - low - high + extra if o else 0)
-        if s < 0:
+        if s < 0 or s + low + high < 0:
             raise Undefined("padding removes more than there is")
         size.append(s)
         pads.append((low, max((o - 1) * t + span, 0) - s - low))  # as many windows as x has cells
@@ -278,13 +273,13 @@ def adaptive_max_pool(x: Array, output: Shape, layout: str = "channels_last") ->
     return replace(maxima(x, adaptive_windows(x, output, layout), layout), indices=None)
 
 
-def means(x: Array, windows: Sequence[Windows], layout: str, least: int = 0, shares: bool = False) -> Form:
-    """Sums over windows, divided by the number of their cells from `least` on; shares: or times its reciprocal."""
+def means(x: Array, windows: Sequence[Windows], layout: str, least: int = 0) -> Form:
+    """Sums over windows, divided by the number of their cells from `least` on."""
     to, at, o, _, shape = pooled(x, windows, layout)
     counts = [np.array([sum(i >= least for i in w) for w in ws], np.int64) for ws in windows]
     size = np.prod([n[index] for n, index in zip(counts, o, strict=True)], axis=0, dtype=np.int64)
     size = np.broadcast_to(size[:, None], to.shape).ravel()
-    return Form(shape, (Terms(to.ravel(), ((0, at.ravel()),), *((1 / size, 1) if shares else (1, size))),))
+    return Form(shape, (Terms(to.ravel(), ((0, at.ravel()),), 1 / size),))
 
 
 def avg_pool(
@@ -295,7 +290,7 @@ def avg_pool(
 
 
 def adaptive_avg_pool(x: Array, output: Shape, layout: str = "channels_last") -> Form:
-    return means(x, adaptive_windows(x, output, layout), layout, shares=True)
+    return means(x, adaptive_windows(x, output, layout), layout)
 
 
 def spatial_pyramid_pool(x: Array, levels: Any, pool: str = "max", layout: str = "channels_last") -> Form:

@@ -13,6 +13,7 @@ import numpy as np
 from fnconv.judge.engine.windows import per_axis
 from fnconv.judge.fuzz.definition import FORMS, Array, Form, Shape, joined, kernel_shape, split
 from fnconv.rules.available import available_rules
+from fnconv.rules.conv import ROUNDING
 
 COPIES = 2  # of what is mapped over
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -79,19 +80,18 @@ class Problem:
         typed = [x.astype(self.dtype) if self.integer and a != self.index else x for a, x in enumerate(operands)]
         return FORMS[self.operation](*typed, *self.args, **self.formula)
 
-    def outline(self) -> tuple[Shape, set[int]]:
-        """The shape of the value, without copies, and what it divides by."""
+    def outline(self) -> Shape:
+        """The shape of the value, without copies."""
         ones = [np.ones(s, int if a == self.index else float) for a, s in enumerate(self.shapes)]
         match self.operation:
             case "lp_pool":
                 options = {name: value for name, value in self.formula.items() if name != "p"}
-                return FORMS["avg_pool"](*ones, *self.args, **options).shape, set()
+                return FORMS["avg_pool"](*ones, *self.args, **options).shape
             case "softmax_cross_entropy":
-                return self.shapes[0][:-1], set()
+                return self.shapes[0][:-1]
             case operation if operation in FORMS:
-                form = self.form(ones)
-                return form.shape, form.divisors
-        return self.shapes[0], set()
+                return self.form(ones).shape
+        return self.shapes[0]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -216,6 +216,8 @@ def convolution(r: Random, operation: str) -> dict[str, Any]:
             return {"shapes": (x, w, *(((c * groups,),) * bias)), "options": options}
         case "conv_block":
             options["activation"] = r.choice(("relu", None))
+            if ROUNDING & set(options["rule"].values() if isinstance(options["rule"], dict) else [options["rule"]]):
+                options["rule"] = "auto"  # a cell that is rounded may be another maximum
             pooled = {
                 "window_shape": sliding(r, n)[1],
                 "strides": r.choice((None, 1, 2)),

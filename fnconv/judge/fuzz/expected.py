@@ -155,5 +155,5 @@ def bound(e: Expected, moduli: Array, dtype: Any, summed: Any, underflows: float
     error = wide.gamma(e.roundings) * moduli
     if storage != wide:
         error = error + storage.u * (abs(e.value) + error) + storage.gamma(e.stored) * moduli
-    underflow = (e.roundings * wide.tiny + storage.tiny) * underflows * (moduli != 0)
+    underflow = (e.roundings * wide.tiny + storage.tiny) * underflows * ((moduli != 0) | (e.value != 0))
     return np.asarray(error + underflow + e.own, np.float64)

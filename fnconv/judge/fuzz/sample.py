@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, lcm, nan, pi, prod
+from math import inf, nan, pi, prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -82,8 +82,7 @@ def sample(p: Problem, number: int) -> Sample:
     """The kinds in turn, from a random one on."""
     r, choices = np.random.default_rng((p.seed, number)), kinds(p)
     kind = choices[(number + p.seed) % len(choices)]
-    shape, divisors = p.outline()
-    factor = lcm(*divisors)  # multiples of which averages divide without rounding
+    shape = p.outline()
     floats = [a for a in range(len(p.shapes)) if a != p.index]
     target: Any = None
     if kind in ("special", "mask", "largest", "denormal"):
@@ -95,7 +94,7 @@ def sample(p: Problem, number: int) -> Sample:
 
     def draw(place: Any, shape: Shape) -> Array:
         plain = target is not None and place != target
-        return held(numbers(r, "integers" if plain else kind, shape, p, factor), p.dtype)
+        return held(numbers(r, "integers" if plain else kind, shape, p), p.dtype)
 
     shapes = [(COPIES, *s) if m else s for s, m in zip(p.shapes, p.mapped, strict=True)]
     shape = (COPIES, *shape) if any(p.mapped) else shape
@@ -111,11 +110,11 @@ def sample(p: Problem, number: int) -> Sample:
             directions.append(held(operands[-1] * r.uniform(-1, 1, s), p.dtype))
         else:
             moving = "normal" if kind == "normal" else "integers"
-            directions.append(held(numbers(r, moving, s, p, factor), p.dtype))
+            directions.append(held(numbers(r, moving, s, p), p.dtype))
     return Sample(kind, target, operands, directions, draw("c", shape).astype(float), draw("dy", shape).astype(float))
 
 
-def numbers(r: np.random.Generator, kind: str, shape: Shape, p: Problem, factor: int) -> Array:
+def numbers(r: np.random.Generator, kind: str, shape: Shape, p: Problem) -> Array:
     """float64, or int64 for integers; not yet rounded to the dtype."""
     if p.integer:
         info = np.iinfo(p.dtype)
@@ -123,13 +122,13 @@ def numbers(r: np.random.Generator, kind: str, shape: Shape, p: Problem, factor:
         return r.integers(low, high, shape, dtype=np.int64)
     half, limits = p.dtype in HALVES, jnp.finfo(p.dtype)  # type: ignore[no-untyped-call]
     few, powers = (2, 2) if half else (4, 4)
-    small = (r.integers(-few, few + 1, shape) * factor).astype(np.float64)
+    small = r.integers(-few, few + 1, shape).astype(np.float64)
     normal = r.choice((-1, 1), shape) * np.exp(r.normal(0, 0.7, shape))
     match kind:
         case "integers":
             return small
         case "ties":
-            return np.sign(small) * factor
+            return np.sign(small)
         case "normal":
             return normal
         case "scales":
@@ -139,7 +138,7 @@ def numbers(r: np.random.Generator, kind: str, shape: Shape, p: Problem, factor:
         case "mask":
             return np.where(r.random(shape) < r.choice((0.3, 0.8, 1.0)), -inf, small)
         case "largest":
-            cells = prod(p.args[0]) if p.operation == "lp_pool" else 1  # so that no norm overflows
+            cells = prod(p.args[0]) if p.operation == "lp_pool" else 2  # so that no norm and no difference overflows
             return np.asarray(r.choice((-1, 1), shape) * float(limits.max) / cells * r.uniform(0.1, 0.99, shape))
         case "denormal":
             return normal * float(limits.smallest_normal) * r.choice((0.3, 2.0), shape)
