@@ -59,6 +59,28 @@ def test_the_default_plan_meets_every_operation_rule_and_dtype():
     assert {(o, d) for o, _, d in met} == {(o, d) for o in operations() for d in ("f16", "bf16", "f32", "f64")}
 
 
+def test_a_wrong_tangent_is_found(monkeypatch):
+    """Its cotangents are right."""
+    case = next(c for c in cases() if c.forward and c.operation == "squared_error")
+
+    @jax.custom_jvp
+    def lost(prediction, target):
+        return (prediction - target) ** 2
+
+    lost.defjvps(lambda t, y, p, q: 2 * (p - q) * t, lambda t, y, p, q: 0 * t)
+    for manual, ok in ((case.reference, True), (lost, False)):
+        wrong = replace(case, manual=lambda rule, manual=manual: manual)
+        monkeypatch.setattr("fnconv.judge.own.run.cases", lambda wrong=wrong: (wrong,))
+        report = check(["squared_error"], dtypes=["f32"], devices=["cpu"])
+        assert report.ok == ok
+        assert {f.argument for row in report.rows for f in row.failures} == (set() if ok else {"tangent"})
+
+
+def test_every_operation_but_the_fused_one_has_a_case_of_tangents():
+    """Those with a second result, such as indices, and the block have theirs in `test_modes.py`."""
+    assert set(operations()) - {c.operation for c in cases() if c.forward} == {"conv_block", "max_pool_with_indices"}
+
+
 def test_every_operation_has_a_quick_case():
     assert {case.operation for case in cases() if case.quick} == set(operations())
 
@@ -108,8 +130,8 @@ def test_right_rules_agree_and_no_setting_changes():
     assert all(row.exact for row in report.rows)
     assert all(0 <= row.ratio <= 1 for row in report.rows)
     assert report.dtypes == ("bf16", "f16", "f32", "f64")
-    assert report.summary() == "3 operations, 3 rules, 13 cases: all agree"
-    assert [step[:2] for step in seen][-1] == (13, 13)
+    assert report.summary() == "3 operations, 3 rules, 14 cases: all agree"
+    assert [step[:2] for step in seen][-1] == (14, 14)
     assert dict(jax.config.values) == before
     assert jnp.ones(2).dtype == jnp.float32
 

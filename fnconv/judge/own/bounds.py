@@ -27,6 +27,7 @@ Run = Callable[[tuple[Values, ...], Values], Results]  # the float64 reference: 
 Formula = Callable[[Format, Format, tuple[Approx, ...], Approx], Mapping[str, Approx]]
 
 F64 = Format.of(jnp.float64)
+TANGENT = "tangent"  # the name of the result of forward mode
 
 
 class Bound(Protocol):
@@ -37,6 +38,9 @@ class Bound(Protocol):
 
     def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
         """The largest |computed - float64 reference| that rounding explains, for every result."""
+
+    def of_tangents(self, operands: int) -> Bound | None:
+        """The bound on the tangent, a function of so many operands and then of their tangents; None if not known."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class Multilinear:
 
     scale: int = 1
     rounded: Mapping[str, int] = field(default_factory=dict)
+
+    def of_tangents(self, operands: int) -> Multilinear:
+        """A sum of one term for each operand, stored each."""
+        return Multilinear(self.scale, {TANGENT: operands})
 
     def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
         sums = run(tuple(map(abs, operands)), abs(cotangent))
@@ -94,6 +102,10 @@ class Selecting:
     value: str = "y"
     rounded: int = 0  # how often a gradient is stored before it is complete
 
+    def of_tangents(self, operands: int) -> Selecting:
+        """Picked as well."""
+        return Selecting(TANGENT)
+
     def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
         return {name: abs(value) for name, value in run(operands, abs(cotangent)).items()}
 
@@ -111,11 +123,22 @@ class Formulas:
 
     A formula takes the format of the computation, that of the storage, the operands and the cotangent.
     accumulates: half precisions compute in float32 rather than in the storage type.
+    tangent: the formula of the tangent; without one it is that of the cotangent "dx", the Jacobian being symmetric.
     """
 
     manual: Formula
     reference: Formula
     accumulates: bool = True
+    tangent: Formula | None = None
+
+    def of_tangents(self, operands: int) -> Formulas:
+        def along(formula: Formula) -> Formula:
+            def tangent(a: Format, s: Format, given: tuple[Approx, ...], _: Approx) -> Mapping[str, Approx]:
+                return {TANGENT: formula(a, s, given[:1], given[1])["dx"]}
+
+            return self.tangent or tangent
+
+        return Formulas(along(self.manual), along(self.reference), self.accumulates)
 
     def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
         return {name: abs(value) for name, value in run(operands, cotangent).items()}

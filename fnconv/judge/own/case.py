@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 
 from fnconv.judge.engine.programs import abstract
 from fnconv.judge.engine.running_error import Format, Values
-from fnconv.judge.own.bounds import Bound, Run
+from fnconv.judge.own.bounds import TANGENT, Bound, Run
+from fnconv.transform.both_modes import both_modes
 
 Function = Callable[..., Any]
 Arrays = tuple[Values, ...]
@@ -61,6 +62,7 @@ class Case:
     alternatives: Mapping[str, Function] = field(default_factory=dict)
     components: Callable[[Arrays], Mapping[str, Arrays]] | None = None
     batched: frozenset[str] = frozenset()  # results whose first axis is the batch
+    forward: bool = False  # of operands and their tangents, to the tangent of the value; no cotangents
     quick: bool = False
 
     @property
@@ -70,13 +72,36 @@ class Case:
 
     def cotangent_shape(self, dtype: Any) -> tuple[int, ...]:
         """Of the value."""
-        operands = [abstract(shape, dtype) for shape in self.shapes]
+        n = len(self.shapes) // 2 if self.forward else len(self.shapes)
+        operands = [abstract(shape, dtype) for shape in self.shapes[:n]]
         result = jax.eval_shape(self.reference, *operands)
         shape: tuple[int, ...] = (result[0] if self.auxiliary else result).shape
         return shape
 
+    def tangents(self, *, quick: bool) -> Case | None:
+        """The same for `jax.jvp` under `both_modes`; None where there is no bound for it."""
+        bound = self.bound.of_tangents(len(self.operands))
+        if bound is None or self.auxiliary is not None:
+            return None
+        moved = {f"t{name}": shape for name, shape in self.operands.items()}
+        return replace(
+            self,
+            geometry=f"{self.geometry}, tangents",
+            operands={**self.operands, **moved},
+            bound=bound,
+            value=TANGENT,
+            maps={},
+            alternatives={},
+            components=None,
+            forward=True,
+            quick=quick,
+        )
+
     def evaluate(self, function: Function, operands: Sequence[Any], cotangent: Any) -> dict[str, Any]:
-        """The value and the cotangents of the operands, by name."""
+        """The value and the cotangents of the operands, by name; in forward mode the tangent of the value."""
+        if self.forward:
+            n = len(operands) // 2
+            return {self.value: jax.jvp(both_modes(function), tuple(operands[:n]), tuple(operands[n:]))[1]}
         if self.auxiliary is None:
             value, pull = jax.vjp(function, *operands)
             results = {self.value: value}

@@ -173,6 +173,8 @@ def _rules(case: Case) -> dict[str, RuleNames]:
     """Each rule of the operation, in the maps that have it; "auto" in the others, and for all."""
     if case.rules is None:
         return {ONLY: "auto"}
+    if case.forward:
+        return {"auto": "auto"}
     maps = available_rules()[case.rules]
     every = dict.fromkeys(name for names in maps.values() for name in names)
     mapped: dict[str, RuleNames] = {r: {m: r if r in names else "auto" for m, names in maps.items()} for r in every}

@@ -133,6 +133,9 @@ class Blocked:
 
     block: Block
 
+    def of_tangents(self, operands: int) -> None:
+        """Tangents are those of the convolution, the pooling and the ReLU."""
+
     def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
         sizes = tuple(map(abs, operands))
         dz = self._back(self._z(operands), abs(cotangent))

@@ -14,7 +14,7 @@ import numpy as np
 
 from fnconv.judge.engine.running_error import Approx, Format, Values
 from fnconv.judge.own import references
-from fnconv.judge.own.bounds import Formulas
+from fnconv.judge.own.bounds import TANGENT, Formulas
 from fnconv.judge.own.references import Window
 
 Operands = tuple[Approx, ...]
@@ -74,9 +74,15 @@ def _squared_error(a: Format, s: Format, operands: Operands, dy: Approx) -> Resu
     return {"y": error * error, "dprediction": slope, "dtarget": -slope}
 
 
+def _squared_error_tangent(a: Format, s: Format, given: Operands, _: Approx) -> Results:
+    """One term for each operand."""
+    slope = (given[0] - given[1]).scaled(2)
+    return {TANGENT: slope * given[2] - slope * given[3]}
+
+
 SIGMOID = Formulas(_sigmoid, _sigmoid_autodiff, accumulates=False)
 TANH = Formulas(_tanh, _tanh_autodiff, accumulates=False)
-SQUARED_ERROR = Formulas(_squared_error, _squared_error, accumulates=False)
+SQUARED_ERROR = Formulas(_squared_error, _squared_error, accumulates=False, tangent=_squared_error_tangent)
 
 
 # ---- softmax --------------------------------------------------------------------------------------------------------
@@ -112,7 +118,12 @@ def log_softmax(axis: int) -> Formulas:
         y = _log_softmax(operands[0], axis).stored(s)
         return {"y": y, "dx": (dy - p * dy.sum(axis, keepdims=True)).stored(s)}
 
-    return Formulas(both, both)
+    def tangent(a: Format, s: Format, given: Operands, _: Approx) -> Results:
+        x, t = given
+        p = _softmax(x, axis).stored(s)
+        return {TANGENT: (t - (p * t).sum(axis, keepdims=True)).stored(s)}
+
+    return Formulas(both, both, tangent=tangent)
 
 
 def cross_entropy(hot: Values | None) -> Formulas:
@@ -140,7 +151,15 @@ def cross_entropy(hot: Values | None) -> Formulas:
         results = {"y": y.stored(s), "dlogits": d_logits.stored(s)}
         return results if hot is not None else results | {"dlabels": (-(log_p * dy)).stored(s)}
 
-    return Formulas(manual, automatic)
+    def tangent(a: Format, s: Format, given: Operands, _: Approx) -> Results:
+        """<p sum(labels) - labels, t>, and -<log p, t> of the labels' t."""
+        operands, moved = given[: len(given) // 2], given[len(given) // 2 :]
+        logits, weights = split(a, operands)
+        log_p = _log_softmax(logits, -1)
+        total = ((log_p.exp() * weights.sum(-1, keepdims=True) - weights) * moved[0]).sum(-1).stored(s)
+        return {TANGENT: total if hot is not None else (total - (log_p * moved[1]).sum(-1).stored(s)).stored(s)}
+
+    return Formulas(manual, automatic, tangent=tangent)
 
 
 # ---- power-average pooling ------------------------------------------------------------------------------------------
@@ -174,16 +193,23 @@ def lp_pool(g: Window, p: float) -> Formulas:
         safe = total.where(alive, 1.0)
         return safe.sqrt() if p == 2 else safe.power(1 / p), alive
 
-    def manual(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-        """Slopes (|x| / y)^(p - 1) with the stored y; powers of x over a power of two near the largest."""
-        cells = gather(operands[0])
+    def by_hand(s: Format, x: Approx) -> tuple[Approx, Approx, Any]:
+        """y and its slopes (|x| / y)^(p - 1) with the stored y; powers of x over a power of two near the largest."""
+        cells = gather(x)
         largest = abs(cells.value).max(axis=-1, keepdims=True)
         scale = 2.0 ** np.floor(np.log2(np.where(largest > 0, largest, 1.0)))
         y, alive = norm(cells.scaled(1 / scale))
         y = y.scaled(scale[..., 0]).stored(s)
         ratio = (cells.abs() / y.column()).where(alive[..., None])
-        slopes = (ratio if p == 2 else ratio.power(p - 1)).scaled(np.sign(cells.value))
+        return y, (ratio if p == 2 else ratio.power(p - 1)).scaled(np.sign(cells.value)), alive
+
+    def manual(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
+        y, slopes, alive = by_hand(s, operands[0])
         return _results(s, y, alive, slopes * dy.column(), operands[0].value.shape)
+
+    def tangent(a: Format, s: Format, given: Operands, _: Approx) -> Results:
+        _, slopes, alive = by_hand(s, given[0])
+        return {TANGENT: (slopes * gather(given[1])).sum(-1).where(alive).stored(s)}
 
     def automatic(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
         """The chain rule through the root, the sum and the power."""
@@ -199,4 +225,4 @@ def lp_pool(g: Window, p: float) -> Formulas:
     def _results(s: Format, y: Approx, alive: Any, shares: Approx, shape: tuple[int, ...]) -> Results:
         return {"y": y.where(alive), "dx": scatter(shares, shape).stored(s)}
 
-    return Formulas(manual, automatic)
+    return Formulas(manual, automatic, tangent=tangent)
