@@ -140,6 +140,22 @@ def scaling(
 
 
 @app.command()
+def tangents(
+    only: Only = "",
+    seconds: Seconds = SECONDS,
+    rounds: Rounds = ROUNDS,
+    tuned: Tuned = False,
+    smoke: Smoke = False,
+    json_file: Json = None,
+) -> None:
+    """Forward mode of a dozen layers: value and tangent, autodiff and fnconv."""
+    settings = _tune(tuned)
+    from benchmarks import tangents as module
+
+    _report("tangents", _bound(module.run, only, smoke, seconds, rounds, {}), settings, smoke, json_file)
+
+
+@app.command()
 def report() -> None:
     """Write the tables of both READMEs and the picture from benchmarks/results."""
     from benchmarks import report as module

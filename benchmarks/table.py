@@ -53,6 +53,8 @@ def tables(command: str, rows: Sequence[Row]) -> list[Table]:
             return [memory(rows)]
         case "scaling":
             return [cases(rows, command), scaling(rows)]
+        case "tangents":
+            return [cases(rows, command)]
         case "random":
             from benchmarks import random_layers
 

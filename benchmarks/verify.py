@@ -67,7 +67,7 @@ def verify(
         return {name: Verdict() for name in found}
     if exact:
         nothing = np.zeros_like(right)
-        return {name: _judge(f"{what}, {name}", value, right, nothing) for name, value in found.items()}
+        return {name: judge(f"{what}, {name}", value, right, nothing) for name, value in found.items()}
     magnitude = np.asarray(truth(*map(abs, operands)), np.float64)
     if magnitude.max(initial=0) > 2**24:
         raise ValueError(f"{what}: sums of {magnitude.max():.0f} are not exact in float32")
@@ -76,10 +76,11 @@ def verify(
     bound = bound + rounding * (abs(right) + bound)
     # Torch adds up half precisions in half precision
     bounds = {"torch": LAMBDA * np.sqrt(count + 2) * rounding * magnitude} if rounding else {}
-    return {name: _judge(f"{what}, {name}", value, right, bounds.get(name, bound)) for name, value in found.items()}
+    return {name: judge(f"{what}, {name}", value, right, bounds.get(name, bound)) for name, value in found.items()}
 
 
-def _judge(what: str, value: np.ndarray, right: np.ndarray, bound: np.ndarray) -> Verdict:
+def judge(what: str, value: np.ndarray, right: np.ndarray, bound: np.ndarray) -> Verdict:
+    """How much of the bound is used; raises `Disagreement` beyond it."""
     if value.shape != right.shape:
         raise Disagreement(f"{what}: shape {value.shape}, autodiff's is {right.shape}")
     error = np.abs(value - right)

@@ -392,6 +392,7 @@ FEW = {
     "models": "LeNet|MobileNet",
     "memory": "LeNet-5|3x3 /2 8x",
     "scaling": "max pool 3x3 /2 batch",
+    "tangents": "dilated 64|max 2x2|cross entropy",
 }
 MORE = {"random": ("--cases", "11")}
 
@@ -417,7 +418,7 @@ def smoke(chosen: dict[str, str], folder: Path) -> dict[str, Any]:
 
 def test_every_command_runs_on_a_few_cases(tmp_path):
     found = smoke(FEW, tmp_path)
-    assert [len(found[name]["rows"]) for name in FEW] == [18, 4, 30, 2, 3, 2]
+    assert [len(found[name]["rows"]) for name in FEW] == [18, 4, 30, 2, 3, 2, 3]
     assert all(r["smoke"] for r in found.values())
     sides = {"autodiff", "fnconv", *(["torch"] if HAS_TORCH else [])}
     for name in ("layers", "pools", "random", "models"):
@@ -429,4 +430,4 @@ def test_every_command_runs_on_a_few_cases(tmp_path):
 @pytest.mark.slow
 def test_every_command_runs_on_every_case(tmp_path):
     found = smoke(dict.fromkeys(FEW, ""), tmp_path)
-    assert [len(found[name]["rows"]) for name in FEW] == [99, 20, 177, 6, 53, 18]
+    assert [len(found[name]["rows"]) for name in FEW] == [99, 20, 177, 6, 53, 18, 13]
