@@ -137,3 +137,11 @@ def test_lp_pool_has_finite_second_derivatives_at_zero(p: float) -> None:
     want[2, 2] = 0.5 if p == 2 else 0.0
     np.testing.assert_array_equal(jax.jit(jax.hessian(loss))(x), want)
     np.testing.assert_array_equal(jax.jit(jax.jacrev(jax.jacrev(loss)))(x), want)
+
+
+@pytest.mark.parametrize("p", [1.5, 2, 3])
+def test_a_nan_reaches_the_zeros_in_its_window_of_a_norm(p: float) -> None:
+    """dx = dy (|x| / y)^(p - 1) sign(x), where y is NaN; not the cells of other windows."""
+    x = np.array([0.0, np.nan, 0.0, 2.0])[:, None]
+    dx = jax.grad(lambda x: fnconv.lp_pool(x, (2,), p=p).sum())(x)
+    np.testing.assert_array_equal(dx.ravel(), [np.nan, np.nan, 0, 1])

@@ -99,6 +99,15 @@ def test_poolings(name):
     np.testing.assert_array_equal(indices, np.full(y_shape, -1))
 
 
+@pytest.mark.parametrize("shape", [(2, 0, 4, 4, 1), (2, 3, 0, 4, 1), (2, 3, 1, 4, 1), (0, 3, 4, 4, 1)])
+def test_mapped_maxima(shape):
+    """As one batch more: a pullback that is mapped has the shape of the mapped input."""
+    f = jax.vmap(lambda x: fnconv.max_pool(x, (2, 2)))
+    y, dx = ones_like_vjp(f, jnp.ones(shape))
+    assert y.shape == (*shape[:2], shape[2] // 2, 2, 1)
+    np.testing.assert_array_equal(dx, np.zeros(shape))
+
+
 def test_unpooling_and_patches():
     for shape, output in (
         ((0, 2, 2, 3), (4, 4)),

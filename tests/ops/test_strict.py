@@ -135,7 +135,10 @@ def test_computed_in_every_mode(operation, names):
     with modes(*names):
         found = value_and_gradients(operation, wide="x64" in names)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(1, np.abs(b).max(initial=0)))
+        if {"x64", "no jit"} & {*names}:  # 128 roundings: fused otherwise, or in float64
+            np.testing.assert_allclose(a, b, rtol=0, atol=2**-17 * max(1, np.abs(b).max(initial=0)))
+        else:
+            np.testing.assert_array_equal(a, b)
 
 
 @each([o for o in MORE if o.name in ("conv_block-pool", "with_manual_rules", "lax.reduce_window-max")])

@@ -41,16 +41,18 @@ IMAGES = {
     "avg_pool": (lambda x: fnconv.avg_pool(x, 3, strides=1, padding=1, count_include_pad=False),),
     "with_manual_rules": (fnconv.with_manual_rules(partial(net, (1, 1))), W),
 }
+ROUNDED = ("avg_pool", "with_manual_rules")
 
 
-def _compare(f, sizes, shapes, *calls):
+def _compare(f, sizes, shapes, *calls, whole=True):
+    """Whole numbers: the same bits; others within the roundings of sums of 32 terms, in two orders."""
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in (sizes, *shapes)]
     exported = export.export(jax.jit(f))(*shapes)
     rng = np.random.default_rng(0)
     for call in calls:
         args = [jnp.asarray(rng.integers(-3, 4, s), jnp.float32) for s in (call, *(s.shape for s in shapes[1:]))]
         for a, b in zip(jax.tree.leaves(exported.call(*args)), jax.tree.leaves(f(*args)), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(a, b, rtol=0, atol=0 if whole else 64 * 2**-24 * np.abs(b).max(initial=0))
 
 
 def gradients(f, parameters):
@@ -70,7 +72,7 @@ def test_a_variable_batch(name):
 def test_images_of_variable_sizes(name):
     f, *parameters = IMAGES[name]
     sizes = export.symbolic_shape("b, h, w", constraints=["h>=4", "w>=4"])
-    _compare(gradients(f, parameters), (*sizes, 2), parameters, (2, 8, 9, 2), (1, 5, 4, 2))
+    _compare(gradients(f, parameters), (*sizes, 2), parameters, (2, 8, 9, 2), (1, 5, 4, 2), whole=name not in ROUNDED)
 
 
 def test_a_strided_forward_pass_of_variable_sizes():

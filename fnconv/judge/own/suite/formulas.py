@@ -43,9 +43,16 @@ def _logistic(x: Approx) -> Approx:
     return Approx(np.where(far, 0.0, s.value), np.where(far, x.format.tiny, s.error), x.format)
 
 
+def _sech(x: Approx) -> Approx:
+    """2 t / (1 + t^2) with t = e^-|x|."""
+    t = (-x.abs()).exp()
+    return t.scaled(2) / (t * t + 1)
+
+
 def _sigmoid(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
     (x,) = operands
-    return {"y": _logistic(x), "dx": dy * _logistic(x) * _logistic(-x)}
+    root = _sech(x.scaled(0.5)).scaled(0.5)
+    return {"y": _logistic(x), "dx": dy * root * root}
 
 
 def _sigmoid_autodiff(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
@@ -56,8 +63,8 @@ def _sigmoid_autodiff(a: Format, s: Format, operands: Operands, dy: Approx) -> R
 
 def _tanh(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
     (x,) = operands
-    double = x.scaled(2)
-    return {"y": x.tanh(), "dx": dy.scaled(4) * _logistic(double) * _logistic(-double)}
+    root = _sech(x)
+    return {"y": x.tanh(), "dx": dy * root * root}
 
 
 def _tanh_autodiff(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
