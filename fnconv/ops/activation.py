@@ -252,7 +252,8 @@ def _centred(x: jax.Array, axis: int) -> jax.Array:
     """x less its maximum, in the dtype that sums are kept in; a row of -inf alone is left as it is."""
     wide = to_accumulator(x)
     top = jnp.max(wide, axis=axis, keepdims=True, initial=-jnp.inf)
-    return wide - lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros((), wide.dtype)))
+    limits = jnp.finfo(wide.dtype)  # type: ignore[no-untyped-call]
+    return wide - lax.stop_gradient(lax.clamp(limits.min, top, limits.max))
 
 
 def _axis(name: str, axis: int, x: jax.Array) -> int:

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.attach import attach
-from fnconv.base.dtypes import accumulator
+from fnconv.base.dtypes import to_accumulator
 from fnconv.base.errors import invalid
 from fnconv.base.spec import as_array, same_dtype
 from fnconv.base.typing import ArrayLike
-from fnconv.ops.activation import log_p
+from fnconv.ops.activation import _softmax_primal, log_p
 
 # ---- softmax cross-entropy ------------------------------------------------------------------------------------------
 
@@ -57,8 +57,12 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 def _cross_entropy_primal(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    logs, weights = log_p(_asked(logits, labels, logits.shape[-1])), _weights(logits, labels)
-    return -jnp.sum(_product(weights, logs), axis=-1).astype(logits.dtype)
+    logs = log_p(logits)
+    if not _are_classes(labels):
+        return -jnp.sum(_product(labels.astype(logs.dtype), logs), axis=-1).astype(logits.dtype)
+    asked = _asked(logits, labels)
+    chosen = jnp.take_along_axis(logs, jnp.where(asked, labels, 0)[..., None], axis=-1, mode="clip")[..., 0]
+    return -jnp.where(asked, chosen, jnp.zeros((), logs.dtype)).astype(logits.dtype)
 
 
 def _cross_entropy_fwd(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, Pair]:
@@ -66,30 +70,39 @@ def _cross_entropy_fwd(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array,
 
 
 def _cross_entropy_bwd(residuals: Pair, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Rows that ask nothing have the gradient 0, whatever stands in them and in dy."""
     logits, labels = residuals
-    wide = accumulator(logits.dtype)
-    weights, dy = _weights(logits, labels), _asked(dy.astype(wide)[..., None], labels, logits.shape[-1])
-    log_probability = log_p(_asked(logits, labels, logits.shape[-1]))
-    d_logits = (jnp.exp(log_probability) * jnp.sum(weights, axis=-1, keepdims=True) - weights) * dy
-    integer = jnp.issubdtype(labels.dtype, jnp.integer)
-    return d_logits.astype(logits.dtype), None if integer else (-log_probability * dy).astype(labels.dtype)
+    dy, rows = to_accumulator(dy)[..., None], to_accumulator(logits)
+    if not _are_classes(labels):
+        weights = labels.astype(rows.dtype)
+        d_logits = (_softmax_primal(-1, rows) * jnp.sum(weights, axis=-1, keepdims=True) - weights) * dy
+        return d_logits.astype(logits.dtype), (-log_p(rows) * dy).astype(labels.dtype)
+    asked, zero = _asked(logits, labels)[..., None], jnp.zeros((), rows.dtype)
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    hot = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, logits.shape, labels.ndim)
+    slopes = _probabilities(rows, asked) - hot.astype(rows.dtype)
+    return (slopes * jnp.where(asked, dy, zero)).astype(logits.dtype), None
 
 
-def _weights(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The weight of every class; one-hot for integer labels, of which only the integers are kept for the gradient."""
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-        labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
-        classes = jax.lax.broadcasted_iota(labels.dtype, (*labels.shape, logits.shape[-1]), labels.ndim)
-        labels = labels[..., None] == classes
-    return labels.astype(accumulator(logits.dtype))
+@jax.custom_jvp
+def _probabilities(rows: jax.Array, asked: jax.Array) -> jax.Array:
+    """softmax(rows); 0, and without a derivative, in rows that are not asked, where there may be NaN."""
+    return jnp.where(asked, _softmax_primal(-1, rows), jnp.zeros((), rows.dtype))
 
 
-def _asked(rows: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
-    """The rows; 0 in those whose integer label is outside the classes, so that NaN there has no effect."""
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        return rows
-    ignored = (labels < 0) | (labels > min(classes - 1, np.iinfo(labels.dtype).max))
-    return jnp.where(ignored[..., None], jnp.zeros((), rows.dtype), rows)
+@_probabilities.defjvp
+def _probabilities_jvp(primals: Pair, tangents: Pair) -> Pair:
+    p, dx = _probabilities(*primals), tangents[0]
+    return p, p * (dx - jnp.sum(p * dx, axis=-1, keepdims=True))
+
+
+def _are_classes(labels: jax.Array) -> bool:
+    return bool(jnp.issubdtype(labels.dtype, jnp.integer))
+
+
+def _asked(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether the label of a row is one of its classes."""
+    return (labels >= 0) & (labels <= min(logits.shape[-1] - 1, np.iinfo(labels.dtype).max))
 
 
 def _product(weights: jax.Array, logs: jax.Array) -> jax.Array:
