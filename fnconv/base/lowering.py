@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cache, reduce
+from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
@@ -18,6 +20,7 @@ from fnconv.base.pairs import pad, tap
 
 TERMS = 28  # the most terms of a sum that XLA should fuse into one loop
 BORDERS = 6  # `by_runs` pays where at most one window in so many meets a border
+LONG_ROW = 16384  # the most entries of a row that a block of a GPU holds
 UNROLL = 64  # the most window elements for which a program may have one operation each
 
 
@@ -27,7 +30,7 @@ def computed_once(arrays: Any) -> Any:
     On a CPU XLA removes `optimization_barrier` before it fuses loops, so there a call that must not be inlined takes
     its place.
     """
-    return lax.platform_dependent(arrays, cpu=_called, default=lax.optimization_barrier)
+    return lax.platform_dependent(arrays, cpu=_called, default=lambda a: a)
 
 
 def _called(arrays: Any) -> Any:
@@ -36,6 +39,27 @@ def _called(arrays: Any) -> Any:
 
 
 _barrier = jax.jit(lax.optimization_barrier)
+
+
+def rows_read_once(axis: int, a: jax.Array) -> jax.Array:
+    """The same array.  What is made of its rows and of their sums becomes one kernel of a GPU, not two.
+
+    There XLA knows rows by the pattern a op reduce(a), and min(a, max of the row) = a is one.
+    """
+
+    def seen(a: jax.Array) -> jax.Array:
+        top = lax.reduce(a, np.asarray(-np.inf, a.dtype), lax.max, (axis,))
+        return jnp.minimum(a, jnp.expand_dims(top, axis))
+
+    if axis != a.ndim - 1 or a.dtype != jnp.float32 or is_symbolic(a.shape[-1]) or a.shape[-1] > LONG_ROW:
+        return a
+    return lax.platform_dependent(a, cuda=seen, default=lambda a: a)
+
+
+@cache
+def may_target_tpu() -> bool:
+    """Whether a program that is being traced may be compiled for a TPU: where its compiler is installed."""
+    return "TPU_LIBRARY_PATH" in os.environ or find_spec("libtpu") is not None
 
 
 def unless_empty(f: Callable[..., jax.Array], shape: Sequence[int], spec: Any, *operands: jax.Array) -> jax.Array:

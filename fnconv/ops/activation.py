@@ -7,9 +7,11 @@ import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from fnconv.base.attach import attach
+from fnconv.base import lowering
+from fnconv.base.attach import LinearMap, attach
 from fnconv.base.dtypes import accumulator, to_accumulator
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.spec import as_array, number
@@ -205,11 +207,13 @@ def _softmax_fwd(axis: int, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _softmax_bwd(axis: int, y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    wide, dy_wide = to_accumulator(y), dy.astype(accumulator(y.dtype))
+    wide, dy_wide = to_accumulator(y), _read_once(axis, dy.astype(accumulator(y.dtype)))
     mean = jnp.sum(dy_wide * wide, axis=axis, keepdims=True)
     return ((wide * (dy_wide - mean)).astype(dy.dtype),)
 
 
+_read_once = LinearMap("read_once", lowering.rows_read_once)  # dy itself
+_read_once.adjoints = (lambda axis, dy, _: _read_once(axis, dy),)
 _softmax = attach(_softmax_primal, _softmax_fwd, _softmax_bwd)
 
 
@@ -251,9 +255,8 @@ _log_softmax = attach(_log_softmax_primal, _log_softmax_fwd, _log_softmax_bwd)
 def _centred(x: jax.Array, axis: int) -> jax.Array:
     """x less its maximum, in the dtype that sums are kept in; a row of -inf alone is left as it is."""
     wide = to_accumulator(x)
-    top = jnp.max(wide, axis=axis, keepdims=True, initial=-jnp.inf)
-    limits = jnp.finfo(wide.dtype)  # type: ignore[no-untyped-call]
-    return wide - lax.stop_gradient(lax.clamp(limits.min, top, limits.max))
+    bottom = np.finfo(wide.dtype).min  # not -inf, from which -inf cannot be subtracted
+    return wide - jnp.expand_dims(lax.reduce(lax.stop_gradient(wide), bottom, lax.max, (axis % x.ndim,)), axis)
 
 
 def _axis(name: str, axis: int, x: jax.Array) -> int:

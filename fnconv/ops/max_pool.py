@@ -35,7 +35,8 @@ def max_pool(
     """Maximum of each window, Wei (4.2); vec(y) = S vec(x), dx = S^T dy, Wei (4.4)-(4.6), GEMM 3, Notes 2.2.
 
     Only the offset of the winner in its window is kept for the gradient, one byte per output for windows of fewer
-    than 128 cells.
+    than 128 cells.  TPUs find the winners in x again: where their compiler (libtpu) is installed, x is handed to the
+    gradient as well, and the programs of other platforms leave it out when both passes are compiled as one.
 
     At kinks: of equal maxima the first wins alone, in the order of `ties`; a NaN wins over every number, the first
     one over later ones; the padding counts as -inf and never wins, so that cells of -inf win over it; a window wholly
@@ -73,34 +74,35 @@ def max_pool(
     return restore(_max_pool(spec, canonical(x, len(spec.axes), layout)), batch, layout)
 
 
-select = LinearMap("select", maps.max_pool_select)  # S vec(x), Wei (4.4), of (offset, x)
-unselect = LinearMap("unselect", maps.max_pool_input_vjp)  # S^T vec(dy), Wei (4.5), of (offset, dy)
-adjoint_to_each_other(select, unselect, constants=1)
+# S vec(x), Wei (4.4), of (offset, witness, x), and S^T vec(dy), Wei (4.5), of (offset, witness, dy)
+select = LinearMap("select", maps.max_pool_select)
+unselect = LinearMap("unselect", maps.max_pool_input_vjp)
+adjoint_to_each_other(select, unselect, constants=2)
+
+Winners = tuple[jax.Array, jax.Array]  # the offset of each window's winner, and the witness of `maps`
 
 
-def select_winners(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(y, offset of each window's winner), y being S x to whoever differentiates it."""
-    y, offset = maps.max_pool_forward(spec, jax.lax.stop_gradient(x))
-    return _as_selected(spec, offset, x, y) if x.size and y.size else y, offset
+def select_winners(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, Winners]:
+    """y, being S x to whoever differentiates it, and its winners."""
+    fixed = jax.lax.stop_gradient(x)
+    y, offset = maps.max_pool_forward(spec, fixed)
+    won = (offset, maps.max_pool_witness(spec, offset, fixed))
+    return _as_selected(spec, *won, x, y) if x.size and y.size else y, won
 
 
-# y as S x, of (offset, x, y): dy = S dx, for derivatives of every order; a custom_jvp would be lost within a scan
-_as_selected = LinearMap("selected", lambda spec, offset, x, y: y, of_tangents=select)
+# y as S x, of (offset, witness, x, y): dy = S dx, for derivatives of every order; a custom_jvp would be lost in a scan
+_as_selected = LinearMap("selected", lambda spec, offset, witness, x, y: y, of_tangents=select)
 
 
-def _max_pool_primal(spec: PoolSpec, x: jax.Array) -> jax.Array:
-    return maps.max_pool_forward(spec, x)[0]
-
-
-def _max_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _max_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, Winners]:
     return select_winners(spec, x)
 
 
-def _max_pool_bwd(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    return (unselect(spec, offset, dy),)
+def _max_pool_bwd(spec: PoolSpec, won: Winners, dy: jax.Array) -> tuple[jax.Array]:
+    return (unselect(spec, *won, dy),)
 
 
-_max_pool = attach(_max_pool_primal, _max_pool_fwd, _max_pool_bwd, placement=AS_INPUT)
+_max_pool = attach(maps.max_pool_value, _max_pool_fwd, _max_pool_bwd, placement=AS_INPUT)
 
 
 # ---- with indices ---------------------------------------------------------------------------------------------------
@@ -140,13 +142,13 @@ def _with_indices_primal(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.A
     return y, _indices(spec, offset)
 
 
-def _with_indices_fwd(spec: PoolSpec, x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-    y, offset = select_winners(spec, x)
-    return (y, _indices(spec, offset)), offset
+def _with_indices_fwd(spec: PoolSpec, x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Winners]:
+    y, won = select_winners(spec, x)
+    return (y, _indices(spec, won[0])), won
 
 
-def _with_indices_bwd(spec: PoolSpec, offset: jax.Array, cotangents: tuple[jax.Array, Any]) -> tuple[jax.Array]:
-    return (unselect(spec, offset, cotangents[0]),)
+def _with_indices_bwd(spec: PoolSpec, won: Winners, cotangents: tuple[jax.Array, Any]) -> tuple[jax.Array]:
+    return (unselect(spec, *won, cotangents[0]),)
 
 
 def _indices(spec: PoolSpec, offset: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from jax import lax
 from fnconv.base.geometry import Axis, is_symbolic, volume, windows
 from fnconv.base.lowering import UNROLL
 from fnconv.base.spec import ConvSpec, PoolSpec
-from fnconv.rules import conv
+from fnconv.rules import conv, max_pool
 
 # ---- convolution ----------------------------------------------------------------------------------------------------
 
@@ -135,3 +135,13 @@ def pool_rule(operation: str, map_: str, spec: PoolSpec) -> str:
     if all(isinstance(a, Axis) for a in spec.axes) and volume(windows(spec.axes)) <= UNROLL:
         return {"max_pool": "offsets", "im2col": "shifted"}[operation]
     return {"max_pool": "separable", "im2col": "segment_sum"}[operation]
+
+
+def slides(spec: PoolSpec, map_: str) -> bool:
+    """Whether XLA has an operation of its own for the windows of a pool under "auto", which is best off the CPU."""
+    return spec.rule(map_) == "auto" and all(isinstance(a, Axis) for a in spec.axes)
+
+
+def rescans(spec: PoolSpec) -> bool:
+    """Whether a TPU finds the winners of a max pool in x again, for the gradient: that is its own scatter."""
+    return slides(spec, "input_vjp") and max_pool.lax.scatters(spec)

@@ -13,10 +13,10 @@ from jax import lax
 from fnconv.base.dtypes import lowest
 from fnconv.base.errors import mistyped
 from fnconv.base.geometry import volume, windows
-from fnconv.base.lowering import computed_once, unless_empty
+from fnconv.base.lowering import computed_once, may_target_tpu, unless_empty
 from fnconv.base.spec import ConvSpec, PoolSpec
 from fnconv.rules import avg_pool, conv, im2col, max_pool
-from fnconv.rules.choice import conv_choice, pool_rule
+from fnconv.rules.choice import conv_choice, pool_rule, rescans, slides
 from fnconv.rules.max_pool.segment_sum import offset_dtype
 
 # ---- convolution ----------------------------------------------------------------------------------------------------
@@ -58,34 +58,66 @@ def _conv_rule(map_: str, spec: ConvSpec, dtype: Any) -> Callable[..., jax.Array
 # ---- pooling --------------------------------------------------------------------------------------------------------
 
 
+def max_pool_value(spec: PoolSpec, x: jax.Array) -> jax.Array:
+    """y alone, where nobody asks for a gradient."""
+    if x.size and volume(spec.output) and slides(spec, "forward"):
+        return lax.platform_dependent(
+            x, cpu=lambda x: max_pool_forward(spec, x)[0], default=partial(max_pool.lax.maximum, spec)
+        )
+    return max_pool_forward(spec, x)[0]
+
+
 def max_pool_forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(y, offset of each window's winner)."""
-    if x.size and volume(spec.output):
-        return max_pool.RULES["forward"][pool_rule("max_pool", "forward", spec)](spec, x)
-    shape = (x.shape[0], *spec.output, x.shape[-1])
-    return jnp.full(shape, lowest(x.dtype), x.dtype), jnp.full(shape, -1, offset_dtype(spec.axes))
+    if not (x.size and volume(spec.output)):
+        shape = (x.shape[0], *spec.output, x.shape[-1])
+        return jnp.full(shape, lowest(x.dtype), x.dtype), jnp.full(shape, -1, offset_dtype(spec.axes))
+    rule = partial(max_pool.RULES["forward"][pool_rule("max_pool", "forward", spec)], spec)
+    if not slides(spec, "forward"):
+        return rule(x)
+    return lax.platform_dependent(x, tpu=lambda x: (max_pool.lax.maximum(spec, x), rule(x)[1]), default=rule)
 
 
-def max_pool_input_vjp(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
-    """S^T dy."""
+def max_pool_witness(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Array:
+    """What `max_pool_input_vjp` finds the winners in besides their offsets: x, on the platforms that scan it again."""
+    return x if may_target_tpu() and rescans(spec) else offset
+
+
+def max_pool_input_vjp(spec: PoolSpec, offset: jax.Array, witness: jax.Array, dy: jax.Array) -> jax.Array:
+    """S^T dy; a platform that does not read the witness does not keep it, where both passes are one program."""
     rule = max_pool.RULES["input_vjp"][pool_rule("max_pool", "input_vjp", spec)]
-    return unless_empty(rule, (dy.shape[0], *spec.size, dy.shape[-1]), spec, offset, dy)
+    shape = (dy.shape[0], *spec.size, dy.shape[-1])
+    if 0 in (*shape, *dy.shape) or not jnp.issubdtype(witness.dtype, jnp.floating):
+        return unless_empty(rule, shape, spec, offset, dy)
+    return lax.platform_dependent(
+        offset,
+        witness,
+        dy,
+        tpu=lambda offset, x, dy: max_pool.lax.input_vjp(spec, x, dy),
+        default=lambda offset, x, dy: rule(spec, offset, dy),
+    )
 
 
-def max_pool_select(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Array:
+def max_pool_select(spec: PoolSpec, offset: jax.Array, witness: jax.Array, x: jax.Array) -> jax.Array:
     """S x, the adjoint of `max_pool_input_vjp`."""
     rule = max_pool.ADJOINTS[pool_rule("max_pool", "input_vjp", spec)]
     return unless_empty(rule, offset.shape, spec, offset, x)
 
 
 def avg_pool_forward(spec: PoolSpec, x: jax.Array) -> jax.Array:
-    rule = avg_pool.RULES["forward"][pool_rule("avg_pool", "forward", spec)]
-    return unless_empty(rule, (x.shape[0], *spec.output, x.shape[-1]), spec, x)
+    return unless_empty(_avg_pool_rule("forward", spec), (x.shape[0], *spec.output, x.shape[-1]), spec, x)
 
 
 def avg_pool_input_vjp(spec: PoolSpec, dy: jax.Array) -> jax.Array:
-    rule = avg_pool.RULES["input_vjp"][pool_rule("avg_pool", "input_vjp", spec)]
-    return unless_empty(rule, (dy.shape[0], *spec.size, dy.shape[-1]), spec, dy)
+    return unless_empty(_avg_pool_rule("input_vjp", spec), (dy.shape[0], *spec.size, dy.shape[-1]), spec, dy)
+
+
+def _avg_pool_rule(map_: str, spec: PoolSpec) -> Callable[..., jax.Array]:
+    rules = avg_pool.RULES[map_]
+    rule = rules[pool_rule("avg_pool", map_, spec)]
+    if not slides(spec, map_):
+        return rule
+    return lambda spec, v: lax.platform_dependent(v, cpu=partial(rule, spec), default=partial(rules["lax"], spec))
 
 
 def im2col_forward(spec: PoolSpec, x: jax.Array) -> jax.Array:

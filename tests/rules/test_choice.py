@@ -200,6 +200,15 @@ def test_explain_tells_every_map_of_a_network():
     ]
     assert "64->64, window 3x3" in str(told)
     assert {c.rule for c in fnconv.explain(jax.grad(loss), w, x, platform="gpu") if c.operation == "conv"} == {"lax"}
+    assert {c.rule for c in fnconv.explain(jax.grad(loss), w, x, platform="tpu")} == {"lax"}
+
+
+@pytest.mark.parametrize(("platform", "rule"), [("cpu", "upsample"), ("gpu", "lax"), ("tpu", "lax")])
+def test_explain_tells_average_pools_by_platform(platform, rule):
+    told = fnconv.explain(jax.grad(lambda x: (fnconv.avg_pool(x, (2, 2)) ** 2).sum()), jnp.ones((2, 8, 8, 4)), platform=platform)
+    assert [c.rule for c in told] == [rule] * 2
+    (asked,) = fnconv.explain(lambda x: fnconv.avg_pool(x, (2, 2), rule="upsample"), jnp.ones((2, 8, 8, 4)), platform=platform)
+    assert asked.because == "asked for by name"
 
 
 def test_explain_looks_into_loops_and_counts():

@@ -5,8 +5,8 @@ closed under differentiation.  `size` is constant; a window wholly in uncounted 
 """
 
 from fnconv.base.spec import POOL_MAPS
-from fnconv.rules.avg_pool import matrix, segment_sum, upsample
+from fnconv.rules.avg_pool import lax, matrix, segment_sum, upsample
 from fnconv.rules.table import rules
 
-FORMULATIONS = (matrix, segment_sum, upsample)  # simplest first
+FORMULATIONS = (matrix, segment_sum, upsample, lax)  # simplest first
 RULES = rules(POOL_MAPS, FORMULATIONS)

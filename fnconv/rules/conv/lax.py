@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,17 +32,34 @@ def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
-    """Correlate the cotangent, dilated by the stride, with rot180(w), Notes 2.3."""
-    axes = [a.input_gradient() for a in spec.axes]
-    kernel = swap_channels(rot180(w), spec.groups)
-    inserted = [a.stride for a in spec.axes]
-    return _correlate(spec, dy, kernel, axes, features="last", feature_groups=spec.groups, inserted=inserted)
+    """Correlate the cotangent, dilated by the stride, with rot180(w), Notes 2.3.
+
+    Off the CPU the channels of the reversed kernel change places by name alone: where the reversed kernel itself is
+    the operand, XLA's GPU compiler knows cuDNN's backward-data call.
+    """
+    correlate = partial(
+        _correlate, spec, axes=[a.input_gradient() for a in spec.axes], inserted=[a.stride for a in spec.axes]
+    )
+
+    def swapped(dy: jax.Array, w: jax.Array) -> jax.Array:
+        return correlate(dy, swap_channels(rot180(w), spec.groups), features="last", feature_groups=spec.groups)
+
+    def named(dy: jax.Array, w: jax.Array) -> jax.Array:
+        return correlate(dy, rot180(w), features="transposed")
+
+    return swapped(dy, w) if spec.groups > 1 else lax.platform_dependent(dy, w, cpu=swapped, default=named)
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
-    """Correlate the input with the cotangent dilated by the stride, summing over the batch, Notes 3."""
+    """Correlate the input with the cotangent dilated by the stride, summing over the batch, Notes 3.
+
+    The cells that were left over are cropped by a copy on a CPU, elsewhere by a negative padding, which costs nothing.
+    """
     axes = [a.weight_gradient() for a in spec.axes]
-    return _correlate(spec, x, dy, axes, features="first", batch_groups=spec.groups)
+    cropped = partial(_correlate, spec, axes=axes, features="first", batch_groups=spec.groups)
+    if all(a.high >= 0 for a in axes if not is_symbolic(a.high)):
+        return cropped(x, dy)
+    return lax.platform_dependent(x, dy, cpu=cropped, default=partial(cropped, crop_high=False))
 
 
 def _correlate(
@@ -54,10 +72,12 @@ def _correlate(
     feature_groups: int = 1,
     batch_groups: int = 1,
     inserted: Sequence[int] | None = None,
+    crop_high: bool = True,
 ) -> jax.Array:
     """lax.conv_general_dilated on canonical arrays.
 
     features="last":   x (N, *S, C),  w (*K, C, D)   -> (N, *O, D), contracting C
+    features="transposed":  the same of w (*K, D, C)
     features="first":  x (N, *S, C),  w (N, *K, D)   -> (*O, C, D), contracting N
     """
     n = len(axes)
@@ -69,16 +89,22 @@ def _correlate(
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
         axes, inserted = [replace(a, low=0, high=0) for a in axes], (1,) * n
     kept, lows, highs = zip(
-        *(crop_instead_of_negative(x.shape[1 + i], inserted[i], a.low, a.high) for i, a in enumerate(axes)),
+        *(
+            crop_instead_of_negative(x.shape[1 + i], inserted[i], a.low, a.high if crop_high else 0)
+            for i, a in enumerate(axes)
+        ),
         strict=True,
     )
+    if not crop_high:
+        highs = tuple(a.high for a in axes)
     x = x[(slice(None), *kept)]
     spatial = tuple(range(1, n + 1))
-    if features == "last":
+    if features != "first":
+        d, c = (n + 1, n) if features == "last" else (n, n + 1)
         numbers = lax.ConvDimensionNumbers(
-            lhs_spec=(0, n + 1, *spatial), rhs_spec=(n + 1, n, *range(n)), out_spec=(0, n + 1, *spatial)
+            lhs_spec=(0, n + 1, *spatial), rhs_spec=(d, c, *range(n)), out_spec=(0, n + 1, *spatial)
         )
-        shape: tuple[int, ...] = (x.shape[0], *(a.output for a in axes), w.shape[-1])
+        shape: tuple[int, ...] = (x.shape[0], *(a.output for a in axes), w.shape[d])
     else:
         numbers = lax.ConvDimensionNumbers(
             lhs_spec=(n + 1, 0, *spatial), rhs_spec=(n + 1, 0, *spatial), out_spec=(n, n + 1, *range(n))

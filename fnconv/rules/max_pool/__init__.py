@@ -7,6 +7,7 @@ forward(spec, x) -> (y, offset)     input_vjp(spec, offset, dy) -> dx = S^T dy  
 """
 
 from fnconv.base.spec import POOL_MAPS
+from fnconv.rules.max_pool import lax as lax
 from fnconv.rules.max_pool import offsets, segment_sum, selection, separable
 from fnconv.rules.table import rules, stated
 

@@ -1,0 +1,86 @@
+"""XLA's own maximum over windows and its own scatter to the winners, which TPUs have kernels for.
+
+The scatter finds the winners in x again, so it is no formulation of the table: those are given offsets.  "auto" runs
+it on the platforms where it is best, for the windows that XLA knows.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from fnconv.base.dtypes import accumulator, lowest
+from fnconv.base.geometry import Axis, is_symbolic, sliding
+from fnconv.base.pairs import pad
+from fnconv.base.spec import PoolSpec
+
+
+def maximum(spec: PoolSpec, x: jax.Array) -> jax.Array:
+    """The maximum of each window, NaN where it holds one."""
+    axes, bottom = sliding(spec.axes), np.asarray(lowest(x.dtype), x.dtype)
+    window, strides, dilation = (
+        (1, *v, 1) for v in zip(*((a.window, a.stride, a.dilation) for a in axes), strict=True)
+    )
+    xp = pad(x, axes, lowest(x.dtype))
+    return lax.reduce_window(xp, bottom, lax.max, window, strides, "VALID", window_dilation=dilation)
+
+
+def scatters(spec: PoolSpec) -> bool:
+    """Whether `input_vjp` knows these windows: not dilated, ties row-major, none that lies wholly in the padding."""
+    long = [a for a in spec.axes if a.window > 1]
+    return (spec.ties == "row_major" or len(long) < 2) and all(map(_scatters, spec.axes))
+
+
+def _scatters(a: object) -> bool:
+    return (
+        isinstance(a, Axis)
+        and not is_symbolic(a.size)
+        and a.dilation == 1
+        and min(a.low, a.high) >= 0
+        and a.low < a.window
+        and (a.output - 1) * a.stride - a.low < a.size
+    )
+
+
+def input_vjp(spec: PoolSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
+    """S^T dy, S found in x: the first maximum of each window, row-major, or its first NaN."""
+    axes = sliding(spec.axes)
+    window, strides = ((1, *v, 1) for v in zip(*((a.window, a.stride) for a in axes), strict=True))
+    padding = ((0, 0), *((a.low, a.high + a.overshoot) for a in axes), (0, 0))
+    disjoint = all(a.stride >= a.window for a in axes)  # nothing is added
+    wide = dy.dtype if disjoint else accumulator(dy.dtype)
+    scalar = jnp.zeros((), wide)
+    keep, add = (jax.make_jaxpr(f)(scalar, scalar) for f in (_stays, lax.add))
+
+    @custom_vmap
+    def scatter(x: jax.Array, dy: jax.Array) -> jax.Array:
+        dx: jax.Array = lax.select_and_scatter_p.bind(
+            x,
+            dy,
+            jnp.zeros((), wide),
+            select_jaxpr=keep.jaxpr,
+            select_consts=(),
+            scatter_jaxpr=add.jaxpr,
+            scatter_consts=(),
+            window_dimensions=window,
+            window_strides=strides,
+            padding=padding,
+        )
+        return dx
+
+    @scatter.def_vmap
+    def batched(size: int, batched: list[bool], *operands: jax.Array) -> tuple[jax.Array, bool]:
+        """The new axis beside that of the images."""
+        full = [o if b else jnp.broadcast_to(o, (size, *o.shape)) for o, b in zip(operands, batched, strict=True)]
+        dx = scatter(*(o.reshape(-1, *o.shape[2:]) for o in full))
+        return dx.reshape(full[0].shape), True
+
+    return scatter(x.astype(wide), dy.astype(wide)).astype(dy.dtype)
+
+
+def _stays(winner: jax.Array, other: jax.Array) -> jax.Array:
+    """Whether a winner stays one beside an element that comes after it."""
+    return (winner >= other) | (winner != winner)

@@ -1,0 +1,120 @@
+"""What "auto" runs on a GPU and on a TPU, run here: `platform_dependent` takes the branch of another platform.
+
+XLA runs every branch on a CPU; which kernels it becomes elsewhere is `house/test_accelerators.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import agreement
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pool_data
+import pytest
+import test_orders
+from cases import CONVS, POOLS, Conv, Pool
+from jax import lax
+
+import fnconv
+from fnconv.ops import activation
+from fnconv.rules import maps
+
+PLATFORMS = ("cuda", "tpu")
+
+
+def forget() -> None:
+    jax.clear_caches()
+    for program in (agreement.conv_program, agreement.max_pool_program, agreement.avg_pool_program):
+        program.cache_clear()
+
+
+@pytest.fixture(params=PLATFORMS)
+def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every choice of a platform falls on this one; no program traced for another is used."""
+
+    def branch(*args: Any, default: Callable[..., Any], **branches: Callable[..., Any]) -> Any:
+        return branches.get(request.param, default)(*args)
+
+    forget()
+    monkeypatch.setattr(lax, "platform_dependent", branch)
+    monkeypatch.setattr(maps, "may_target_tpu", lambda: request.param == "tpu")
+    yield request.param
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.mark.sample(8)
+@pytest.mark.parametrize("case", POOLS.values(), ids=POOLS)
+@pytest.mark.parametrize("data", [pool_data.distinct, pool_data.tied, pool_data.not_finite])
+def test_max_pool(case: Pool, data: Callable[[Pool], np.ndarray], platform: str) -> None:
+    agreement.check_max_pool(case, data(case))
+
+
+@pytest.mark.sample(4)
+@pytest.mark.parametrize("case", POOLS.values(), ids=POOLS)
+def test_avg_pool(case: Pool, platform: str) -> None:
+    agreement.check_avg_pool(case)
+
+
+@pytest.mark.sample(6)
+@pytest.mark.parametrize("case", CONVS.values(), ids=CONVS)
+def test_conv(case: Conv, platform: str) -> None:
+    agreement.check_conv(case)
+
+
+def test_max_pool_differentiated_again(platform: str) -> None:
+    with jax.enable_x64(True):
+        test_orders.check_orders(test_orders.MAXIMUM)
+
+
+def test_rows_that_are_read_once_are_what_they_were(platform: str) -> None:
+    rows = jnp.asarray([[0.0, -0.0, -2.0], [-jnp.inf, -jnp.inf, 3.0], [jnp.inf, 1.0, -1.0], [-0.0, -0.0, -1.0]])
+    read = partial(activation._read_once, 1)
+    for f in (read, lambda a: jax.jvp(read, (a,), (a,))[1], lambda a: jax.vjp(read, a)[1](a)[0]):
+        np.testing.assert_array_equal(np.asarray(f(rows)).view(np.int32), np.asarray(rows).view(np.int32))
+    pull = jax.vjp(fnconv.softmax, jnp.ones((2, 2)))[1]
+    assert jnp.isnan(pull(jnp.asarray([[jnp.nan, 1.0], [1.0, 1.0]]))[0]).tolist() == [[True] * 2, [False] * 2]
+
+
+@pytest.mark.parametrize("strides", [1, 2, 3])
+def test_max_pool_of_each_image_alone_and_in_bfloat16(strides: int, platform: str) -> None:
+    """The scatter has a rule of its own for vmap; what overlapping windows give is added in float32."""
+    x = jnp.asarray(np.random.default_rng(0).integers(-3, 3, (3, 2, 9, 8, 2)), jnp.bfloat16)
+
+    def pulled(x: jax.Array, rule: str = "auto") -> tuple[jax.Array, jax.Array]:
+        y, pull = jax.vjp(lambda x: fnconv.max_pool(x, (3, 3), strides=strides, padding=1, rule=rule), x)
+        return y, pull(1 + jnp.abs(y) / 128)[0]
+
+    want = jax.tree.map(lambda a: a.reshape(3, 2, *a.shape[1:]), pulled(x.reshape(6, 9, 8, 2), "segment_sum"))
+    for got in (jax.vmap(pulled)(x), jax.vmap(jax.vmap(pulled), 1, 1)(x)):
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def _loop(x: jax.Array) -> jax.Array:
+    def layer(x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return fnconv.max_pool(jnp.tanh(x) * 2, (3, 3), strides=1, padding=1), None
+
+    return (lax.scan(layer, x, None, length=8)[0] ** 2).sum()
+
+
+@pytest.mark.parametrize(
+    "loss", [_loop, lambda x: (jnp.sin(jax.jit(fnconv.max_pool, static_argnums=1)(jnp.tanh(x), 2)) ** 2).sum()]
+)
+def test_in_one_program_a_cpu_keeps_nothing_for_a_tpu(
+    loss: Callable[[jax.Array], jax.Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a program may be for a TPU, x is an operand of the gradient; the CPU's program drops it, in loops too."""
+    x = jax.ShapeDtypeStruct((2, 32, 32, 8), jnp.float32)
+    used, read = set(), set()
+    for may in (False, True):
+        forget()
+        monkeypatch.setattr(maps, "may_target_tpu", lambda may=may: may)
+        used.add(jax.jit(jax.value_and_grad(loss)).lower(x).compile().memory_analysis().temp_size_in_bytes)
+        read.add(str(jax.make_jaxpr(jax.grad(loss))(x)))
+    forget()
+    assert len(used) == 1
+    assert len(read) == 2
