@@ -255,8 +255,14 @@ _log_softmax = attach(_log_softmax_primal, _log_softmax_fwd, _log_softmax_bwd)
 def _centred(x: jax.Array, axis: int) -> jax.Array:
     """x less its maximum, in the dtype that sums are kept in; a row of -inf alone is left as it is."""
     wide = to_accumulator(x)
-    bottom = np.finfo(wide.dtype).min  # not -inf, from which -inf cannot be subtracted
-    return wide - jnp.expand_dims(lax.reduce(lax.stop_gradient(wide), bottom, lax.max, (axis % x.ndim,)), axis)
+    return wide - row_top(wide, axis)
+
+
+def row_top(wide: jax.Array, axis: int) -> jax.Array:
+    """The maximum along an axis, which stays with size 1; the largest finite numbers for infinities."""
+    limits = np.finfo(wide.dtype)
+    top = lax.reduce(lax.stop_gradient(wide), limits.min, lax.max, (axis % wide.ndim,))
+    return jnp.expand_dims(jnp.minimum(top, limits.max), axis)
 
 
 def _axis(name: str, axis: int, x: jax.Array) -> int:

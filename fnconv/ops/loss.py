@@ -11,7 +11,7 @@ from fnconv.base.dtypes import to_accumulator
 from fnconv.base.errors import invalid
 from fnconv.base.spec import as_array, same_dtype
 from fnconv.base.typing import ArrayLike
-from fnconv.ops.activation import _softmax_primal, log_p
+from fnconv.ops.activation import _softmax_primal, log_p, row_top
 
 # ---- softmax cross-entropy ------------------------------------------------------------------------------------------
 
@@ -57,12 +57,14 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 def _cross_entropy_primal(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    logs = log_p(logits)
     if not _are_classes(labels):
+        logs = log_p(logits)
         return -jnp.sum(_product(labels.astype(logs.dtype), logs), axis=-1).astype(logits.dtype)
-    asked = _asked(logits, labels)
-    chosen = jnp.take_along_axis(logs, jnp.where(asked, labels, 0)[..., None], axis=-1, mode="clip")[..., 0]
-    return -jnp.where(asked, chosen, jnp.zeros((), logs.dtype)).astype(logits.dtype)
+    asked, top = _asked(logits, labels), row_top(to_accumulator(logits), -1)
+    total = jnp.sum(jnp.exp(to_accumulator(logits) - top), axis=-1)
+    chosen = jnp.take_along_axis(logits, jnp.where(asked, labels, 0)[..., None], axis=-1, mode="clip")
+    loss = jnp.log(total) - (to_accumulator(chosen) - top)[..., 0]
+    return jnp.where(asked, loss, jnp.zeros((), loss.dtype)).astype(logits.dtype)
 
 
 def _cross_entropy_fwd(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, Pair]:
