@@ -221,11 +221,11 @@ def spreads(p: Problem, s: Sample, order: int, a: int) -> bool:
         return False
     made = roles[a] if order else roles[-1]
     source = roles[-1] if s.target == "dy" else roles[int(s.target or 0)]
-    map_, spec = {"y": "forward", "x": "input_vjp", "w": "weight_vjp"}[made], conv_maps(p)[0]
+    map_, (spec, used) = {"y": "forward", "x": "input_vjp", "w": "weight_vjp"}[made], conv_maps(p)
     padded = any(axis.low > 0 or axis.high > 0 for axis in spec.axes)
     return (
         conv_spreads(map_, spec, jnp.dtype(p.dtype))
-        or (made == "w" and p.way == "vmap" and spec.rule("weight_vjp") == "lax")  # which makes groups of copies
+        or (made == "w" and p.way == "vmap" and used["weight_vjp"] == "lax")  # which makes groups of copies
         or (source == "w" and (made == "x" or padded))
         or (source == "y" and made == "w" and padded)
     )
