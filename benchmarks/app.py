@@ -156,6 +156,34 @@ def tangents(
 
 
 @app.command()
+def accelerators(
+    target: Annotated[str, typer.Option(help="h100, a100 or tpu-v5e.")],
+    only: Only = "",
+    json_file: Json = None,
+) -> None:
+    """Programs for a GPU or a TPU that is not there: compiled and counted, not run. Needs the extra `aot`."""
+    from benchmarks import accelerators as module
+    from benchmarks import environment, table
+
+    if target not in module.TARGETS:
+        raise typer.BadParameter(f"--target must be one of {', '.join(module.TARGETS)}; got {target}")
+    found, rows, start, pattern = environment.describe(), [], time.perf_counter(), re.compile(only)
+    try:
+        for row in module.run(target, lambda name: pattern.search(name) is not None):
+            rows.append(row)
+            typer.echo(module.line(target, row))
+    except module.Missing as error:
+        typer.echo(f"benchmarks: {error}", err=True)
+        raise typer.Exit(2) from None
+    if rows:
+        Console().print(table.counted(module.unit(target), module.standings(target, rows)))
+    if json_file is not None:
+        kept = {"command": f"accelerators-{target}", "smoke": False, "environment": found, "rows": rows}
+        kept["seconds"] = round(time.perf_counter() - start)
+        json_file.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
+
+
+@app.command()
 def report() -> None:
     """Write the tables of both READMEs and the picture from benchmarks/results."""
     from benchmarks import report as module

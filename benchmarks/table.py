@@ -77,6 +77,16 @@ def _plain(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     return table
 
 
+def counted(of: str, found: Sequence[tuple[str, str, int, float, float, str]]) -> Table:
+    """Of `accelerators`: each group's geometric mean and its least row."""
+    table = Table(title=f"autodiff / fnconv, {of}", box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    for heading in ("group", "map", "rows", "geometric mean", "least", "where"):
+        table.add_column(heading)
+    for group, map_, rows, mean, least, where in found:
+        table.add_row(group, map_, str(rows), f"{mean:.2f}", f"{least:.2f}", where)
+    return table
+
+
 def line(row: Row) -> str:
     """One row, as soon as it is measured."""
     if "bytes" in row:
