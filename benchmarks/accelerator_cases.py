@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 import fnconv
@@ -76,9 +77,9 @@ def _plain_pool(pool: Pool) -> Function:
     window, strides = (1, *(pool.window,) * 2, 1), (1, *(pool.stride,) * 2, 1)
     pads = ((0, 0), *((pool.padding,) * 2,) * 2, (0, 0))
     if pool.kind == "max":
-        return lambda x: lax.reduce_window(x, jnp.asarray(-jnp.inf, x.dtype), lax.max, window, strides, pads)
+        return lambda x: lax.reduce_window(x, np.asarray(-np.inf, x.dtype), lax.max, window, strides, pads)
     count = pool.window**2
-    return lambda x: lax.reduce_window(x, jnp.zeros((), x.dtype), lax.add, window, strides, pads) / count
+    return lambda x: lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, strides, pads) / count
 
 
 def _pools(dtype: str) -> Iterator[Entry]:
@@ -107,7 +108,7 @@ def _in_context(pool: Pool, dtype: str) -> Case:
 
 
 def _lp(x: Any) -> Any:
-    return jnp.sqrt(lax.reduce_window(x * x, jnp.zeros((), x.dtype), lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"))
+    return jnp.sqrt(lax.reduce_window(x * x, np.zeros((), x.dtype), lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"))
 
 
 def _block(conv: Function, relu: Function, pool: Function, x: Any, w: Any, b: Any) -> Any:

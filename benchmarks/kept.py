@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accelerators import TARGETS
+
 RESULTS = Path(__file__).parent / "results"
 TIMED = ("layers", "pools", "models")
-COMMANDS = ("random", *TIMED, "memory", "scaling")
+COUNTED = tuple(f"accelerators-{target}" for target in TARGETS)
+COMMANDS = ("random", *TIMED, "memory", "scaling", *COUNTED)
 SUFFIXES = ("", "-tuned", "-gpu")
 
 Results = Mapping[str, dict[str, Any]]  # by file name without ending: "layers", "layers-tuned", "layers-gpu", ...

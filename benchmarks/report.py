@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import picture, random_layers
-from benchmarks.kept import RESULTS, TIMED, Results, load
+from benchmarks import accelerators, picture, random_layers
+from benchmarks.kept import COUNTED, RESULTS, TIMED, Results, load
 from benchmarks.scaling import exponent
 from benchmarks.targets import RESIDUALS, Row, Standing, ratio, share, standings, verdict
 
@@ -93,11 +93,27 @@ def details(results: Results) -> str:
                 parts.append(_memory(result["rows"]))
             case "scaling":
                 parts.append(_scaling(result["rows"]))
+            case command if command in COUNTED:
+                parts[-1] = _counted(command.removeprefix("accelerators-"), result)
             case "random":
                 parts += _random(result["rows"])
             case _:
                 parts.append(_cases(result["rows"]))
     return "\n\n".join(parts) or "None is kept here yet."
+
+
+def _counted(target: str, result: Mapping[str, Any]) -> str:
+    """Geometric means and the least row of each group, of programs that ran nowhere."""
+    lines = [
+        [group, map_, str(rows), figure(mean), f"{figure(least)}: {where}"]
+        for group, map_, rows, mean, least, where in accelerators.standings(target, result["rows"])
+    ]
+    environment = result["environment"]
+    return (
+        f"### accelerators, {target}\n\nCompiled without a device, jax {environment['jax']}, {environment['date']}, "
+        f"not run. Autodiff's ÷ fnconv's of {accelerators.unit(target)}; above 1, fnconv's is the smaller.\n\n"
+        + table(["", "map", "programs", "geometric mean", "least"], lines)
+    )
 
 
 def _targets(results: Results) -> list[str]:
