@@ -142,6 +142,11 @@ def slides(spec: PoolSpec, map_: str) -> bool:
     return spec.rule(map_) == "auto" and all(isinstance(a, Axis) for a in spec.axes)
 
 
+def compares(spec: PoolSpec) -> bool:
+    """Whether a GPU finds all winners of a max pool by one comparison, for the gradient, whatever the window's size."""
+    return slides(spec, "input_vjp") and max_pool.offsets.tile(spec.axes)
+
+
 def rescans(spec: PoolSpec) -> bool:
     """Whether a TPU finds the winners of a max pool in x again, for the gradient: that is its own scatter."""
     return slides(spec, "input_vjp") and max_pool.lax.scatters(spec)

@@ -16,7 +16,7 @@ from fnconv.base.geometry import volume, windows
 from fnconv.base.lowering import computed_once, may_target_tpu, unless_empty
 from fnconv.base.spec import ConvSpec, PoolSpec
 from fnconv.rules import avg_pool, conv, im2col, max_pool
-from fnconv.rules.choice import conv_choice, pool_rule, rescans, slides
+from fnconv.rules.choice import compares, conv_choice, pool_rule, rescans, slides
 from fnconv.rules.max_pool.segment_sum import offset_dtype
 
 # ---- convolution ----------------------------------------------------------------------------------------------------
@@ -85,17 +85,20 @@ def max_pool_witness(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Arr
 
 def max_pool_input_vjp(spec: PoolSpec, offset: jax.Array, witness: jax.Array, dy: jax.Array) -> jax.Array:
     """S^T dy; a platform that does not read the witness does not keep it, where both passes are one program."""
-    rule = max_pool.RULES["input_vjp"][pool_rule("max_pool", "input_vjp", spec)]
+    rules = max_pool.RULES["input_vjp"]
+    rule = rules[pool_rule("max_pool", "input_vjp", spec)]
     shape = (dy.shape[0], *spec.size, dy.shape[-1])
-    if 0 in (*shape, *dy.shape) or not jnp.issubdtype(witness.dtype, jnp.floating):
+    others = dict[str, Callable[..., jax.Array]]()
+    if compares(spec):
+        others["cuda"] = lambda offset, _, dy: rules["offsets"](spec, offset, dy)
+    if jnp.issubdtype(witness.dtype, jnp.floating):
+        others["tpu"] = lambda _, x, dy: max_pool.lax.input_vjp(spec, x, dy)
+    if 0 in (*shape, *dy.shape) or not others:
         return unless_empty(rule, shape, spec, offset, dy)
-    return lax.platform_dependent(
-        offset,
-        witness,
-        dy,
-        tpu=lambda offset, x, dy: max_pool.lax.input_vjp(spec, x, dy),
-        default=lambda offset, x, dy: rule(spec, offset, dy),
+    dx: jax.Array = lax.platform_dependent(
+        offset, witness, dy, default=lambda offset, _, dy: rule(spec, offset, dy), **others
     )
+    return dx
 
 
 def max_pool_select(spec: PoolSpec, offset: jax.Array, witness: jax.Array, x: jax.Array) -> jax.Array:

@@ -66,6 +66,12 @@ def test_conv(case: Conv, platform: str) -> None:
     agreement.check_conv(case)
 
 
+@pytest.mark.parametrize("data", [pool_data.tied, pool_data.not_finite])
+def test_max_pool_of_large_windows_side_by_side(data: Callable[[Pool], np.ndarray], platform: str) -> None:
+    case = Pool((11, 21), (9, 10), None)
+    agreement.check_max_pool(case, data(case))
+
+
 def test_max_pool_differentiated_again(platform: str) -> None:
     with jax.enable_x64(True):
         test_orders.check_orders(test_orders.MAXIMUM)

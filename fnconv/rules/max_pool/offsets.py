@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from fnconv.base.dtypes import accumulator, lowest, to_accumulator
-from fnconv.base.geometry import Axis, is_symbolic, outputs, sliding, taps, volume, windows
+from fnconv.base.geometry import AnyAxis, Axis, is_symbolic, outputs, sliding, taps, volume, windows
 from fnconv.base.lowering import along, by_runs, computed_once, pad_once, polyphase, starts
 from fnconv.base.pairs import pad, tap
 from fnconv.base.spec import PoolSpec
@@ -54,12 +54,17 @@ def _forward(ties: str, arrays: Sequence[jax.Array], axes: Sequence[Axis]) -> tu
 def input_vjp(spec: PoolSpec, offset: jax.Array, dy: jax.Array) -> jax.Array:
     """S^T dy: each window element passes the cotangents it won back to its cells."""
     axes = sliding(spec.axes)
-    if all(a.stride == a.span == a.window for a in axes) and volume(windows(axes)) > FEW_PHASES:
+    if tile(axes) and volume(windows(axes)) > FEW_PHASES:
         return computed_once(_disjoint(axes, offset, dy))
     wide, zero = to_accumulator(dy), jnp.zeros((), accumulator(dy.dtype))
     number = {k: np.asarray(q, offset.dtype) for q, k in taps(axes)}
     dx = polyphase((offset, wide), (-1, 0), axes, lambda k, won, dy: jnp.where(won == number[k], dy, zero))
     return computed_once(dx.astype(dy.dtype))
+
+
+def tile(axes: Sequence[AnyAxis]) -> bool:
+    """Whether windows lie side by side; then `input_vjp` is one comparison for windows of any size."""
+    return all(isinstance(a, Axis) and a.stride == a.span == a.window for a in axes)
 
 
 def select(spec: PoolSpec, offset: jax.Array, x: jax.Array) -> jax.Array:
