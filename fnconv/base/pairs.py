@@ -40,11 +40,15 @@ def subsample(x: jax.Array, strides: Sequence[int]) -> jax.Array:
 
 
 def tap(xp: jax.Array, axes: Sequence[Axis], k: Sequence[int]) -> jax.Array:
-    """The cells of the padded xp (N, *P, C) that window element k meets: (N, *O, C)."""
+    """The cells of the padded xp (N, *P, C) that window element k meets: (N, *O, C).
+
+    A single cell has the stride 1: XLA takes another one, or fails, where it is strided and the axis is sharded.
+    """
     start = [i * a.dilation for a, i in zip(axes, k, strict=True)]
     stop = [b + (a.output - 1) * a.stride + 1 for a, b in zip(axes, start, strict=True)]
     n, c = xp.shape[0], xp.shape[-1]
-    return lax.slice(xp, (0, *start, 0), (n, *stop, c), (1, *(a.stride for a in axes), 1))
+    strides = (1, *(1 if a.output == 1 else a.stride for a in axes), 1)
+    return lax.slice(xp, (0, *start, 0), (n, *stop, c), strides)
 
 
 def tap_adjoint(y: jax.Array, axes: Sequence[Axis], k: Sequence[int]) -> jax.Array:
