@@ -60,11 +60,25 @@ def _matmul(precision: Precision, x: jax.Array, w: jax.Array) -> jax.Array:
     return jnp.matmul(x, w, precision=precision, preferred_element_type=accumulator(x.dtype)).astype(x.dtype)
 
 
+def _matmul_of_rows(precision: Precision, x: jax.Array, dy: jax.Array) -> jax.Array:
+    """(N, in) . (N, out) -> (in, out); bfloat16 by XLA's own choice of where to sum, which is float32.
+
+    Told so, its CPU has no product where dy alone is mapped over, as for a Jacobian.
+    """
+    wide = None if x.dtype == jnp.bfloat16 else accumulator(x.dtype)
+    return jnp.matmul(x.T, dy, precision=precision, preferred_element_type=wide).astype(x.dtype)
+
+
 product = LinearMap("dense", _matmul, ((0, 0), (1, -1)))
-# delta^L = delta^{L+1} w^T and Delta w = (a^L)^T delta^{L+1}, Notes 2.1: both are dense again
+product_of_rows = LinearMap("dense_weight", _matmul_of_rows, ((0, -1), (1, -1)))
+# delta^L = delta^{L+1} w^T and Delta w = (a^L)^T delta^{L+1}, Notes 2.1, and theirs
 product.adjoints = (
     lambda precision, dy, x, w: product(precision, dy, w.T),
-    lambda precision, dy, x, w: product(precision, x.T, dy),
+    lambda precision, dy, x, w: product_of_rows(precision, x, dy),
+)
+product_of_rows.adjoints = (
+    lambda precision, dw, x, dy: product(precision, dy, dw.T),
+    lambda precision, dw, x, dy: product(precision, x, dw),
 )
 
 

@@ -94,10 +94,17 @@ def _norm(spec: PoolSpec, x: jax.Array) -> jax.Array:
 def _norm_of_moderate(p: float, cols: jax.Array, largest: jax.Array) -> jax.Array:
     """The norm of numbers near 1.  For p other than 2 they are divided by the largest: then powers stay near 1 too."""
     if p == 2:
-        return jnp.sqrt(jnp.sum(jnp.square(cols), axis=2))
+        return _power(jnp.sum(jnp.square(cols), axis=2), 0.5)
     one = jnp.ones((), largest.dtype)
     largest = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, one)
-    return largest * jnp.sum((cols / largest[:, :, None]) ** p, axis=2) ** (1 / p)
+    return largest * _power(jnp.sum(_power(cols / largest[:, :, None], p), axis=2), 1 / p)
+
+
+def _power(x: jax.Array, p: float) -> jax.Array:
+    """x^p, without a derivative at 0: a scan differentiates the norm itself, not by the rule below."""
+    zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
+    safe = jnp.where(x == 0, one, x)
+    return jnp.where(x == 0, zero, jnp.sqrt(safe) if p == 0.5 else safe**p)
 
 
 @_norm.defjvp

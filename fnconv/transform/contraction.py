@@ -36,7 +36,8 @@ class Contraction(NamedTuple):
 def _evaluate(spec: Contraction, a: jax.Array, b: jax.Array) -> jax.Array:
     wide = np.result_type(*map(accumulator, spec.dtypes))
     a, b = (a, b) if a.dtype == b.dtype else (a.astype(wide), b.astype(wide))
-    y = jnp.einsum(a, spec.a, b, spec.b, spec.y, precision=spec.precision, preferred_element_type=wide)
+    preferred = None if a.dtype == jnp.bfloat16 else wide  # XLA sums it in float32, as its CPU cannot always if told so
+    y = jnp.einsum(a, spec.a, b, spec.b, spec.y, precision=spec.precision, preferred_element_type=preferred)
     return y.astype(spec.dtypes[2])
 
 

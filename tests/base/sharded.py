@@ -214,6 +214,27 @@ def shard_mapped(mesh: Any) -> dict[str, float]:
     return differences
 
 
+def along_the_windows(mesh: Any) -> dict[str, bool]:
+    """Whether pools are right, and their gradients, where one window is an axis that lies on eight devices."""
+    x = jnp.asarray(integers(8, 2))
+    placed = jax.device_put(x, NamedSharding(mesh, P("batch")))
+    pools: dict[str, Callable[[jax.Array], jax.Array]] = {
+        "max_pool": lambda x: fnconv.max_pool(x, (8,)),
+        "avg_pool": lambda x: fnconv.avg_pool(x, (8,)),
+        "lp_pool": lambda x: fnconv.lp_pool(x, (8,), p=1),
+        "adaptive_avg_pool": lambda x: fnconv.adaptive_avg_pool(x, (1,)),
+        "adaptive_max_pool": lambda x: fnconv.adaptive_max_pool(x, (2,)),
+        "im2col": lambda x: fnconv.im2col(x, (8,), strides=8),
+        "max_pool of halves": lambda x: fnconv.max_pool(x, (4,)),
+    }
+
+    def both(pool: Callable[[jax.Array], jax.Array], x: jax.Array) -> list[np.ndarray]:
+        y, pullback = jax.jit(lambda x: jax.vjp(pool, x))(x)
+        return [np.asarray(y), np.asarray(pullback(jnp.ones_like(y))[0])]
+
+    return {n: all(map(np.array_equal, both(f, placed), both(f, x))) for n, f in pools.items()}
+
+
 def excess(got: Any, want: Any, exact: bool) -> float:
     """By how much got and want differ more than rounding explains: 2^8 ulp of the largest entry, or nothing."""
     bound = 0.0 if exact else 2**8 * float(np.finfo(np.float32).eps) * max(float(np.abs(w).max()) for w in want)
@@ -229,7 +250,7 @@ def main() -> None:
     except Exception as error:
         mapped = {"error": f"{type(error).__name__}: {error}"}
     placed = {case[0]: explicit(case) for case in (*convolutions(), *others())}
-    print(json.dumps({"gradients": found, "shard_map": mapped, "explicit": placed}))
+    print(json.dumps({"gradients": found, "shard_map": mapped, "explicit": placed, "windows": along_the_windows(mesh)}))
 
 
 if __name__ == "__main__":

@@ -73,3 +73,7 @@ def test_on_explicit_meshes_gradients_lie_as_the_arguments_do(report: dict[str, 
 
 def test_on_explicit_meshes_first_and_second_gradients_are_those_of_one_device(report: dict[str, Any]) -> None:
     assert {name: case["difference"] for name, case in report["explicit"].items() if case["difference"]} == {}
+
+
+def test_windows_may_be_sharded(report: dict[str, Any]) -> None:
+    assert {name: right for name, right in report["windows"].items() if not right} == {}

@@ -145,3 +145,18 @@ def test_a_nan_reaches_the_zeros_in_its_window_of_a_norm(p: float) -> None:
     x = np.array([0.0, np.nan, 0.0, 2.0])[:, None]
     dx = jax.grad(lambda x: fnconv.lp_pool(x, (2,), p=p).sum())(x)
     np.testing.assert_array_equal(dx.ravel(), [np.nan, np.nan, 0, 1])
+
+
+@pytest.mark.parametrize("operand", [0, 1])
+@pytest.mark.parametrize("operation", ["dense", "conv", "with_manual_rules"])
+def test_jacobians_of_bfloat16(operation: str, operand: int) -> None:
+    """Cotangents alone are mapped over: XLA's CPU has no such product of bfloat16 with a result in float32."""
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.integers(-3, 4, shape), jnp.bfloat16) for shape in ((5, 6), (6, 7)))
+    f = {
+        "dense": fnconv.dense,
+        "conv": lambda x, w: fnconv.conv(x[None], w[None], rule="taps")[0],
+        "with_manual_rules": fnconv.with_manual_rules(jnp.matmul),
+    }[operation]
+    got, want = (jax.jit(jax.jacrev(g, operand))(x, w) for g in (f, jnp.matmul))
+    np.testing.assert_array_equal(got.astype(np.float32), want.astype(np.float32))

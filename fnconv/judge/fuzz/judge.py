@@ -226,6 +226,7 @@ def spreads(p: Problem, s: Sample, order: int, a: int) -> bool:
     return (
         conv_spreads(map_, spec, jnp.dtype(p.dtype))
         or (made == "w" and p.way == "vmap" and used["weight_vjp"] == "lax")  # which makes groups of copies
+        or (p.dtype == "float64" and spec.groups > 1 and used[map_] == "lax")  # of which XLA makes one
         or (source == "w" and (made == "x" or padded))
         or (source == "y" and made == "w" and padded)
     )
