@@ -13,7 +13,7 @@ from benchmarks.accelerators import TARGETS
 RESULTS = Path(__file__).parent / "results"
 TIMED = ("layers", "pools", "models")
 COUNTED = tuple(f"accelerators-{target}" for target in TARGETS)
-COMMANDS = ("random", *TIMED, "memory", "scaling", *COUNTED)
+COMMANDS = ("random", *TIMED, "memory", "scaling", "tangents", *COUNTED)
 SUFFIXES = ("", "-tuned", "-gpu")
 
 Results = Mapping[str, dict[str, Any]]  # by file name without ending: "layers", "layers-tuned", "layers-gpu", ...
