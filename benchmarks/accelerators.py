@@ -60,7 +60,7 @@ def devices(target: str, count: int = 1) -> Sequence[Any]:
         raise Missing(f"{target} needs {wanted}: {EXTRA}, best in an environment of its own") from None
     if target in TPUS:
         found = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
-        os.environ.update(found)
+        os.environ.update(found, ALLOW_MULTIPLE_LIBTPU_LOAD="1")  # none of them holds a device
         topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{TPUS[target]}:2x2")
     else:
         config = _GPU.format(**GPUS[target])

@@ -107,15 +107,17 @@ def _block_primal(block: Block, x: jax.Array, w: jax.Array, *b: jax.Array) -> ja
 
 def _block_fwd(block: Block, x: jax.Array, w: jax.Array, *b: jax.Array) -> tuple[jax.Array, Any]:
     z = _biased(conv_.convolution(block.conv, x, w), *b)
-    y, (offset, _) = (z, (None, None)) if block.pool is None else max_pool_.select_winners(block.pool, z)
-    y, offset = _activate(block, y, offset)
-    return y, (x, w, offset)
+    y, (won, witness) = (z, (None, None)) if block.pool is None else max_pool_.select_winners(block.pool, z)
+    y, offset = _activate(block, y, won)
+    return y, (x, w, offset, None if witness is won else witness)
 
 
 def _block_bwd(block: Block, residuals: Any, dy: jax.Array) -> tuple[jax.Array, ...]:
-    x, w, offset = residuals
+    x, w, offset, witness = residuals
     passed = dy if offset is None else jnp.where(offset >= 0, dy, jnp.zeros((), dy.dtype))
-    dz = passed if block.pool is None else max_pool_.unselect(block.pool, offset, offset, dy)
+    dz = passed
+    if block.pool is not None:  # an offset of -1 passes nothing; a witness knows nothing of ReLU
+        dz = max_pool_.unselect(block.pool, offset, *((offset, dy) if witness is None else (witness, passed)))
     dx, dw = conv_.input_gradient(block.conv, dz, w), conv_.weight_gradient(block.conv, x, dz)
     return (dx, dw, conv_.bias_vjp(passed)) if block.biased else (dx, dw)
 

@@ -100,6 +100,22 @@ def test_max_pool_of_each_image_alone_and_in_bfloat16(strides: int, platform: st
         jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+def test_a_block_pools_as_its_parts_do(platform: str) -> None:
+    x = jnp.asarray(np.random.default_rng(0).integers(-3, 4, (2, 9, 8, 2)), jnp.float32)
+    w, b = jnp.ones((1, 1, 2, 3)), jnp.asarray([0.0, 1, -1])
+
+    def block(*given: jax.Array) -> jax.Array:
+        return (fnconv.conv_block(*given, pool={"window_shape": 3, "strides": 2, "padding": 1}) ** 3).sum()
+
+    def parts(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
+        y = fnconv.max_pool(fnconv.conv(x, w, b), (3, 3), strides=2, padding=1, rule="segment_sum")
+        return (fnconv.relu(y) ** 3).sum()
+
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.grad(block, (0, 1, 2))(x, w, b), jax.grad(parts, (0, 1, 2))(x, w, b)
+    )
+
+
 def _loop(x: jax.Array) -> jax.Array:
     def layer(x: jax.Array, _: None) -> tuple[jax.Array, None]:
         return fnconv.max_pool(jnp.tanh(x) * 2, (3, 3), strides=1, padding=1), None
