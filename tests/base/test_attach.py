@@ -40,6 +40,7 @@ def plain_outer(a: jax.Array, b: jax.Array) -> jax.Array:
 AXES = [axes for axes in product((None, 0, 1), repeat=2) if axes != (None, None)]
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize("inner", AXES, ids=str)
 @pytest.mark.parametrize("around", AXES, ids=str)
 def test_nested_batches_and_their_transposes(around: Any, inner: Any) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 # every example is a program of its own: few by default and always the same, many and new ones with -m slow
-FEW = settings(max_examples=12, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+FEW = settings(max_examples=6, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 MANY = settings(FEW, max_examples=250, derandomize=False, print_blob=True)
 LAYOUTS = ("channels_last", "channels_first")
 

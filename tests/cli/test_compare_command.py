@@ -44,6 +44,7 @@ def other():
 """
 
 
+@pytest.mark.slow
 def test_a_flax_model_of_forty_lines(tmp_path):
     """Unchanged and unaware: every operation is replaced, every leaf agrees."""
     needs("oracles", "flax")

@@ -133,6 +133,7 @@ moments = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.sample(1)
 @moments
 def test_train(moment, folder):
     """Twelve moments while it imports and compiles, eight among epochs of milliseconds, with their checkpoints."""
@@ -155,6 +156,7 @@ def test_train(moment, folder):
     assert not list(folder.glob(".run.*"))
 
 
+@pytest.mark.sample(1)
 @moments
 def test_compare(moment, folder):
     command = Command(folder, "compare", "model.py:loss", "--rounds", "1000000", terminal=moment % 2 == 1)

@@ -126,6 +126,7 @@ def report(name: str, counts: Counter[str], failures: list[str | None]) -> None:
     assert counts["passed"] > 0
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("operator", sorted(OPERATORS.keys() - WITHOUT_NODE_CASES))
 def test_node_cases(operator: str) -> None:
     """Every case of the operator passes or is declared."""
@@ -133,6 +134,7 @@ def test_node_cases(operator: str) -> None:
     report(operator, counts, [judge(counts, c, c.model, c.data_sets) for c in cases_of(operator)])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", EXPORTED)
 def test_exported_models(kind: str) -> None:
     """Small models made of our operators, with the data that the exporting framework computed."""

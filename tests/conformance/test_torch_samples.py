@@ -212,7 +212,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 ROUNDED = [name for name, operator in OPERATORS.items() if operator.bound and operator.spatial < 2]
 
 
-@pytest.mark.sample(20)
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_samples(name: str) -> None:
     check(name, "float32", SHARE // max(1, OPERATORS[name].spatial))

@@ -416,6 +416,11 @@ def smoke(chosen: dict[str, str], folder: Path) -> dict[str, Any]:
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in chosen}
 
 
+def test_a_command_runs_on_a_few_cases(tmp_path):
+    assert len(smoke({"layers": FEW["layers"]}, tmp_path)["layers"]["rows"]) == 18
+
+
+@pytest.mark.slow
 def test_every_command_runs_on_a_few_cases(tmp_path):
     found = smoke(FEW, tmp_path)
     assert [len(found[name]["rows"]) for name in FEW] == [18, 4, 30, 2, 3, 2, 3]

@@ -48,6 +48,7 @@ def basedpyright(folder):
     return [(d["file"], d["range"]["start"]["line"] + 1, d["message"]) for d in found]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("checker", [mypy, basedpyright])
 def test_checkers_refuse_the_wrong_calls_and_no_others(checker, tmp_path):
     needs("dev", checker.__name__)

@@ -44,6 +44,7 @@ def check_replaced(report, model):
 LARGE = ("densenet", "vit", "gan")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", LARGE)
 def test_every_operation_is_replaced(name):
     model = load(name)

@@ -96,7 +96,7 @@ def test_a_past_failure_is_right(entry):
     assert not judged.failures, judged.failures[0].message
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("operation", DRAWS)
 def test_every_operation_is_right_where_it_is_drawn(operation):
     report = run.fuzz(cases=1, seed=11, operations=(operation,), shrinking=False)

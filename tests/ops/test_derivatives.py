@@ -84,7 +84,7 @@ def wider(operation: Operation) -> bool:
     return (name in SIMILAR and operation.name != "conv-3d") or (first and name in OTHER_LAYOUTS)
 
 
-@pytest.mark.sample(20)
+@pytest.mark.sample(10)
 @each(OPERATIONS, slow=wider)
 def test_every_order_is_that_of_a_plain_reference(operation: Operation) -> None:
     v = vector(operation.args)
@@ -109,7 +109,7 @@ def differences(loss: Loss, v: jax.Array, u: jax.Array) -> tuple[jax.Array, ...]
     return jax.grad(loss)(v) @ u, slope, jax.jvp(jax.grad(loss), (v,), (u,))[1], curvature
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @each([o for o in CHANNELS_LAST if not o.kink], slow=wider)
 def test_gradient_and_hessian_are_finite_differences(operation: Operation) -> None:
     """The stencil is exact for polynomials of degree 4; elsewhere halving the step leaves a sixteenth of its error."""

@@ -51,6 +51,7 @@ def kernel(x):
     return jnp.ones((*entries(x, 2), x.shape[-1], 1))
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("shape", [(6, 3), (2, 4, 5, 3), (2, 4, 3, 5, 2)])
 @pytest.mark.parametrize("name", AN_INT)
 def test_an_int_means_one_batch_axis_or_two_axes_without(name, shape):

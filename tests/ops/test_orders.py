@@ -174,7 +174,7 @@ def similar(operation: Operation) -> bool:
     return operation.name in SIMILAR or operation.name.endswith(("-groups-dilated", "-depthwise"))
 
 
-@pytest.mark.sample(14)
+@pytest.mark.sample(7)
 @each(EVERY, slow=similar)
 def test_every_order_in_every_composition_is_that_of_a_plain_reference(operation: Operation) -> None:
     check_orders(operation)
@@ -196,7 +196,7 @@ def differences(loss: Scalar, v: jax.Array, directions: jax.Array) -> list[tuple
 FEW = ("conv-strided", "max_pool-disjoint", "lp_pool-2", "tanh", "softmax", "squared_error")
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @each([o for o in EVERY if not o.kink], slow=lambda o: o.name not in FEW)
 def test_every_order_is_the_difference_of_the_one_below(operation: Operation) -> None:
     """Halving the step leaves a sixteenth of what the stencil errs by."""

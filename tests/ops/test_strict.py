@@ -118,7 +118,7 @@ def test_every_operation_is_here():
     assert not {name for name in public if not any(o.name.partition("-")[0] == name for o in EVERY)}
 
 
-@pytest.mark.sample(40)
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("wide", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["float32", "float64"])
 @each(EVERY)
 def test_traced_in_all_modes(operation, wide):
@@ -141,6 +141,7 @@ def test_computed_in_every_mode(operation, names):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.sample(1)
 @each([o for o in MORE if o.name in ("conv_block-pool", "with_manual_rules", "lax.reduce_window-max")])
 def test_all_modes_at_once(operation):
     for wide in (True, False, True):  # in one process, back and forth

@@ -59,7 +59,7 @@ def gradients(f, parameters):
     return jax.grad(lambda *a: jnp.square(f(*a)).sum(), tuple(range(1 + len(parameters))))
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", BATCH)
 def test_a_variable_batch(name):
     f, *parameters = BATCH[name]

@@ -83,7 +83,7 @@ def firsts(args: Arrays) -> Arrays:
     return tuple(a[0] for a in args)
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @each(OPERATIONS, slow=lambda o: o.name in SIMILAR or o not in CHANNELS_LAST)
 def test_vmap_is_a_loop(operation: Operation) -> None:
     """Values, gradients and gradients of gradients: inputs, kernels and cotangents, together and one by one."""
@@ -122,7 +122,7 @@ def shared(fn: Callable[..., jax.Array], c: jax.Array, args: Arrays) -> list[tup
     return results
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @each([o for o in CHANNELS_LAST if len(o.args) > 1], slow=lambda o: o.name in SIMILAR)
 def test_gradients_of_a_shared_argument_add_up(operation: Operation) -> None:
     """grad and grad of grad of a vmap that one argument does not take part in: the sum over the loop."""
@@ -179,7 +179,7 @@ def control_flow(fn: Callable[..., jax.Array], c: jax.Array, args: Arrays) -> di
     return {**results, "while_loop": (states[1], all_[0])}
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @each(CHANNELS_LAST, slow=lambda o: o.name in SIMILAR)
 def test_checkpoint_loops_and_branches_change_nothing(operation: Operation) -> None:
     results = control_flow(operation.fn, cotangents(operation), stacked(operation))
@@ -187,7 +187,7 @@ def test_checkpoint_loops_and_branches_change_nothing(operation: Operation) -> N
         assert_same(got, want, operation.exact, name)
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @each(CHANNELS_LAST, slow=lambda o: o.name in SIMILAR)
 def test_eager_is_jit_and_has_no_nan(operation: Operation) -> None:
     """On NumPy arguments, value and gradient, with `jax.debug_nans` looking on."""
@@ -204,7 +204,7 @@ def test_eager_is_jit_and_has_no_nan(operation: Operation) -> None:
     )
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @each(CHANNELS_LAST, slow=lambda o: o.name in SIMILAR)
 def test_nothing_leaks_out_of_a_trace(operation: Operation) -> None:
     c, args = cotangents(operation)[0], firsts(stacked(operation))

@@ -49,6 +49,7 @@ def assert_closed(pairs: dict) -> None:
         np.testing.assert_array_equal(got, want, err_msg=str(where))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", [*CONV_CASES, *MORE_CONV_CASES])
 def test_conv_and_its_two_gradient_maps(name):
     """Each map is linear in both of its operands: six adjoints, each with its own, in every formulation."""
@@ -91,6 +92,7 @@ def test_conv_transpose_dense_bias_and_flatten():
     assert_closed(compiled(program)(u, w, rows, kernel, b))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", POOL_CASES)
 def test_selection_averaging_and_patches(name):
     """S of max pooling at fixed winners (select, unselect), averages of multiples of their sizes, im2col and col2im."""

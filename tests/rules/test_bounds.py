@@ -55,7 +55,7 @@ def check_conv_bounds(case: Conv, dtype: str) -> float:
     )
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", CONVS_IN_EVERY_DTYPE)
 def test_conv_and_its_gradients(name, dtype):
@@ -104,7 +104,7 @@ def check_avg_pool_bounds(case: Pool, dtype: str) -> float:
     return worst
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", AVERAGED)
 def test_avg_pool_and_its_gradient(name, dtype):

@@ -22,7 +22,7 @@ from fnconv.rules.conv import DIVIDES
 HALVES_AND_DOUBLE = [d for d in FLOATS if d != "float32"]
 
 
-@pytest.mark.sample(16)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", CONVS)
 def test_conv_and_its_gradients_in_every_formulation(name):
     check_conv(CONVS[name])
@@ -34,6 +34,7 @@ def test_as_users_compile(name):
     check_conv(CONVS[name], compiled=as_users_compile)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dtype", HALVES_AND_DOUBLE)
 @pytest.mark.parametrize("name", CONVS_IN_EVERY_DTYPE)
 def test_conv_in_the_other_dtypes(name, dtype):
@@ -135,7 +136,7 @@ def transpose_arrays(name):
     return case, bare, size, extra, [rng.integers(-2, 3, shape) for shape in shapes]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TRANSPOSES)
 def test_conv_transpose_and_its_gradients_in_every_formulation(name, dtype):

@@ -51,7 +51,7 @@ def maps(case: Conv, rule: str) -> dict[str, Callable[..., jax.Array]]:
     }
 
 
-@pytest.mark.sample(11)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_every_rule_of_conv_is_exact_or_refuses(name: str, dtype: str) -> None:

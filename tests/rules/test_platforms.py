@@ -47,20 +47,20 @@ def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     forget()
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("case", POOLS.values(), ids=POOLS)
 @pytest.mark.parametrize("data", [pool_data.distinct, pool_data.tied, pool_data.not_finite])
 def test_max_pool(case: Pool, data: Callable[[Pool], np.ndarray], platform: str) -> None:
     agreement.check_max_pool(case, data(case))
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", POOLS.values(), ids=POOLS)
 def test_avg_pool(case: Pool, platform: str) -> None:
     agreement.check_avg_pool(case)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("case", CONVS.values(), ids=CONVS)
 def test_conv(case: Conv, platform: str) -> None:
     agreement.check_conv(case)

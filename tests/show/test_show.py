@@ -74,7 +74,7 @@ GEOMETRIES = [
 ]
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("size", "window", "options"), GEOMETRIES)
 def test_symbols_of_conv_evaluate_to_its_gradients(size, window, options):
     assert_symbols_are_gradients(layer_of(size, window, **options))
@@ -236,7 +236,7 @@ POOLS = [
 ]
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("size", "window", "options"), POOLS)
 @pytest.mark.parametrize("kind", ["max", "avg", "lp"])
 def test_symbols_of_pool_evaluate_to_its_gradient(kind, size, window, options):

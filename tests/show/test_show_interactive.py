@@ -205,6 +205,7 @@ LAYERS = {
 ROUNDED = {"average inside", "norm"}
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_value_is_fnconvs_and_the_sum_of_its_terms(read, name):
     page, *layer = LAYERS[name]()

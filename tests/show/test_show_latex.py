@@ -51,7 +51,7 @@ def blocks(page, kind):
     return [block for section in page.sections for block in section.blocks if isinstance(block, kind)]
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 def test_equations_are_read_and_fit(page):
     for block in blocks(page, Equations):
         for line in latex._equations(block):

@@ -49,7 +49,7 @@ def forward(product: Callable[..., Both], fn: Callable[..., jax.Array], args: An
     }
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @each(CHANNELS_LAST, slow=lambda o: o.name in SIMILAR)
 def test_jvp_is_jax_jvp_of_a_plain_reference(operation: Operation) -> None:
     args, tangents = arguments(operation)

@@ -112,7 +112,7 @@ def kept(run, calls):
     return len(jax.live_arrays()) - before
 
 
-@pytest.mark.sample(24)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("calls", [4, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("only", [None, ("conv",)], ids=["all", "only conv"])
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -126,7 +126,7 @@ def test_no_array_outlives_a_call(name, only, calls):
     assert kept(lambda: compiled(x + 1), calls) == 0
 
 
-@pytest.mark.sample(16)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_tracer_outlives_a_trace(name):
     manual = with_manual_rules(PROGRAMS[name])

@@ -60,7 +60,7 @@ def maps(fn: Callable[..., Any], *args: Any) -> Counter[tuple[Any, ...]]:
     return Counter((str(e.params["map"]), e.params["spec"]) for e in found)
 
 
-@pytest.mark.sample(16)
+@pytest.mark.sample(8)
 @each(CHANNELS_LAST)
 def test_a_tangent_is_made_of_our_maps_and_reverse_mode_of_the_same(operation: Operation) -> None:
     args = tuple(map(jnp.asarray, operation.args))

@@ -293,6 +293,7 @@ def laplacian(fn, x):
     return jax.vmap(second)(jnp.eye(4, x.size, dtype=x.dtype).reshape(4, *x.shape)).sum(0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("library", "architecture"), [("linen", "resnet18"), ("equinox", "lenet")])
 def test_models_as_they_are(library, architecture):
     """Gauss-Newton products in the weights and a Laplacian in the input, unchanged models, as autodiff's.

@@ -153,7 +153,7 @@ def primitives(jaxpr):
     return names
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", CONSTRUCTS)
 def test_inside(name):
     """Value and gradients agree to the bit, by rules that are none of autodiff's, each operation replaced once."""

@@ -74,7 +74,7 @@ def grid(default):
     )
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @grid(lambda library, architecture: True)
 def test_every_operation_is_replaced(library, architecture):
     with jax.enable_x64(True):
@@ -104,6 +104,7 @@ def without_norm(architecture):
     return plain
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("library", zoo.LIBRARIES)
 @pytest.mark.parametrize(
     "architecture",
@@ -127,6 +128,7 @@ def test_integers_to_the_bit(library, architecture):
 DEFAULT = {("equinox", zoo.unet), ("nnx", zoo.video), ("linen", zoo.stem)}
 
 
+@pytest.mark.sample(1)
 @grid(lambda library, architecture: (library, architecture) in DEFAULT)
 def test_gradients(library, architecture):
     """Within the rounding of either side: gamma(n) of the largest gradient, n the roundings on the longest path.
@@ -173,6 +175,7 @@ def mean_square(net, x):
     return (net(x) ** 2).mean()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("fuse", [False, True], ids=["", "fuse"])
 @pytest.mark.parametrize("wrap", [lambda f: f, nnx.jit], ids=["eager", "nnx.jit"])
 def test_nnx_state_is_kept(wrap, fuse):
