@@ -274,8 +274,8 @@ def halves_add_in_halves(patch: Patch) -> None:
 
 def value_without_tangent(patch: Patch) -> None:
     """dy = S dx of a y that has no tangent: derivatives from the third on miss terms."""
-    wrong = jax.custom_jvp(lambda spec, offset, x, y: y, nondiff_argnums=(0,))
-    wrong.defjvp(lambda spec, primals, tangents: (primals[2], max_pool.select(spec, primals[0], tangents[1])))
+    wrong = jax.custom_jvp(lambda spec, offset, witness, x, y: y, nondiff_argnums=(0,))
+    wrong.defjvp(lambda spec, primals, tangents: (primals[3], max_pool.select(spec, *primals[:2], tangents[2])))
     patch.setattr(max_pool, "_as_selected", wrong)
 
 

@@ -19,13 +19,14 @@ from fnconv.base.spec import PoolSpec
 
 
 def maximum(spec: PoolSpec, x: jax.Array) -> jax.Array:
-    """The maximum of each window, NaN where it holds one."""
+    """The maximum of each window, NaN where it holds one; by a primitive that JAX has no derivative of."""
     axes, bottom = sliding(spec.axes), np.asarray(lowest(x.dtype), x.dtype)
     window, strides, dilation = (
         (1, *v, 1) for v in zip(*((a.window, a.stride, a.dilation) for a in axes), strict=True)
     )
     xp = pad(x, axes, lowest(x.dtype))
-    return lax.reduce_window(xp, bottom, lax.max, window, strides, "VALID", window_dilation=dilation)
+    larger = lambda a, b: lax.max(a, b)  # noqa: E731
+    return lax.reduce_window(xp, bottom, larger, window, strides, "VALID", window_dilation=dilation)
 
 
 def scatters(spec: PoolSpec) -> bool:
