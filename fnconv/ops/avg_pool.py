@@ -5,11 +5,11 @@ from __future__ import annotations
 import jax
 
 from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other
-from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import PoolSpec, as_array, spatial_shape
+from fnconv.base.layout import canonical, restore
+from fnconv.base.spec import as_array
 from fnconv.base.typing import ArrayLike, IntOrTuple, Layout, Padding, RuleNames
-from fnconv.ops.max_pool import adaptive_spec
-from fnconv.rules import available, maps
+from fnconv.ops.max_pool import adaptive_spec, pool_arguments
+from fnconv.rules import maps
 
 
 def avg_pool(
@@ -49,24 +49,10 @@ def avg_pool(
     >>> jax.grad(lambda x: avg_pool(x, (2, 2)).sum())(x)[:, :, 0].tolist()
     [[0.25, 0.25], [0.25, 0.25]]
     """
-    check_layout("avg_pool", layout)
-    x = as_array("avg_pool", "x", x, integers=False)
-    window = spatial_shape("avg_pool", "window_shape", window_shape, x.shape, minimum=1)
-    batch, size, _ = split_shape(x.shape, len(window), layout)
-    spec = PoolSpec.from_args(
-        "avg_pool",
-        x.shape,
-        size,
-        window,
-        strides=strides,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        include_pad=count_include_pad,
-        rule=rule,
-        available=available.names("avg_pool"),
-    )
-    return restore(average.attached(spec, canonical(x, len(window), layout)), batch, layout)
+    options = {"strides": strides, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    options["include_pad"] = count_include_pad
+    x, spec, batch = pool_arguments("avg_pool", x, window_shape, layout, rule, options)
+    return restore(average.attached(spec, canonical(x, len(spec.axes), layout)), batch, layout)
 
 
 average = LinearMap("avg_pool", maps.avg_pool_forward, AS_INPUT)

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from fnconv.base.attach import AS_INPUT, attach
 from fnconv.base.dtypes import accumulator
 from fnconv.base.geometry import volume
-from fnconv.base.layout import canonical, check_layout, restore, split_shape
-from fnconv.base.spec import PoolSpec, as_array, spatial_shape
+from fnconv.base.layout import canonical, restore
+from fnconv.base.spec import PoolSpec
 from fnconv.base.typing import ArrayLike, IntOrTuple, Layout, Padding, RuleNames
+from fnconv.ops.max_pool import pool_arguments
 from fnconv.ops.patches import columns, columns_adjoint
-from fnconv.rules import available
 
 
 def lp_pool(
@@ -59,24 +59,9 @@ def lp_pool(
     >>> [round(float(g), 3) for g in jax.grad(lambda x: lp_pool(x, (2,)).sum())(x)[:, 0]]
     [0.6, -0.8, 0.0, 0.0]
     """
-    check_layout("lp_pool", layout)
-    x = as_array("lp_pool", "x", x, integers=False)
-    window = spatial_shape("lp_pool", "window_shape", window_shape, x.shape, minimum=1)
-    batch, size, _ = split_shape(x.shape, len(window), layout)
-    spec = PoolSpec.from_args(
-        "lp_pool",
-        x.shape,
-        size,
-        window,
-        strides=strides,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        p=p,
-        rule=rule,
-        available=available.names("lp_pool"),
-    )
-    return restore(_lp_pool(spec, canonical(x, len(window), layout)), batch, layout)
+    options = {"strides": strides, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode, "p": p}
+    x, spec, batch = pool_arguments("lp_pool", x, window_shape, layout, rule, options)
+    return restore(_lp_pool(spec, canonical(x, len(spec.axes), layout)), batch, layout)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

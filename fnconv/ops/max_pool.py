@@ -70,7 +70,7 @@ def max_pool(
     [[0.0, 0.0], [0.0, 1.0]]
     """
     options = {"strides": strides, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode, "ties": ties}
-    x, spec, batch = _arguments("max_pool", x, window_shape, layout, rule, options)
+    x, spec, batch = pool_arguments("max_pool", x, window_shape, layout, rule, options, integers=True)
     return restore(_max_pool(spec, canonical(x, len(spec.axes), layout)), batch, layout)
 
 
@@ -132,7 +132,7 @@ def max_pool_with_indices(
     (7.0, 2)
     """
     options = {"strides": strides, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode, "ties": ties}
-    x, spec, batch = _arguments("max_pool_with_indices", x, window_shape, layout, rule, options)
+    x, spec, batch = pool_arguments("max_pool_with_indices", x, window_shape, layout, rule, options, integers=True)
     y, indices = _with_indices(spec, canonical(x, len(spec.axes), layout))
     return restore(y, batch, layout), restore(indices, batch, layout)
 
@@ -290,12 +290,20 @@ def adaptive_spec(
     return PoolSpec(tuple(adaptive_axis(s, o) for s, o in zip(size, output, strict=True))), batch
 
 
-def _arguments(
-    name: str, x: ArrayLike, window_shape: IntOrTuple, layout: Layout, rule: RuleNames, options: dict[str, Any]
+def pool_arguments(
+    name: str,
+    x: ArrayLike,
+    window_shape: IntOrTuple,
+    layout: Layout,
+    rule: RuleNames,
+    options: dict[str, Any],
+    *,
+    integers: bool = False,
 ) -> tuple[jax.Array, PoolSpec, tuple[int, ...]]:
+    """x as an array, its pool and its batch axes."""
     check_layout(name, layout)
-    x = as_array(name, "x", x)
+    x = as_array(name, "x", x, integers=integers)
     window = spatial_shape(name, "window_shape", window_shape, x.shape, minimum=1)
     batch, size, _ = split_shape(x.shape, len(window), layout)
-    spec = PoolSpec.from_args(name, x.shape, size, window, rule=rule, available=available.names("max_pool"), **options)
-    return x, spec, batch
+    names = available.names("max_pool" if name == "max_pool_with_indices" else name)
+    return x, PoolSpec.from_args(name, x.shape, size, window, rule=rule, available=names, **options), batch
