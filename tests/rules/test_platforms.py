@@ -140,3 +140,17 @@ def test_in_one_program_a_cpu_keeps_nothing_for_a_tpu(
     forget()
     assert len(used) == 1
     assert len(read) == 2
+
+
+def test_a_tpu_s_gradient_inside_shard_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scatter varies over the mesh as its operands do; where a program is not for a TPU as well."""
+    monkeypatch.setattr(maps, "may_target_tpu", lambda: True)
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh, spec = jax.make_mesh((1,), ("batch",), axis_types=auto), jax.sharding.PartitionSpec("batch")
+    x = jnp.arange(32.0).reshape(2, 4, 4, 1)
+    slope = jax.grad(lambda x: jnp.sum(fnconv.max_pool(x, 2) ** 3))
+    curvature = jax.grad(lambda x: jnp.sum(slope(x) ** 2))
+    for f in (slope, curvature):
+        inside = jax.jit(jax.shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec))
+        np.testing.assert_array_equal(inside(x), f(x))
+        assert "select_and_scatter" in inside.trace(x).lower(lowering_platforms=("tpu",)).as_text()

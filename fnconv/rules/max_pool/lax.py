@@ -58,10 +58,11 @@ def input_vjp(spec: PoolSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
 
     @custom_vmap
     def scatter(x: jax.Array, dy: jax.Array) -> jax.Array:
+        zero = jnp.sum(lax.slice_in_dim(dy, 0, 0))  # varies over the axes of `shard_map` that dy varies over
         dx: jax.Array = lax.select_and_scatter_p.bind(
             x,
             dy,
-            jnp.zeros((), wide),
+            zero,
             select_jaxpr=keep.jaxpr,
             select_consts=(),
             scatter_jaxpr=add.jaxpr,
