@@ -46,7 +46,7 @@ found["fused"] = "ynn" in conv.lower(x, w).compile().as_text()
 a, b, c = jnp.ones((2048, 8)), jnp.ones((8, 5120)), jnp.ones((5120, 8))
 large = jax.jit(lambda a, b, c: (a @ b) @ c)
 faults(40)
-found["faults"] = faults(5)
+found["faults"] = min(faults(5) for _ in range(4))  # a thread's first arena is no one's setting
 if TUNE:
     before = resident()
     settings.undo()
