@@ -25,10 +25,9 @@ UNROLL = 64  # the most window elements for which a program may have one operati
 
 
 def computed_once(arrays: Any) -> Any:
-    """The same arrays, stored once: XLA does not compute them again inside each loop that reads them.
+    """The same arrays, on a CPU stored once: XLA does not compute them again inside each loop that reads them.
 
-    On a CPU XLA removes `optimization_barrier` before it fuses loops, so there a call that must not be inlined takes
-    its place.
+    There XLA removes `optimization_barrier` before it fuses loops, so a call that must not be inlined holds it.
     """
     return lax.platform_dependent(arrays, cpu=_called, default=lambda a: a)
 

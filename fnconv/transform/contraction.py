@@ -36,7 +36,8 @@ class Contraction(NamedTuple):
 def _evaluate(spec: Contraction, a: jax.Array, b: jax.Array) -> jax.Array:
     wide = np.result_type(*map(accumulator, spec.dtypes))
     a, b = (a, b) if a.dtype == b.dtype else (a.astype(wide), b.astype(wide))
-    preferred = None if a.dtype == jnp.bfloat16 else wide  # XLA sums it in float32, as its CPU cannot always if told so
+    # bfloat16 to bfloat16 XLA sums in float32, and its CPU has not every such product if it is told so
+    preferred = None if a.dtype == spec.dtypes[2] == jnp.bfloat16 else wide
     y = jnp.einsum(a, spec.a, b, spec.b, spec.y, precision=spec.precision, preferred_element_type=preferred)
     return y.astype(spec.dtypes[2])
 

@@ -160,3 +160,12 @@ def test_jacobians_of_bfloat16(operation: str, operand: int) -> None:
     }[operation]
     got, want = (jax.jit(jax.jacrev(g, operand))(x, w) for g in (f, jnp.matmul))
     np.testing.assert_array_equal(got.astype(np.float32), want.astype(np.float32))
+
+
+def test_products_of_bfloat16_that_are_asked_for_in_float32_are_not_rounded() -> None:
+    def f(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+    a, b = jnp.full((2, 257), 1, jnp.bfloat16), jnp.full((257, 3), 1, jnp.bfloat16)  # 257 is no bfloat16
+    assert "tensor<2x3xbf16>" not in jax.jit(fnconv.with_manual_rules(f)).lower(a, b).as_text()
+    np.testing.assert_array_equal(fnconv.with_manual_rules(f)(a, b), np.full((2, 3), 257, np.float32))
