@@ -118,10 +118,7 @@ def shapes(dtype: str) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 
 @on_each
-def test_a_step_sharded_over_the_batch_has_one_all_reduce(target: str, request: pytest.FixtureRequest) -> None:
-    if target == TPU:
-        reason = "XLA's partitioner gathers the batch for a select-and-scatter whose comparison knows NaN"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_a_step_sharded_over_the_batch_has_one_all_reduce(target: str) -> None:
     n = 4 if target == TPU else 8
     mesh = Mesh(np.array(accelerators.devices(target, n)), ("batch",))
     over, whole = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())

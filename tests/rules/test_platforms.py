@@ -21,7 +21,7 @@ from jax import lax
 
 import fnconv
 from fnconv.ops import activation
-from fnconv.rules import maps
+from fnconv.rules import maps, max_pool
 
 PLATFORMS = ("cuda", "tpu")
 
@@ -154,3 +154,14 @@ def test_a_tpu_s_gradient_inside_shard_map(monkeypatch: pytest.MonkeyPatch) -> N
         inside = jax.jit(jax.shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec))
         np.testing.assert_array_equal(inside(x), f(x))
         assert "select_and_scatter" in inside.trace(x).lower(lowering_platforms=("tpu",)).as_text()
+
+
+def test_a_tpu_compares_in_the_order_of_maxima() -> None:
+    """All numbers of a dtype: their order with infinity for NaN, but that the least positive number ties with 0."""
+    numbers = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    numbers = np.concatenate([np.sort(numbers[~np.isnan(numbers)]), numbers[np.isnan(numbers)]])
+    compared = np.asarray(max_pool.lax._below_nan(jnp.asarray(numbers)))
+    below, above = numbers[:-1], numbers[1:]
+    larger = (above > below) & (above != np.finfo(np.float16).smallest_subnormal) | np.isnan(above) & ~np.isnan(below)
+    np.testing.assert_array_equal(compared[1:] > compared[:-1], larger)
+    np.testing.assert_array_equal(compared[1:] == compared[:-1], ~larger)
