@@ -15,7 +15,7 @@ import jax
 import jax.core
 from jax.extend import core, source_info_util
 
-from fnconv.transform.jaxpr import JAXPRS, Selection, find_rule, part_of_chain, rewrite_bodies
+from fnconv.transform.jaxpr import JAXPRS, Selection, find_rule, part_of_chain, rewrite_bodies, rewrite_declined
 from fnconv.transform.report import Site, types
 from fnconv.transform.softmax import Chains, number
 from fnconv.transform.table import CUSTOM_JVP, Declined, Operation, Rule, of_jax_nn, replacement
@@ -54,10 +54,13 @@ class Handler(jax.core.Trace):
             run = self._replacement(rule, name, rule_params, values, _results(primitive, params, operands))
             if run is not None:
                 result = self._run(run, values)
+                if not primitive.multiple_results:
+                    self.chains.follow(name, params, operands, result)
                 return [result] if primitive.multiple_results else result
+            params, sites = rewrite_declined(rule, name, params, self.only)
         else:
             params, sites = rewrite_bodies(name, params, self.only)
-            self._record(sites)
+        self._record(sites)
         result = self._pass_on(primitive, operands, params)
         if not primitive.multiple_results:
             self.chains.follow(name, params, operands, result)

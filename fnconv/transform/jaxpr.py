@@ -14,6 +14,7 @@ import jax
 from jax.extend import core
 
 from fnconv.base.attach import modes
+from fnconv.transform import polynomials
 from fnconv.transform.fusion import BLOCK, chains_of
 from fnconv.transform.policy import translated
 from fnconv.transform.report import Site, types
@@ -23,6 +24,8 @@ from fnconv.transform.table import (
     CUSTOM_JVP,
     FUSED,
     JITTED,
+    PARAMETER,
+    POLYNOMIALS,
     PRIMITIVES,
     Declined,
     Operation,
@@ -35,7 +38,8 @@ from fnconv.transform.table import (
 JAXPRS = tuple({core.Jaxpr, core.ClosedJaxpr})  # one class from JAX 0.12 on
 
 # primitives that evaluate their jaxprs as they stand; any other one that holds jaxprs is opaque
-BODIES = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "scan", "while", "cond", "shard_map")
+JITS = ("jit", "pjit")
+BODIES = (*JITS, "closed_call", "core_call", "remat2", "checkpoint", "scan", "while", "cond", "shard_map")
 OPAQUE = {
     "custom_jvp_call": "inside a jax.custom_jvp function, whose own rule stays",
     "custom_vjp_call": "inside a jax.custom_vjp function, whose own rule stays",
@@ -116,7 +120,8 @@ def _equation(e: Any, only: Selection, chains: Chains) -> Rewritten:
                 run = replacement(rule, only, params, avals, [v.aval for v in e.outvars])
                 new = _call(run, avals)
         except Declined as why:
-            return e, (site.left(why),)
+            params, sites = rewrite_declined(rule, e.primitive.name, e.params, only)
+            return (e if params is e.params else e.replace(params=params)), (site.left(why), *sites)
         return new.replace(invars=operands, outvars=e.outvars, source_info=e.source_info, ctx=e.ctx), (site,)
     if e.primitive.name == "shard_map":
         return _shard_map(e, only)
@@ -131,12 +136,16 @@ def find_rule(
     match = chains.match(name, operands)
     if match is not None:
         return CHAINS[match.operation], {"axis": match.axis, "dims": match.dims}, [match.x]
+    activation = chains.polynomials.match(name, params, operands)
+    if activation is not None:
+        return POLYNOMIALS[activation.operation], {}, [activation.x]
     if name in PRIMITIVES:
         return PRIMITIVES[name], params, operands
     rule = _function_rule(name, params)
-    if rule is not None and rule.operation == "leaky_relu":
+    if rule is not None and rule.operation in PARAMETER:
         x, *given = operands
-        return rule, {"slope": chains.constant(given[0]) if given else _slope(params["jaxpr"])}, [x]
+        number = chains.constant(given[0]) if given else _factor(params["jaxpr"])
+        return rule, {PARAMETER[rule.operation]: number}, [x]
     return rule, {}, operands
 
 
@@ -150,10 +159,14 @@ def _function_rule(name: str, params: Any) -> Rule | None:
     return None
 
 
-def _slope(jaxpr: Any) -> float | None:
-    """By what the body of a leaky ReLU multiplies, where that is no operand."""
-    known = [_constant(v) for e in _open(jaxpr).eqns if e.primitive.name == "mul" for v in e.invars]
-    return next((slope for slope in known if slope is not None), None)
+def _factor(jaxpr: Any) -> float | None:
+    """By what the body of a leaky ReLU or an ELU multiplies, where that is no operand."""
+    for e in _open(jaxpr).eqns:
+        inner = _factor(e.params["jaxpr"]) if e.primitive.name in JITS else None
+        known = [_constant(v) for v in e.invars] if e.primitive.name == "mul" else [inner]
+        if any(number is not None for number in known):
+            return next(number for number in known if number is not None)
+    return None
 
 
 def rewrite_bodies(name: str, params: Any, only: Selection) -> Rewritten:
@@ -176,7 +189,7 @@ def rewrite_bodies(name: str, params: Any, only: Selection) -> Rewritten:
     if name == HIDDEN:
         what = type(params.get("_prim")).__name__
         sites.append(Site("unknown", name, "", "", reason=f"{what} hides what it evaluates"))
-    if name in ("jit", "pjit"):
+    if name in JITS:
         body = _open(params["jaxpr"])
         missing = stays(body.debug_info)
         if missing:
@@ -186,6 +199,14 @@ def rewrite_bodies(name: str, params: Any, only: Selection) -> Rewritten:
     if callable(params.get("policy")) and any(s.replaced for s in sites):
         new["policy"] = translated(params["policy"])
     return (params if all(new[k] is params[k] for k in params) else new), tuple(sites)
+
+
+def rewrite_declined(rule: Rule, name: str, params: Any, only: Selection) -> Rewritten:
+    """The parameters of what a rule is not to replace: a function of jax.nn's is one of its parts."""
+    if name not in JITS:
+        return params, ()
+    params, sites = rewrite_bodies(name, params, only)
+    return params, tuple(s for s in sites if s.replaced or s.operation != rule.operation)
 
 
 def sites_in_rules(jaxpr: Any, only: Selection) -> list[Site]:
@@ -209,13 +230,15 @@ def _opaque_sites(name: str, jaxpr: Any, only: Selection) -> list[Site]:
 
 
 def part_of_chain(name: str, params: Any) -> bool:
-    """Whether this is a small function of JAX's own, as jnp.max is, that does a few steps towards a softmax."""
-    if name not in ("jit", "pjit"):
+    """Whether this is a small function of JAX's own, as jnp.max is, that does a few steps towards a softmax or gelu."""
+    if name not in JITS:
         return False
     body = _open(params["jaxpr"])
     steps = {e.primitive.name for e in body.eqns}
     whole = {"reduce_max", "exp"} <= steps
-    return steps <= STEPS.keys() | ENDS.keys() and not whole and _written_in(_JAX, body.debug_info)
+    own = _written_in(_JAX, body.debug_info) and of_jax_nn(JITTED, body.debug_info) is None
+    arithmetic = steps - {"convert_element_type"} <= polynomials.STEPS.keys() and len(body.eqns) <= 3
+    return own and (arithmetic or (steps <= STEPS.keys() | ENDS.keys() and not whole))
 
 
 def _call(run: Operation, avals: Sequence[Any]) -> Any:

@@ -38,10 +38,10 @@ def with_manual_rules(
 
     Any function that JAX can trace or evaluate, unchanged: a model of Flax, Equinox, Haiku, Keras, a loss, a step
     without its gradient.  Each convolution, window maximum, minimum and sum, each contraction (`dot_general`),
-    `jax.nn.relu`, leaky ReLU, sigmoid, tanh, softmax, log-softmax and logsumexp, and with the last two softmax
-    cross-entropies of weights and of integer labels, optax's among them, is evaluated by the operation of fnconv,
-    also inside jit, checkpoint, scan, while loops, cond, map, vmap and shard_map.  Everything else is evaluated as it
-    was: values, types, shardings, effects and structures stay.
+    activation of jax.nn that fnconv has, gelu and silu also by their formula, softmax, log-softmax and logsumexp, and
+    with the last two softmax cross-entropies of weights and of integer labels, optax's among them, is evaluated by the
+    operation of fnconv, also inside jit, checkpoint, scan, while loops, cond, map, vmap and shard_map.  Everything
+    else is evaluated as it was: values, types, shardings, effects and structures stay.
 
     Differentiate outside: `jax.grad(with_manual_rules(f))`.  What `f` differentiates inside itself is JAX's own
     gradient already; a `UserWarning` says so.  `jax.vmap`, `jax.jit`, a second gradient and `jax.hessian` apply to
@@ -49,9 +49,10 @@ def with_manual_rules(
     tracing.
 
     Left as they are, and reported: what stands inside a `jax.custom_jvp` or `jax.custom_vjp` function, whose rule is
-    the author's wish; operands that are not float16, bfloat16, float32 or float64; `jax.nn.leaky_relu` with a slope
-    that is an array; `reduce_window` with a computation of the user's; activations that fnconv does not have, as
-    `jax.nn.silu`, of which the sigmoid is replaced.  `jax.nn.gelu` is a formula like any other, of tanh or erf.
+    the author's wish; operands that are not float16, bfloat16, float32 or float64; `jax.nn.leaky_relu`, `elu` and
+    `celu` with a parameter that is an array; `reduce_window` with a computation of the user's; activations that fnconv
+    does not have, as `jax.nn.glu`, of which the sigmoid is replaced.  The tanh or sigmoid of a gelu or silu that is
+    found by its formula is reported beside it; nothing reads its result.
 
     Checkpoint policies that ask for products by name, as `dots_saveable`, save fnconv's convolutions and contractions
     too; one that asks for another primitive by name, as `reduce_window_max`, does not find it.
@@ -59,8 +60,8 @@ def with_manual_rules(
     Args:
       fn: the function; its arguments and results are of any kind.
       only: names of the operations to replace, all by default: "conv", "max_pool", "min_pool", "avg_pool" (window
-        sums), "dense" (contractions), "relu", "leaky_relu", "sigmoid", "tanh", "softmax", "log_softmax",
-        "logsumexp".
+        sums), "dense" (contractions), "softmax", "log_softmax", "logsumexp", "relu", "leaky_relu", "sigmoid", "tanh",
+        "gelu", "silu" and the other activations, by their names.
 
       fuse: make one operation, `conv_block`, of convolution, bias, ReLU and max pooling that follow each other with no
         other reader in between, which keeps one byte per output of them all.  For this fn is traced as a whole, as by

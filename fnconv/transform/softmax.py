@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnconv.transform.polynomials import Polynomials
+
 Dims = tuple[int, ...]
 
 
@@ -51,7 +53,7 @@ class Chains:
     """
 
     def __init__(self, constant: Callable[[Any], float | None]) -> None:
-        self.constant = constant
+        self.constant, self.polynomials = constant, Polynomials(constant)
         self._links: dict[int, tuple[Any, Link]] = {}  # a value is kept, so that its id stays its own
 
     def match(self, primitive: str, operands: Sequence[Any]) -> Match | None:
@@ -70,6 +72,7 @@ class Chains:
 
     def follow(self, primitive: str, params: Mapping[str, Any], operands: Sequence[Any], result: Any) -> None:
         """Remember the result, if it begins a chain or continues one."""
+        self.polynomials.follow(primitive, params, operands, result)
         if primitive in STEPS:
             link = STEPS[primitive](self, params, operands)
             if link is not None:

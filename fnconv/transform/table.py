@@ -16,6 +16,7 @@ from jax import lax
 from fnconv.base import dtypes
 from fnconv.base.geometry import is_symbolic
 from fnconv.compat import lax as compat
+from fnconv.ops import elementwise
 from fnconv.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
 from fnconv.transform.contraction import contraction, labelled
 from fnconv.transform.leaky_relu import leaky_relu
@@ -23,6 +24,13 @@ from fnconv.transform.logsumexp import arranged, logsumexp
 
 Operation = Callable[..., jax.Array]
 Params = Mapping[str, Any]
+
+# functions of jax.nn by their names, which are those of the operations
+PARAMETER = {"leaky_relu": "slope", "elu": "alpha", "celu": "alpha"}
+ELEMENTWISE = (
+    *("elu", "celu", "selu", "silu", "mish", "softplus", "log_sigmoid", "soft_sign"),
+    *("relu6", "hard_tanh", "hard_sigmoid", "hard_silu"),
+)
 
 OPERATIONS = (
     "conv",
@@ -32,6 +40,8 @@ OPERATIONS = (
     "dense",
     "relu",
     "leaky_relu",
+    *ELEMENTWISE,
+    "gelu",
     "sigmoid",
     "tanh",
     "softmax",
@@ -117,20 +127,25 @@ PRIMITIVES = {
 # ---- functions of jax.nn --------------------------------------------------------------------------------------------
 
 
-def _leaky_relu(params: Params, avals: Sequence[Any]) -> Operation:
-    if params["slope"] is None:
-        raise Declined("its slope is not known at trace time")
-    return partial(leaky_relu, params["slope"])
+def _of_jax_nn(name: str) -> Callable[[Params, Sequence[Any]], Operation]:
+    """With the number that its parameter has, if it has one."""
+
+    def build(params: Params, avals: Sequence[Any]) -> Operation:
+        if name not in PARAMETER:
+            return partial(getattr(elementwise, name))
+        given = params[PARAMETER[name]]
+        if given is None:
+            raise Declined(f"its {PARAMETER[name]} is not known at trace time")
+        return partial(leaky_relu, given) if name == "leaky_relu" else partial(getattr(elementwise, name), alpha=given)
+
+    return build
 
 
-# ReLU is a rule of JAX's own, `jax.custom_jvp`; leaky ReLU is a body of jit
-CUSTOM_JVP = {"relu": Rule("relu", lambda params, avals: relu)}
-JITTED = {"leaky_relu": Rule("leaky_relu", _leaky_relu)}
+# ReLU and ReLU6 are rules of JAX's own, `jax.custom_jvp`; the others are bodies of jit
+CUSTOM_JVP = {"relu": Rule("relu", lambda params, avals: relu), "relu6": Rule("relu6", _of_jax_nn("relu6"))}
+JITTED = {name: Rule(name, _of_jax_nn(name)) for name in ("leaky_relu", *ELEMENTWISE) if name != "relu6"}
 # those that fnconv has no operation for
-STAYS = """
-    celu elu glu hard_sigmoid hard_silu hard_tanh log1mexp log_sigmoid mish relu6 selu silu soft_sign softplus
-    sparse_plus sparse_sigmoid squareplus
-"""
+STAYS = "glu log1mexp sparse_plus sparse_sigmoid squareplus"
 _JAX_NN = inspect.unwrap(jax.nn.relu).__code__.co_filename
 
 
@@ -148,7 +163,7 @@ def _is_jax_nn(debug_info: Any) -> bool:
     return f" at {_JAX_NN}:" in (debug_info.func_src_info or "")
 
 
-# ---- chains of primitives, see softmax.py ---------------------------------------------------------------------------
+# ---- chains of primitives, see polynomials.py and softmax.py --------------------------------------------------------
 
 
 def _along(function: Operation) -> Callable[[Params, Sequence[Any]], Operation]:
@@ -162,6 +177,12 @@ CHAINS = {
     "softmax": Rule("softmax", _along(softmax)),
     "log_softmax": Rule("log_softmax", _along(log_softmax)),
     "logsumexp": Rule("logsumexp", _along(logsumexp)),
+}
+
+POLYNOMIALS = {
+    "silu": Rule("silu", _elementwise(elementwise.silu)),
+    "gelu": Rule("gelu", _elementwise(partial(elementwise.gelu, approximate=True))),
+    "gelu_exact": Rule("gelu", _elementwise(partial(elementwise.gelu, approximate=False))),
 }
 
 

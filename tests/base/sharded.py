@@ -102,7 +102,7 @@ def others() -> Iterator[Case]:
     yield "max_unpool", unpool, (integers(N, 3, 3, 3), indices.astype(np.float32)), ()
     z = integers(N, 5)
     yield "leaky_relu", partial(fnconv.leaky_relu, slope=0.5), (z,), ()
-    for name in ("relu", "sigmoid", "tanh", "softmax", "log_softmax", "flatten"):
+    for name in ("relu", "sigmoid", "tanh", "gelu", "softmax", "log_softmax", "flatten"):
         yield name, getattr(fnconv, name), (z,), ()
 
     def integer_labels(z: jax.Array, labels: jax.Array) -> jax.Array:

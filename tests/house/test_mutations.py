@@ -16,6 +16,7 @@ import pytest
 import test_activations_losses as elementwise
 import test_bounds
 import test_choice
+import test_elementwise
 import test_exact_integers as exact
 import test_extremes
 import test_integers_modulo
@@ -76,6 +77,9 @@ CHECKS: dict[str, Callable[[], object]] = {
     "conv: integers modulo 2^8": lambda: test_integers_modulo.test_every_rule_of_conv_is_exact_or_refuses(
         "grouped", "int8"
     ),
+    "log_sigmoid: digits": lambda: test_elementwise.check_digits("log_sigmoid", "float32"),
+    "gelu: digits": lambda: test_elementwise.check_digits("gelu", "float32"),
+    "relu6: kinks": test_elementwise.test_slopes_at_kinks,
     "tanh: extremes": lambda: test_extremes.check_extremes("tanh", "float32"),
     "lp_pool: extremes": lambda: test_extremes.check_norms(2, "float32"),
     "cross-entropy: ignored labels": test_extremes.check_ignored_labels,

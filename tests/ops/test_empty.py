@@ -138,7 +138,15 @@ def test_dense_activations_and_losses():
     assert dw.tolist() == [[0, 0]] * 3
     y, dx, dw = ones_like_vjp(fnconv.dense, jnp.ones((2, 0)), jnp.ones((0, 3)))
     assert y.tolist() == [[0] * 3] * 2
-    for f in (fnconv.relu, fnconv.leaky_relu, fnconv.sigmoid, fnconv.tanh, fnconv.softmax, fnconv.log_softmax):
+    for f in (
+        fnconv.relu,
+        fnconv.leaky_relu,
+        fnconv.gelu,
+        fnconv.sigmoid,
+        fnconv.tanh,
+        fnconv.softmax,
+        fnconv.log_softmax,
+    ):
         for shape in ((0, 3), (3, 0)):
             y, dx = ones_like_vjp(f, jnp.ones(shape))
             assert y.shape == dx.shape == shape

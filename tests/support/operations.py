@@ -274,6 +274,13 @@ def _pointwise() -> Iterator[Operation]:
     )
     for name in ("sigmoid", "tanh", "softmax", "log_softmax"):
         yield Operation(name, getattr(fnconv, name), getattr(jax.nn, name), (x,), exact=False)
+    for name in (*GATES, "softplus", "log_sigmoid", "elu", "celu", "selu", "soft_sign"):
+        yield Operation(name, getattr(fnconv, name), getattr(jax.nn, name), (x,), exact=False)
+    for name in ("relu6", "hard_tanh", "hard_sigmoid", "hard_silu"):  # between the kinks, which are whole numbers
+        fn, reference = (partial(lambda f, x: f(0.75 * x), getattr(m, name)) for m in (fnconv, jax.nn))
+        yield Operation(name, fn, reference, (x,), exact=name in ("relu6", "hard_tanh"))
+    exact = {"approximate": False}
+    yield Operation("gelu-exact", partial(fnconv.gelu, **exact), partial(jax.nn.gelu, **exact), (x,), exact=False)
     yield Operation("softmax-axis", partial(fnconv.softmax, axis=0), partial(jax.nn.softmax, axis=0), (x,), exact=False)
     yield Operation(
         "softmax_cross_entropy-integer",
@@ -289,12 +296,15 @@ def _pointwise() -> Iterator[Operation]:
     yield Operation("squared_error", fnconv.squared_error, lambda p, t: (p - t) ** 2, (integers(3, 4), integers(3, 4)))
 
 
+GATES = ("silu", "gelu", "mish")
 OPERATIONS = (*_convolutions(), *_pools(), *_columns(), *_pointwise())
 # Those whose rules another entry runs as well, in a plainer geometry.
 SIMILAR = (
     *(f"conv{map_}-{name}" for map_ in ("", "_input_vjp", "_weight_vjp") for name in ("cropped", "3d")),
     *(f"conv{map_}-groups-dilated" for map_ in ("_input_vjp", "_weight_vjp")),
     *("max_pool-dilated-ceil", "max_pool-ties", "avg_pool-uncounted", "lp_pool-3", "softmax-axis"),
+    *("mish", "softplus", "log_sigmoid", "elu", "celu", "selu", "soft_sign", "gelu-exact"),
+    *("hard_tanh", "hard_sigmoid", "hard_silu"),
     *("spatial_pyramid_pool-avg-channels_last", "im2col-channels_last", "col2im-channels_last"),
 )
 CHANNELS_LAST = tuple(o for o in OPERATIONS if not o.name.endswith("-channels_first"))

@@ -13,7 +13,7 @@ import pytest
 from fnconv.base import chunks, dtypes, geometry, lowering, window_sums
 from fnconv.base.attach import attach
 from fnconv.base.spec import ConvSpec
-from fnconv.ops import activation, conv, loss, lp_pool, max_pool
+from fnconv.ops import activation, conv, elementwise, loss, lp_pool, max_pool
 from fnconv.rules import choice
 from fnconv.rules import conv as conv_rules
 from fnconv.rules import max_pool as max_rules
@@ -296,6 +296,27 @@ def four_times_dy(patch: Patch) -> None:
     patch.setattr(activation, "_tanh", attach(activation._tanh_primal, activation._tanh_fwd, bwd, has_spec=False))
 
 
+def one_minus_sigmoid(patch: Patch) -> None:
+    slope = lambda x: 1 - activation._logistic(x)  # noqa: E731
+    value = lambda x: -elementwise._log_one_plus_exp(-x)  # noqa: E731
+    patch.setattr(elementwise, "_log_sigmoid", elementwise.elementwise("log_sigmoid", value, slope))
+
+
+def cdf_by_tanh(patch: Patch) -> None:
+    """(1 + tanh u) / 2, which cancels where u is negative."""
+    patch.setattr(elementwise, "_logistic", lambda u: (1 + jnp.tanh(u / 2)) / 2)
+    patch.setattr(
+        elementwise, "_gelu", elementwise.elementwise("gelu", elementwise._gelu_value, elementwise._gelu_slope)
+    )
+
+
+def flat_only_outside(patch: Patch) -> None:
+    """A ReLU6 whose slope at 6 is 1."""
+    inside = lambda y: (y > 0) & (y <= 6)  # noqa: E731
+    relu6 = elementwise.elementwise("relu6", elementwise._clipped, inside, keeps_y=True)
+    patch.setattr(elementwise, "_relu6", relu6)
+
+
 def zeros_times_nan(patch: Patch) -> None:
     def wrong(x: jax.Array, first: np.ndarray, count: np.ndarray, i: int) -> jax.Array:
         cells = np.arange(x.shape[i])[:, None]
@@ -374,6 +395,9 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "4 dy before the slope": (four_times_dy, "tanh: extremes"),
     "powers of what they are": (
         lambda patch: patch.setattr(lp_pool, "_power_of_two", jnp.ones_like), "lp_pool: extremes"),
+    "log sigmoid' as 1 - s": (one_minus_sigmoid, "log_sigmoid: digits"),
+    "gelu by 1 + tanh": (cdf_by_tanh, "gelu: digits"),
+    "ReLU6'(6) = 1": (flat_only_outside, "relu6: kinks"),
     "an ignored label's logits count": (
         lambda patch: patch.setattr(loss, "_asked", lambda logits, labels: labels == labels),
         "cross-entropy: ignored labels"),

@@ -11,6 +11,7 @@ from jax import lax
 from small_network import ONE, W, X, compiled, net, weigh
 
 from fnconv.transform.manual_rules import with_manual_rules
+from fnconv.transform.table import ELEMENTWISE
 
 # ---- single operations ----------------------------------------------------------------------------------------------
 
@@ -201,14 +202,74 @@ def test_leaky_relu(dtype, options, wrap):
         np.testing.assert_array_equal(f(manual), f(fn))
 
 
-def test_activations_without_an_operation_are_named():
-    """What they are made of is replaced where it can be."""
-    for fn in (lambda x: jax.nn.silu(x), jax.jit(lambda x: jax.nn.silu(x))):
-        report = with_manual_rules(fn).replaced(SMOOTH)
-        assert report.counts == {"sigmoid": 1}
-        assert [(s.operation, s.types) for s in report.left] == [("silu", "f32[3,4] -> f32[3,4]")]
-        assert "test_transform_operations.py" in report.left[0].source
-    assert with_manual_rules(jax.nn.gelu).replaced(SMOOTH).counts == {"tanh": 1}
+ACTIVATIONS = {
+    **{name: getattr(jax.nn, name) for name in ELEMENTWISE},
+    "elu, 0.5": lambda x: jax.nn.elu(x, 0.5),
+    "celu, 0.5": lambda x: jax.nn.celu(x, 0.5),
+    "swish": jax.nn.swish,
+    "gelu": jax.nn.gelu,
+    "gelu, exact": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, jax.jit, lambda f: jax.jit(lambda x: f(x))], ids=["values", "jit", "jaxpr"]
+)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name, wrap):
+    """By name, or, gelu, by its formula; jax.nn's numbers, also at the kinks: in float64, of which gelu's tail loses 14 bits."""
+    x = np.float64([[-4.0, -3.0, -1.0, -0.5, 0.0, 0.25, 1.0, 3.0, 6.0, 7.0]])
+    fn = wrap(ACTIVATIONS[name])
+    manual = with_manual_rules(fn)
+    with jax.enable_x64(True):
+        report = manual.replaced(x)
+        ours, theirs = (jax.jit(jax.value_and_grad(lambda x, f=f: f(x).sum()))(x) for f in (manual, fn))
+    operation = {"swish": "silu"}.get(name, name.partition(",")[0])
+    assert report.counts[operation] == 1
+    assert report.counts.keys() <= {operation, "tanh"}
+    assert not report.left
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2**-36)
+
+
+FORMULAS = {
+    "silu": lambda x: x * jax.nn.sigmoid(x),
+    "gelu": lambda x: 0.5 * x * (1 + jnp.tanh(0.7978845608 * (x + 0.044715 * x * x * x))),
+    "gelu, factored": lambda x: x * (0.5 * (jnp.tanh(x * 0.7978845608 * (1 + 0.044715 * x**2)) + 1)),
+    "gelu, sigmoid": lambda x: x * jax.nn.sigmoid(1.5957691216 * (x + 0.044715 * x**3)),
+    "gelu, erf": lambda x: x * (1 + lax.erf(x / 1.41421356)) / 2,
+    "gelu, of a scaled x": lambda x: jax.nn.gelu(x / 3 + 1),
+}
+OTHERS = {
+    "another constant": lambda x: 0.5 * x * (1 + jnp.tanh(0.7978 * (x + 0.044715 * x**3))),
+    "another square": lambda x: 0.5 * x * (1 + jnp.tanh(0.7978845608 * (x + 0.044715 * x**2))),
+    "a quick gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "another x": lambda x: (x + 1) * jax.nn.sigmoid(x),
+    "x of another row": lambda x: x * jax.nn.sigmoid(x[::-1]),
+}
+
+
+@pytest.mark.parametrize("name", [*FORMULAS, *OTHERS])
+def test_activations_by_their_formula(name):
+    """However it is written, and nothing else."""
+    fn = {**FORMULAS, **OTHERS}[name]
+    manual = with_manual_rules(jax.jit(lambda x: fn(x)))
+    counts = manual.replaced(SMOOTH).counts
+    assert [o for o in counts if o not in ("tanh", "sigmoid")] == [name.partition(",")[0]] * (name in FORMULAS)
+    ours, theirs = compiled(lambda x: [jax.grad(lambda x, f=f: (f(x) ** 2).sum())(x) for f in (manual, fn)])(SMOOTH)
+    np.testing.assert_allclose(ours, theirs, rtol=2**-18, atol=2**-18)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["values", "jaxpr"])
+def test_the_parts_of_an_activation_that_is_not_selected(wrap):
+    """The sigmoid of a silu; and one that fnconv does not have is named."""
+    report = with_manual_rules(wrap(lambda x: jax.nn.silu(x)), only=["sigmoid"]).replaced(SMOOTH)
+    assert report.counts == {"sigmoid": 1}
+    assert [(s.operation, s.reason) for s in report.left] == [("silu", "not in `only`")]
+    report = with_manual_rules(wrap(lambda x: jax.nn.glu(x))).replaced(SMOOTH)
+    assert report.counts == {"sigmoid": 1}
+    assert [(s.operation, s.types) for s in report.left] == [("glu", "f32[3,4] -> f32[3,2]")]
+    assert "test_transform_operations.py" in report.left[0].source
 
 
 @pytest.mark.parametrize(

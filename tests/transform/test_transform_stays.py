@@ -158,8 +158,8 @@ DECLINED = {
     ),
     "initial value": (lambda: generic(X), "reduce_window", "initial value"),
     "leaky ReLU": (lambda: jax.nn.leaky_relu(X, X[0, 0, 0, 0]), "leaky_relu", "slope is not known at trace time"),
-    "softplus": (lambda: jax.nn.softplus(X), "softplus", "fnconv has no softplus"),
-    "relu6": (lambda: jax.nn.relu6(X), "relu6", "fnconv has no relu6"),
+    "elu": (lambda: jax.nn.elu(X, X[0, 0, 0, 0]), "elu", "alpha is not known at trace time"),
+    "squareplus": (lambda: jax.nn.squareplus(X), "squareplus", "fnconv has no squareplus"),
     "weak type": (lambda: jax.nn.relu(2.0), "relu", "in place of"),
     "accuracy": (lambda: lax.tanh(X, accuracy=lax.AccuracyMode.HIGHEST), "tanh", "accuracy"),
 }

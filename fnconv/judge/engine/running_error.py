@@ -75,13 +75,13 @@ class Approx:
 
     def exp(self) -> Approx:
         value = np.exp(self.value)
-        return self._elementary(value, value * np.expm1(self.error))
+        return self.elementary(value, value * np.expm1(self.error))
 
     def log(self) -> Approx:
-        return self._elementary(np.log(self.value), -np.log1p(-self.error / self.value))
+        return self.elementary(np.log(self.value), -np.log1p(-self.error / self.value))
 
     def tanh(self) -> Approx:
-        return self._elementary(np.tanh(self.value), self.error)  # the slope is at most 1
+        return self.elementary(np.tanh(self.value), self.error)  # the slope is at most 1
 
     def sqrt(self) -> Approx:
         value = np.sqrt(self.value)
@@ -95,7 +95,7 @@ class Approx:
         slack = value * np.expm1(-abs(p) * np.log1p(-near))
         slack = np.where(relative < 0.5, slack, (self.value + self.error) ** p if p > 0 else np.inf)
         weight = 1 + abs(p * np.log(np.where(self.value > 0, self.value, 1.0)))
-        return self._elementary(value, slack, weight)
+        return self.elementary(value, slack, weight)
 
     def sum(self, axis: Any, *, keepdims: bool = False) -> Approx:
         """In any order of summation."""
@@ -137,7 +137,8 @@ class Approx:
     def _rounded(self, value: Values, error: Values, factor: Any = 1.0) -> Approx:
         return Approx(value, Approx(value, error, self.format)._step(error, factor), self.format)
 
-    def _elementary(self, value: Values, error: Values, weight: Any = 1.0) -> Approx:
+    def elementary(self, value: Values, error: Values, weight: Any = 1.0) -> Approx:
+        """A function of this that no standard rounds correctly, and how far it is off for this one's error."""
         return self._rounded(value, error, ELEMENTARY * weight)
 
 

@@ -13,14 +13,18 @@ Each bound takes the float64 reference's own error in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.dtypes import accumulator
+from fnconv.judge.engine.followed import follow
+from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.running_error import Approx, Format, Values
+from fnconv.transform.both_modes import both_modes
 
 Results = dict[str, Values]
 Run = Callable[[tuple[Values, ...], Values], Results]  # the float64 reference: operands, cotangent -> results
@@ -148,6 +152,45 @@ class Formulas:
         manual = _follow(self.manual, Format.of(wide), Format.of(dtype), operands, cotangent)
         reference = _follow(self.reference, F64, F64, operands, cotangent)
         return {name: manual[name].error + reference[name].error for name in manual}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Results followed step by step through the programs of the rule and of the reference, as they are traced."""
+
+    manual: Callable[..., Any]
+    reference: Callable[..., Any]
+    names: tuple[str, ...] = ("x",)
+    forward: bool = False
+
+    def of_tangents(self, operands: int) -> Traced:
+        return replace(self, forward=True)
+
+    def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+        return {name: abs(value) for name, value in run(operands, cotangent).items()}
+
+    def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
+        manual = self._followed(self.manual, operands, cotangent, dtype)
+        reference = self._followed(self.reference, operands, cotangent, jnp.float64)
+        return {name: manual[name].error + reference[name].error for name in manual}
+
+    def _followed(
+        self, function: Callable[..., Any], operands: tuple[Values, ...], cotangent: Values, dtype: Any
+    ) -> dict[str, Approx]:
+        given = operands if self.forward else (*operands, cotangent)
+
+        def results(*given: jax.Array) -> list[Any]:
+            if self.forward:
+                n = len(given) // 2
+                return [jax.jvp(both_modes(function), given[:n], given[n:])[1]]
+            y, pull = jax.vjp(function, *given[:-1])
+            return [y, *pull(given[-1])]
+
+        with precision(dtype):
+            jaxpr = jax.make_jaxpr(results)(*(abstract(a.shape, dtype) for a in given))
+        with precision(jnp.float64):
+            found = follow(jaxpr, given)
+        return dict(zip([TANGENT] if self.forward else ["y", *map("d{}".format, self.names)], found, strict=True))
 
 
 def sum_error(count: Values, magnitude: Values, exact: Values, dtype: Any, rounded: int = 0) -> Values:

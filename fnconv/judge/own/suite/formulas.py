@@ -1,7 +1,8 @@
 """How the functions that are not linear are computed, step by step, for the bounds on their rounding errors.
 
-Each formula is written twice where the rule and automatic differentiation take different ways: tanh' = 4 s(2x) s(-2x)
-here, 1 - tanh^2 there, which cancels.  `a` computes, `s` stores.
+Written out where sums in float32 are stored in between; `bounds.Traced` reads what works element by element from the
+programs.  A formula is written twice where the rule and automatic differentiation take different ways.  `a` computes,
+`s` stores.
 """
 
 from __future__ import annotations
@@ -19,77 +20,6 @@ from fnconv.judge.own.references import Window
 
 Operands = tuple[Approx, ...]
 Results = Mapping[str, Approx]
-
-
-# ---- element by element ---------------------------------------------------------------------------------------------
-
-
-def leaky_relu(slope: float) -> Formulas:
-    """The slope itself is rounded."""
-
-    def both(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-        (x,) = operands
-        rounded = Approx(np.full_like(x.value, slope), np.full_like(x.value, a.u * slope), a)
-        return {"y": (x * rounded).where(x.value <= 0, x.value), "dx": (dy * rounded).where(x.value <= 0, dy.value)}
-
-    return Formulas(both, both, accumulates=False)
-
-
-def _logistic(x: Approx) -> Approx:
-    """1 / (1 + e^-x); where e^-x overflows the value is below the smallest normal number."""
-    far = x.value < -700.0
-    near = x.where(~far)
-    s = x.format.exact(1) / ((-near).exp() + 1)
-    return Approx(np.where(far, 0.0, s.value), np.where(far, x.format.tiny, s.error), x.format)
-
-
-def _sech(x: Approx) -> Approx:
-    """2 t / (1 + t^2) with t = e^-|x|."""
-    t = (-x.abs()).exp()
-    return t.scaled(2) / (t * t + 1)
-
-
-def _sigmoid(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-    (x,) = operands
-    root = _sech(x.scaled(0.5)).scaled(0.5)
-    return {"y": _logistic(x), "dx": dy * root * root}
-
-
-def _sigmoid_autodiff(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-    (x,) = operands
-    y = _logistic(x)
-    return {"y": y, "dx": dy * (y * (a.exact(1) - y))}
-
-
-def _tanh(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-    (x,) = operands
-    root = _sech(x)
-    return {"y": x.tanh(), "dx": dy * root * root}
-
-
-def _tanh_autodiff(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-    """dy (1 - y^2), or dy + dy y (-y): the same but for one rounding."""
-    (x,) = operands
-    y = x.tanh()
-    return {"y": y, "dx": dy - dy * y * y}
-
-
-def _squared_error(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-    prediction, target = operands
-    error = prediction - target
-    slope = error.scaled(2) * dy
-    return {"y": error * error, "dprediction": slope, "dtarget": -slope}
-
-
-def _squared_error_tangent(a: Format, s: Format, given: Operands, _: Approx) -> Results:
-    """One term for each operand."""
-    slope = (given[0] - given[1]).scaled(2)
-    return {TANGENT: slope * given[2] - slope * given[3]}
-
-
-SIGMOID = Formulas(_sigmoid, _sigmoid_autodiff, accumulates=False)
-TANH = Formulas(_tanh, _tanh_autodiff, accumulates=False)
-SQUARED_ERROR = Formulas(_squared_error, _squared_error, accumulates=False, tangent=_squared_error_tangent)
 
 
 # ---- softmax --------------------------------------------------------------------------------------------------------

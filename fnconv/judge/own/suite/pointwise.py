@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.judge.own.bounds import Bound, Selecting
+from fnconv.judge.own.bounds import Bound, Selecting, Traced
 from fnconv.judge.own.case import Arrays, Case, Function, Sample
 from fnconv.judge.own.suite import formulas
 from fnconv.ops import functional as ops
 
 SHAPE = (4, 6)
+ELEMENTWISE = (
+    *("celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "log_sigmoid", "mish", "relu6", "selu", "silu"),
+    *("sigmoid", "soft_sign", "softplus", "tanh"),
+)
 LABELS = np.array([0, 5, 2, 7], np.int32)  # the last is no class: loss and gradient 0
 
 
@@ -41,10 +46,15 @@ MODERATE, EXTREME = Sample("floats", _moderate), Sample("arguments of +-1e4", _e
 def cases() -> Iterator[Case]:
     """All cases of this module."""
     yield _one("relu", ops.relu, lambda x: jnp.where(x > 0, x, jnp.zeros((), x.dtype)), Selecting(), SMALL, MODERATE)
-    for slope, samples in ((0.25, (SMALL, MODERATE)), (0.01, (MODERATE, EXTREME))):
-        yield _leaky_relu(slope, *samples)
-    yield _one("sigmoid", ops.sigmoid, jax.nn.sigmoid, formulas.SIGMOID, MODERATE, EXTREME)
-    yield _one("tanh", ops.tanh, jnp.tanh, formulas.TANH, MODERATE, EXTREME)
+    yield _leaky_relu(0.25, SMALL)
+    yield _leaky_relu(0.01)
+    for name in ELEMENTWISE:
+        function, reference = getattr(ops, name), getattr(jax.nn, name)
+        yield _traced(name, function, reference, *((SMALL,) if name in ("relu6", "hard_tanh") else ()))
+    exact = {"approximate": False}
+    yield _traced("gelu", partial(ops.gelu, **exact), partial(jax.nn.gelu, **exact), text=", exact")
+    for name in ("elu", "celu"):
+        yield _traced(name, partial(getattr(ops, name), alpha=0.3), partial(getattr(jax.nn, name), alpha=0.3))
     for axis in (-1, 0):
         yield _softmax("softmax", ops.softmax, jax.nn.softmax, formulas.softmax(axis), axis)
         yield _softmax("log_softmax", ops.log_softmax, jax.nn.log_softmax, formulas.log_softmax(axis), axis)
@@ -54,9 +64,9 @@ def cases() -> Iterator[Case]:
         "squared_error",
         str(SHAPE),
         lambda rule: ops.squared_error,
-        lambda prediction, target: (prediction - target) ** 2,
+        _square_of_difference,
         {"prediction": SHAPE, "target": SHAPE},
-        formulas.SQUARED_ERROR,
+        Traced(ops.squared_error, _square_of_difference, ("prediction", "target")),
         (SMALL, MODERATE),
         batched=frozenset({"y", "dprediction", "dtarget"}),
         quick=True,
@@ -78,15 +88,16 @@ def _one(name: str, manual: Function, reference: Function, bound: Bound, *sample
     )
 
 
+def _traced(name: str, manual: Function, reference: Function, *samples: Sample, text: str = "") -> Case:
+    """A function of one array, whose bound is that of its program."""
+    return _one(name, manual, reference, Traced(manual, reference), *samples, MODERATE, EXTREME, text=text)
+
+
 def _leaky_relu(slope: float, *samples: Sample) -> Case:
-    return _one(
-        "leaky_relu",
-        lambda x: ops.leaky_relu(x, slope),
-        lambda x: jnp.where(x > 0, x, x * jnp.asarray(slope, x.dtype)),
-        formulas.leaky_relu(slope),
-        *samples,
-        text=f", slope {slope}",
-    )
+    def reference(x: Any) -> jax.Array:
+        return jnp.where(x > 0, x, x * jnp.asarray(slope, x.dtype))
+
+    return _traced("leaky_relu", partial(ops.leaky_relu, slope=slope), reference, *samples, text=f", slope {slope}")
 
 
 def _softmax(name: str, manual: Any, reference: Any, bound: Bound, axis: int) -> Case:
@@ -94,6 +105,10 @@ def _softmax(name: str, manual: Any, reference: Any, bound: Bound, axis: int) ->
     return _one(
         name, lambda x: manual(x, axis=axis), lambda x: reference(x, axis=axis), bound, MODERATE, EXTREME, text=text
     )
+
+
+def _square_of_difference(prediction: Any, target: Any) -> Any:
+    return (prediction - target) ** 2
 
 
 def _cross_entropy(logits: Any, weights: Any) -> jax.Array:

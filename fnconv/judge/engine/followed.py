@@ -1,0 +1,97 @@
+"""Running error analysis of a program as it is traced: no formula is written out a second time.
+
+`follow` evaluates a jaxpr on `Approx`s, each step in the format of its dtype.  A monotone elementary function moves an
+error to the larger of its two differences, and adds its own.  A constant that is not short has been rounded once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import mul
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from fnconv.judge.engine.replay import STRUCTURES, Arithmetic, bind, replay
+from fnconv.judge.engine.rounding import EXACT
+from fnconv.judge.engine.running_error import Approx, Format, Values
+
+MONOTONE: dict[str, Callable[[Any], Any]] = {
+    "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "erfc": np.vectorize(math.erfc, otypes=[np.float64]),
+    "exp": np.exp,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log1p": np.log1p,
+    "logistic": lambda x: np.exp(-np.logaddexp(0, -x)),
+    "rsqrt": lambda x: x**-0.5,
+    "sqrt": np.sqrt,
+    "tanh": np.tanh,
+}
+STEPS: dict[str, Callable[..., Approx]] = {
+    "abs": lambda e, a: a.abs(),
+    "add": lambda e, a, b: a + b,
+    "add_any": lambda e, a, b: a + b,
+    "convert_element_type": lambda e, a: a.stored(_format(e)),
+    "div": lambda e, a, b: a / b,
+    "integer_pow": lambda e, a: reduce(mul, [a] * e.params["y"]),
+    "max": lambda e, a, b: _either(a.value >= b.value, a, b, np.maximum(a.error, b.error)),
+    "min": lambda e, a, b: _either(a.value <= b.value, a, b, np.maximum(a.error, b.error)),
+    "mul": lambda e, a, b: a * b,
+    "neg": lambda e, a: -a,
+    "reduce_sum": lambda e, a: a.sum(e.params["axes"]),
+    "select_n": lambda e, which, a, b: _either(which, b, a, np.where(which, b.error, a.error)),
+    "square": lambda e, a: a * a,
+    "sub": lambda e, a, b: a - b,
+}
+
+
+def follow(jaxpr: Any, operands: Sequence[Values]) -> list[Approx]:
+    """The results of a jaxpr on exact floating operands; 64-bit types must be enabled."""
+    formats = [Format.of(a.dtype) for a in jaxpr.in_avals]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        return replay(jaxpr, [f.exact(o) for f, o in zip(formats, operands, strict=True)], _Followed())
+
+
+class _Followed(Arithmetic):
+    def constant(self, value: Any, aval: Any) -> Any:
+        if not jnp.issubdtype(aval.dtype, jnp.floating):
+            return np.asarray(value)
+        exact, format = np.asarray(value, np.float64), Format.of(aval.dtype)
+        return Approx(exact, np.where(exact * 256 == np.round(exact * 256), 0.0, format.u * abs(exact)), format)
+
+    def equation(self, e: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        name = e.primitive.name
+        if name in STRUCTURES:
+            return super().equation(e, operands)
+        values = [o.value if isinstance(o, Approx) else o for o in operands]
+        if not jnp.issubdtype(e.outvars[0].aval.dtype, jnp.floating):  # a comparison
+            return [np.asarray(v) for v in bind(e, values)]
+        if name in MONOTONE:
+            return [_monotone(name, operands[0])]
+        lifted = [o if isinstance(o, Approx) else _format(e).exact(o) for o in operands]
+        if name in STEPS:
+            return [STEPS[name](e, *(operands[:1] if name == "select_n" else []), *lifted[name == "select_n" :])]
+        if name not in EXACT:
+            raise NotImplementedError(f"the error of {name}")
+        moved = [[np.asarray(v, np.float64) for v in bind(e, vs)] for vs in (values, [o.error for o in lifted])]
+        return [Approx(v, abs(error), _format(e)) for v, error in zip(*moved, strict=True)]
+
+
+def _format(e: Any) -> Format:
+    return Format.of(e.outvars[0].aval.dtype)
+
+
+def _either(first: Any, a: Approx, b: Approx, error: Values) -> Approx:
+    return Approx(np.where(first, a.value, b.value), error, a.format)
+
+
+def _monotone(name: str, x: Approx) -> Approx:
+    """erfc may lose x^2 times as much as exp: the argument of the e^(-x^2) in it has been rounded."""
+    f = MONOTONE[name]
+    value = f(x.value)
+    spread = np.fmax(abs(f(x.value + x.error) - value), abs(f(x.value - x.error) - value))
+    return x.elementary(value, spread, 1 + x.value**2 if name == "erfc" else 1.0)
