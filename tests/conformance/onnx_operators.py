@@ -235,6 +235,28 @@ def leaky_relu(x: jax.Array, *, alpha: float = 0.01) -> jax.Array:
     return fnconv.leaky_relu(x, alpha)
 
 
+def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
+    return fnconv.elu(x, alpha)
+
+
+def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
+    return fnconv.celu(x, alpha)
+
+
+def selu(
+    x: jax.Array, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
+) -> jax.Array:
+    return gamma * fnconv.elu(x, alpha)
+
+
+def gelu(x: jax.Array, *, approximate: str = "none") -> jax.Array:
+    return fnconv.gelu(x, approximate == "tanh")
+
+
+def hard_sigmoid(x: jax.Array, *, alpha: float = 0.2, beta: float = 0.5) -> jax.Array:
+    return fnconv.hard_sigmoid(6 * (alpha * x + beta) - 3)
+
+
 def softmax(function: Callable[..., jax.Array], x: jax.Array, *, axis: int | None = None, opset: int) -> jax.Array:
     """Before opset 13 all axes from `axis` on count as one."""
     if opset >= 13:
@@ -267,24 +289,33 @@ def softmax_cross_entropy_loss(
 # An operator takes its inputs in order and its attributes by name.
 OPERATORS: dict[str, Callable[..., Any]] = {
     "AveragePool": average_pool,
+    "Celu": celu,
     "Col2Im": col2im,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "Elu": elu,
     "Flatten": flatten,
+    "Gelu": gelu,
     "Gemm": gemm,
     "GlobalAveragePool": partial(global_pool, fnconv.adaptive_avg_pool),
     "GlobalLpPool": global_lp_pool,
     "GlobalMaxPool": partial(global_pool, fnconv.adaptive_max_pool),
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": fnconv.hard_silu,
     "LeakyRelu": leaky_relu,
     "LogSoftmax": partial(softmax, fnconv.log_softmax),
     "LpPool": lp_pool,
     "MatMul": matmul,
     "MaxPool": max_pool,
     "MaxUnpool": max_unpool,
+    "Mish": fnconv.mish,
     "Relu": fnconv.relu,
+    "Selu": selu,
     "Sigmoid": fnconv.sigmoid,
     "Softmax": partial(softmax, fnconv.softmax),
     "SoftmaxCrossEntropyLoss": softmax_cross_entropy_loss,
+    "Softplus": fnconv.softplus,
+    "Softsign": fnconv.soft_sign,
     "Tanh": fnconv.tanh,
 }
 SHAPE_INPUTS = {"Col2Im": slice(1, 3), "MaxUnpool": slice(2, 3)}  # inputs that are read while tracing

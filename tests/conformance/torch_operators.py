@@ -20,7 +20,7 @@ import onnx_operators
 
 import fnconv
 from fnconv.judge.engine.running_error import Approx, Format
-from fnconv.judge.own.bounds import Bound, Formulas, Multilinear
+from fnconv.judge.own.bounds import Bound, Formulas, Multilinear, Traced
 from fnconv.judge.own.references import Window
 from fnconv.judge.own.suite import formulas
 
@@ -155,6 +155,27 @@ def tanh(input):
     return fnconv.tanh(input)
 
 
+def elementwise(input, function=None):
+    return function(input)
+
+
+def elu(input, alpha=1.0):
+    return fnconv.elu(input, alpha)
+
+
+def celu(input, alpha=1.0):
+    return fnconv.celu(input, alpha)
+
+
+def gelu(input, approximate="none"):
+    return fnconv.gelu(input, approximate == "tanh")
+
+
+def hard_tanh(input, min_val=-1.0, max_val=1.0):
+    middle, half = (max_val + min_val) / 2, (max_val - min_val) / 2
+    return middle + half * fnconv.hard_tanh((input - middle) / (half or 1.0))
+
+
 def softmax(input, dim, dtype=None, function=fnconv.softmax):
     """A scalar counts as a row of one."""
     x = input if dtype is None else input.astype(str(dtype).removeprefix("torch."))
@@ -265,8 +286,14 @@ def along(formula: Callable[[int], Formulas]) -> Callable[[dict[str, Any]], Boun
     return bound
 
 
-def always(bound: Bound) -> Callable[[dict[str, Any]], Bound]:
-    return lambda arguments: bound
+def traced(ours: Callable[..., Any], theirs: Callable[..., Any] | None = None) -> Callable[[dict[str, Any]], Bound]:
+    """theirs: of the input, as Torch computes the slope, if not as we do."""
+
+    def bound(arguments: dict[str, Any]) -> Bound:
+        function = partial(ours, **{k: v for k, v in arguments.items() if k != "input"})
+        return Traced(function, theirs or function)
+
+    return bound
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
@@ -279,13 +306,27 @@ OPERATORS: dict[str, Operator] = {
     "nn.functional.fold": Operator(fold, 2, numbers="whole"),
     "nn.functional.interpolate area": Operator(interpolate, bound=averages),
     "nn.functional.relu": Operator(relu),
-    "nn.functional.leaky_relu": Operator(
-        leaky_relu, bound=lambda arguments: formulas.leaky_relu(arguments["negative_slope"])),
+    "nn.functional.leaky_relu": Operator(leaky_relu, bound=traced(leaky_relu)),
+    "nn.functional.elu": Operator(elu, bound=traced(elu)),
+    "nn.functional.celu": Operator(celu, bound=traced(celu)),
+    "nn.functional.gelu": Operator(gelu, bound=traced(gelu, jax.nn.gelu)),
+    "nn.functional.hardtanh": Operator(hard_tanh, bound=traced(hard_tanh)),
     "nn.functional.mse_loss": Operator(mse_loss, operands=("input", "target"), bound=squared_errors),
     "nn.functional.cross_entropy": Operator(cross_entropy, operands=("input", "target"), bound=cross_entropies),
-    "sigmoid": Operator(sigmoid, bound=always(formulas.SIGMOID)),
-    "tanh": Operator(tanh, bound=always(formulas.TANH)),
+    "sigmoid": Operator(sigmoid, bound=traced(sigmoid, jax.nn.sigmoid)),
+    "tanh": Operator(tanh, bound=traced(tanh, jnp.tanh)),
 }  # fmt: skip
+for _name, _function in {
+    "silu": fnconv.silu,
+    "mish": fnconv.mish,
+    "selu": fnconv.selu,
+    "relu6": fnconv.relu6,
+    "hardswish": fnconv.hard_silu,
+    "logsigmoid": fnconv.log_sigmoid,
+    "softsign": fnconv.soft_sign,
+}.items():
+    _ours = partial(elementwise, function=_function)
+    OPERATORS[f"nn.functional.{_name}"] = Operator(_ours, bound=traced(_ours))
 for _variant in ("", " with_dtype"):
     _log = partial(softmax, function=fnconv.log_softmax)
     OPERATORS |= {

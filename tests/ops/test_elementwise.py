@@ -66,7 +66,7 @@ SCALE, ALPHA = np.longdouble("1.0507009873554804934"), np.longdouble("1.67326324
 
 @dataclass(frozen=True)
 class Exact:
-    """The value, and the terms whose sum is the slope; 1 and more for the size of an argument of e^... that is rounded."""
+    """The value, the terms whose sum is the slope, and 1 plus the size of the argument of an e^... in it."""
 
     fn: Callable[..., jax.Array]
     value: Callable[[Array], Array]

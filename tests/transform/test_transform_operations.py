@@ -217,7 +217,7 @@ ACTIVATIONS = {
 )
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(name, wrap):
-    """By name, or, gelu, by its formula; jax.nn's numbers, also at the kinks: in float64, of which gelu's tail loses 14 bits."""
+    """By name, or, gelu, by its formula; jax.nn's numbers, also at kinks, in float64: gelu's tail loses 14 bits."""
     x = np.float64([[-4.0, -3.0, -1.0, -0.5, 0.0, 0.25, 1.0, 3.0, 6.0, 7.0]])
     fn = wrap(ACTIVATIONS[name])
     manual = with_manual_rules(fn)
