@@ -332,5 +332,10 @@ def is_symbolic(size: object) -> bool:
     return not isinstance(size, int)
 
 
+def may_be_empty(axes: Sequence[AnyAxis]) -> bool:
+    """Whether a window may lie wholly in the padding."""
+    return any(is_symbolic(a.size) or not a.counts(include_pad=False).all() for a in axes)
+
+
 def volume(shape: Sequence[int]) -> int:
     return math.prod(shape)

@@ -261,8 +261,16 @@ def _centred(x: jax.Array, axis: int) -> jax.Array:
 def row_top(wide: jax.Array, axis: int) -> jax.Array:
     """The maximum along an axis, which stays with size 1; the largest finite numbers for infinities."""
     limits = np.finfo(wide.dtype)
-    top = lax.reduce(lax.stop_gradient(wide), limits.min, lax.max, (axis % wide.ndim,))
-    return jnp.expand_dims(jnp.minimum(top, limits.max), axis)
+
+    def top(rows: jax.Array) -> jax.Array:
+        return lax.reduce(rows, limits.min, lax.max, (axis % rows.ndim,))
+
+    found = lax.platform_dependent(
+        lax.stop_gradient(wide),
+        tpu=lambda rows: top(jnp.minimum(rows, limits.max)),  # a kernel of its own there, after the maximum
+        default=lambda rows: jnp.minimum(top(rows), limits.max),
+    )
+    return jnp.expand_dims(found, axis)
 
 
 def _axis(name: str, axis: int, x: jax.Array) -> int:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from fnconv.base.attach import attach
 from fnconv.base.errors import invalid, mistyped
+from fnconv.base.geometry import may_be_empty
 from fnconv.base.layout import canonical, restore
 from fnconv.base.lowering import per_channel
 from fnconv.base.spec import (
@@ -130,8 +131,10 @@ def _activate(block: Block, y: jax.Array, offset: jax.Array | None) -> tuple[jax
     """The value, and its offset, or -1 where no gradient passes: where y <= 0, or NaN, as in `relu`."""
     if block.activation is None:
         return y, offset
-    empty = False if offset is None else offset < 0  # a window wholly in the padding keeps its value
-    value = jnp.where((y <= 0) & ~jnp.asarray(empty), jnp.zeros((), y.dtype), y)
+    off = y <= 0
+    if offset is not None and block.pool is not None and may_be_empty(block.pool.axes):
+        off &= offset >= 0  # a window wholly in the padding keeps its value
+    value = jnp.where(off, jnp.zeros((), y.dtype), y)
     kept = jnp.zeros(y.shape, jnp.int8) if offset is None else offset
     return value, jnp.where(y > 0, kept, jnp.full((), -1, kept.dtype))
 

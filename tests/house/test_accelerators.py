@@ -72,17 +72,9 @@ def counted(target: str, name: str) -> dict[str, Any]:
     return {"name": name, "map": case.map, **sides}
 
 
-LARGER = {  # on a TPU, by its compiler's estimate
-    "log_softmax float32 fwd+bwd": "0.94 of autodiff's cycles",
-    "cross-entropy bfloat16 fwd+bwd": "below 0.95 of autodiff's cycles",
-}
-
-
 @on_each
 @pytest.mark.parametrize("name", TELLING)
-def test_no_program_is_larger_than_autodiff_s(target: str, name: str, request: pytest.FixtureRequest) -> None:
-    if target == TPU and name in LARGER:
-        request.applymarker(pytest.mark.xfail(reason=LARGER[name], strict=True))
+def test_no_program_is_larger_than_autodiff_s(target: str, name: str) -> None:
     assert accelerators.ratio(target, counted(target, name)) >= MARGIN
 
 

@@ -13,7 +13,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from fnconv.base.dtypes import accumulator, lowest
-from fnconv.base.geometry import Axis, is_symbolic, sliding
+from fnconv.base.geometry import Axis, may_be_empty, sliding
 from fnconv.base.pairs import pad
 from fnconv.base.spec import PoolSpec
 
@@ -32,18 +32,8 @@ def maximum(spec: PoolSpec, x: jax.Array) -> jax.Array:
 def scatters(spec: PoolSpec) -> bool:
     """Whether `input_vjp` knows these windows: not dilated, ties row-major, none that lies wholly in the padding."""
     long = [a for a in spec.axes if a.window > 1]
-    return (spec.ties == "row_major" or len(long) < 2) and all(map(_scatters, spec.axes))
-
-
-def _scatters(a: object) -> bool:
-    return (
-        isinstance(a, Axis)
-        and not is_symbolic(a.size)
-        and a.dilation == 1
-        and min(a.low, a.high) >= 0
-        and a.low < a.window
-        and (a.output - 1) * a.stride - a.low < a.size
-    )
+    plain = (isinstance(a, Axis) and a.dilation == 1 and min(a.low, a.high) >= 0 for a in spec.axes)
+    return (spec.ties == "row_major" or len(long) < 2) and not may_be_empty(spec.axes) and all(plain)
 
 
 def input_vjp(spec: PoolSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
