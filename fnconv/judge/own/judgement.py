@@ -1,8 +1,8 @@
-"""The three judgements on one rule's results, and the report of the worst mistake."""
+"""The three judgements on one rule's results, and a guess at the cause of a mistake."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,18 +15,7 @@ from fnconv.judge.engine.running_error import Values
 from fnconv.judge.own.bounds import Results
 from fnconv.judge.own.case import Arrays, Case, Sample
 from fnconv.judge.own.programs import compile_reference
-from fnconv.judge.own.report import OwnFailure
-
-
-@dataclass
-class Judgement:
-    """What the samples of one case say about one rule."""
-
-    exact: bool | None = None  # None: no integers were tried
-    ratio: float = 0.0
-    ulps_automatic: float = 0.0
-    ulps_float64: float = 0.0
-    failures: list[OwnFailure] = field(default_factory=list)
+from fnconv.judge.own.report import OwnFailure, OwnRow
 
 
 @dataclass(frozen=True)
@@ -44,23 +33,22 @@ class Drawn:
 
 def assess(
     case: Case,
-    rule: str,
     drawn: Drawn,
     got: Mapping[str, np.ndarray],
     automatic: Mapping[str, np.ndarray],
     where: tuple[str, str],
-    found: Judgement,
-) -> None:
-    """Compare one rule's results on one sample with autodiff's and with float64's; note it in `found`.
+    found: OwnRow,
+) -> Iterator[OwnFailure]:
+    """Compare one rule's results on one sample with autodiff's and with float64's: its failures, without a guess.
 
-    where: dtype and device.
+    where: dtype and device.  found: the row of the rule, which takes note of the distances.
     """
-    exact = drawn.sample.exact and rule not in drawn.rounding
-    bounds = drawn.grown.get(rule, drawn.errors)
+    exact = drawn.sample.exact and found.rule not in drawn.rounding
+    bounds = drawn.grown.get(found.rule, drawn.errors)
     for name, right in drawn.right.items():
         result, bits_due = got[name], exact or name == case.auxiliary
         if result.shape != right.shape:
-            found.failures.append(_failure(case, rule, name, drawn, where, wrong=right.size, of=right.size))
+            yield _failure(case, found.rule, name, drawn, where, wrong=right.size, of=right.size)
             found.exact = False if exact else found.exact
             continue
         bound = np.zeros_like(right) if bits_due else bounds[name]
@@ -77,11 +65,10 @@ def assess(
                 found.ulps_float64 = max(found.ulps_float64, ulps(result, right))
         if not agrees.all():
             facts = worst(result, right, bound, ~agrees) | ({"bound": None} if bits_due else {})
-            found.failures.append(_failure(case, rule, name, drawn, where, **facts))
+            yield _failure(case, found.rule, name, drawn, where, **facts)
 
 
 def _failure(case: Case, rule: str, name: str, drawn: Drawn, where: tuple[str, str], **facts: Any) -> OwnFailure:
-    """The guess is made later, for the failures that are shown."""
     return OwnFailure(
         operation=case.operation,
         rule=rule,

@@ -1,6 +1,6 @@
 """Plain JAX and NumPy versions of the operations, whose automatic gradients are the reference.
 
-The geometry is worked out here a second time, in other words than in `base.geometry`: the two check each other.
+The geometry is that of `engine.windows`, not that of `base.geometry`: the two check each other.
 Where JAX's own gradient is wrong or missing the reference goes around it: paddings are applied explicitly, by padding
 and cropping, before a convolution without any (JAX's input gradient reads out of bounds on CPU where an asymmetric
 padding is as large as the kernel); windows that dilate or break ties Wei's way are stacked as slices and their first
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from jax import lax
 
 from fnconv.judge.engine.programs import abstract
+from fnconv.judge.engine.windows import adaptive, all_windows, padding_of, per_axis
 
 Pair = tuple[int, int]
 
@@ -37,73 +39,49 @@ class Window:
     ceil_mode: bool = False
 
     def options(self) -> dict[str, Any]:
-        """The keyword arguments that the public functions take."""
+        """The keyword arguments that convolutions take."""
         return {"strides": self.strides, "padding": self.padding, "dilation": self.dilation}
+
+    def pool_options(self) -> dict[str, Any]:
+        """And those that poolings take."""
+        return {"window_shape": self.window, "ceil_mode": self.ceil_mode, **self.options()}
 
     @property
     def steps(self) -> tuple[int, ...]:
-        return self._each(self.strides)
+        return tuple(per_axis(self.strides, len(self.size)))
 
     @property
     def gaps(self) -> tuple[int, ...]:
-        return self._each(self.dilation)
+        return tuple(per_axis(self.dilation, len(self.size)))
 
     @property
     def spans(self) -> tuple[int, ...]:
         return tuple((k - 1) * d + 1 for k, d in zip(self.window, self.gaps, strict=True))
 
-    @property
+    @cached_property
     def pads(self) -> tuple[Pair, ...]:
         """(low, high) of every axis."""
-        match self.padding:
-            case "VALID":
-                return ((0, 0),) * len(self.size)
-            case "SAME" | "SAME_LOWER":
-                pairs = lax.padtype_to_pads(self.size, self.spans, self.steps, self.padding)
-                return tuple((int(low), int(high)) for low, high in pairs)
-            case "FULL":
-                return tuple((span - 1, span - 1) for span in self.spans)
-            case "INPUT_SIZE":
-                totals = [(n - 1) * s + span - n for n, s, span in zip(self.size, self.steps, self.spans, strict=True)]
-                return tuple((max(t, 0) // 2, max(t, 0) - max(t, 0) // 2) for t in totals)
-            case int(p):
-                return ((p, p),) * len(self.size)
-        return tuple((p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in self.padding)
+        named = per_axis(self.padding, len(self.size))
+        axes = zip(named, self.size, self.spans, self.steps, strict=True)
+        pairs = (padding_of(p, n, span, s) if isinstance(p, str) else per_axis(p, 2) for p, n, span, s in axes)
+        return tuple((int(low), int(high)) for low, high in pairs)
 
-    @property
+    @cached_property
     def output(self) -> tuple[int, ...]:
-        return tuple(len(starts) for starts in self._starts())
+        found = all_windows(self.size, self.window, self.strides, self.padding, self.dilation, self.ceil_mode)
+        return tuple(map(len, found))
 
     @property
     def overshoot(self) -> tuple[int, ...]:
         """Cells past the padding that the last window covers."""
-        result = []
-        for n, (low, high), span, starts in zip(self.size, self.pads, self.spans, self._starts(), strict=True):
-            result.append(max(0, starts[-1] + span - (low + n + high)))
-        return tuple(result)
+        axes = zip(self.output, self.steps, self.spans, self.size, self.pads, strict=True)
+        return tuple(max(0, (o - 1) * s + span - (low + n + high)) for o, s, span, n, (low, high) in axes)
 
     def swapped(self, axis: int) -> Window:
         """The same with the two paddings of one axis exchanged."""
         pads = list(self.pads)
         pads[axis] = pads[axis][::-1]
         return replace(self, padding=tuple(pads))
-
-    def _starts(self) -> list[list[int]]:
-        """Where the windows of each axis begin, counted in padded cells."""
-        result = []
-        for n, (low, high), span, s in zip(self.size, self.pads, self.spans, self.steps, strict=True):
-            length = low + n + high
-            last = max(length - span, 0) if not self.ceil_mode else low + n - 1
-            starts = [b for b in range(0, last + 1, s) if b + span <= length or self.ceil_mode]
-            if self.ceil_mode:  # only the first window that sticks out is added
-                inside = [b for b in starts if b + span <= length]
-                complete = bool(inside) and inside[-1] + span == length
-                starts = inside if complete else starts[: len(inside) + 1]
-            result.append(starts)
-        return result
-
-    def _each(self, value: tuple[int, ...] | int) -> tuple[int, ...]:
-        return (value,) * len(self.size) if isinstance(value, int) else value
 
     def __str__(self) -> str:
         parts = [f"{len(self.size)}-D {_times(self.size)}", f"window {_times(self.window)}"]
@@ -177,6 +155,20 @@ def windows(g: Window, x: Any, *, fill: float = 0, beyond: float | None = None) 
     return xp.stack(cells, axis=-1)
 
 
+def positions(g: Window) -> Any:
+    """The flat position of every window's cells, -1 in the padding: (1, *O, 1, K)."""
+    return windows(g, np.arange(math.prod(g.size), dtype=np.int32).reshape(1, *g.size, 1), fill=-1)
+
+
+def scatter(g: Window, shares: Any, shape: tuple[int, ...]) -> Any:
+    """The adjoint of `windows`, in NumPy: (N, *O, C, K) to (N, *size, C)."""
+    n, *_, c = shape
+    table = positions(g)[0, ..., 0, :].reshape(-1)
+    total = np.zeros((math.prod(g.size) + 1, n, c))  # the first for the padding
+    np.add.at(total, table + 1, np.moveaxis(np.moveaxis(shares, -2, -1).reshape(n, -1, c), 1, 0))
+    return np.moveaxis(total[1:], 0, 1).reshape(shape)
+
+
 def max_pool(g: Window, x: Any, *, ties: str = "row_major", fill: float = -math.inf) -> tuple[jax.Array, jax.Array]:
     """The first maximum of each window in tie order and its flat position, -1 for padding."""
     order = np.arange(math.prod(g.window))
@@ -184,8 +176,7 @@ def max_pool(g: Window, x: Any, *, ties: str = "row_major", fill: float = -math.
         order = order.reshape(g.window).transpose().reshape(-1)
     cells = windows(g, x, fill=fill)[..., order]
     first = jnp.argmax(cells, axis=-1, keepdims=True)
-    positions = np.arange(math.prod(g.size), dtype=np.int32).reshape(1, *g.size, 1)
-    where = jnp.broadcast_to(jnp.asarray(windows(g, positions, fill=-1)[..., order]), cells.shape)
+    where = jnp.broadcast_to(jnp.asarray(positions(g)[..., order]), cells.shape)
     return jnp.take_along_axis(cells, first, axis=-1)[..., 0], jnp.take_along_axis(where, first, axis=-1)[..., 0]
 
 
@@ -254,8 +245,8 @@ def adaptive_pool(x: Any, output: Sequence[int], pool: str) -> jax.Array:
     """Window after window, cut out as Torch defines them."""
     size = x.shape[1:-1]
     results = []
-    for o in product(*map(range, output)):
-        cut = [slice(i * n // m, -(-(i + 1) * n // m)) for i, n, m in zip(o, size, output, strict=True)]
+    for window in product(*map(adaptive, size, output)):
+        cut = [slice(cells[0], cells[-1] + 1) for cells in window]
         cells = x[(slice(None), *cut)].reshape(x.shape[0], -1, x.shape[-1])
         if pool == "max":
             results.append(jnp.take_along_axis(cells, jnp.argmax(cells, axis=1, keepdims=True), axis=1)[:, 0])

@@ -51,6 +51,16 @@ class OwnRow(report.Row):
     failures: list[OwnFailure] = field(default_factory=list)
     refusal: str = ""
 
+    def add(self, other: OwnRow) -> None:
+        """The same operation and rule, elsewhere."""
+        self.cases, self.refused = self.cases + other.cases, self.refused + other.refused
+        self.exact = self.exact if other.exact is None else other.exact and self.exact is not False
+        self.ratio = max(self.ratio, other.ratio)
+        self.ulps_automatic = max(self.ulps_automatic, other.ulps_automatic)
+        self.ulps_float64 = max(self.ulps_float64, other.ulps_float64)
+        self.failures += other.failures
+        self.refusal = other.refusal or self.refusal
+
     @property
     def verdict(self) -> str:
         if self.failures:

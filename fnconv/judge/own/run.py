@@ -27,8 +27,8 @@ from fnconv.base.typing import RuleNames
 from fnconv.judge.engine.programs import fast_options
 from fnconv.judge.own.bounds import Multilinear, Results
 from fnconv.judge.own.case import Case
-from fnconv.judge.own.judgement import Drawn, Judgement, assess, guess_of
-from fnconv.judge.own.programs import AUTOMATIC, Program, compile_case, compile_reference
+from fnconv.judge.own.judgement import Drawn, assess, guess_of
+from fnconv.judge.own.programs import AUTOMATIC, compile_case, compile_reference
 from fnconv.judge.own.report import ONLY, OwnFailure, OwnReport, OwnRow
 from fnconv.judge.own.suite import cases, operations
 from fnconv.rules import conv
@@ -39,18 +39,6 @@ DTYPES = {row.short: row.dtype for row in sorted(FLOATS.values(), key=lambda row
 STEPS = 16  # additions of the transforms along one axis, at most: six values, three transforms
 
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one case in one dtype on one device says about one rule."""
-
-    operation: str
-    rule: str
-    dtype: str
-    device: str
-    judgement: Judgement | None  # None: the rule refuses this geometry
-    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,7 @@ def check(
 
 def execute(jobs: Sequence[Job], progress: Progress | None = None) -> OwnReport:
     """Run what `plan` made, on a thread more than there are cores (XLA compiles beside Python, which waits for it)."""
-    outcomes: list[Outcome] = []
+    rows: list[OwnRow] = []
     total, done = sum(len(job.dtypes) for job in jobs), 0
     stop = threading.Event()
     for platform in {job.device for job in jobs}:
@@ -109,7 +97,7 @@ def execute(jobs: Sequence[Job], progress: Progress | None = None) -> OwnReport:
         running = {pool.submit(_run, job, stop): job for job in sorted(jobs, key=_cost, reverse=True)}
         try:
             for future in as_completed(running):
-                outcomes += future.result()
+                rows += future.result()
                 done += len(running[future].dtypes)
                 if progress is not None:
                     progress(done, total, running[future].case.operation)
@@ -117,7 +105,12 @@ def execute(jobs: Sequence[Job], progress: Progress | None = None) -> OwnReport:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return summarise(outcomes, order=[job.case.operation for job in jobs])
+    order = list(dict.fromkeys(job.case.operation for job in jobs))
+    total_of: dict[tuple[str, str], OwnRow] = {}
+    for row in sorted(rows, key=lambda row: order.index(row.operation)):
+        total_of.setdefault((row.operation, row.rule), OwnRow(row.operation, row.rule)).add(row)
+    dtypes, devices = {name for job in jobs for name in job.dtypes}, {job.device for job in jobs}
+    return OwnReport(tuple(total_of.values()), tuple(sorted(dtypes)), tuple(sorted(devices)))
 
 
 def plan(
@@ -202,7 +195,8 @@ def _cost(job: Job) -> int:
 # ---- one job --------------------------------------------------------------------------------------------------------
 
 
-def _run(job: Job, stop: threading.Event) -> list[Outcome]:
+def _run(job: Job, stop: threading.Event) -> list[OwnRow]:
+    """A row for each dtype and rule."""
     case, device = job.case, jax.devices(job.device)[0]
     host = jax.devices("cpu")[0] if "cpu" in platforms() else device
     if stop.is_set():
@@ -212,22 +206,31 @@ def _run(job: Job, stop: threading.Event) -> list[Outcome]:
     def float64(operands: Any, cotangent: Any) -> Results:
         return {name: v for name, v in reference(operands, cotangent).items() if name != case.auxiliary}
 
-    outcomes: list[Outcome] = []
+    rows: list[OwnRow] = []
     for name in job.dtypes:
         if stop.is_set():
             break
         dtype = jnp.dtype(DTYPES[name])
         optimised = [rule for rule in job.rules if rule in ("auto", ONLY)] if name == job.optimised else ()
         program = compile_case(case, job.rules, dtype, device, optimised=optimised)
-        judgements = {rule: Judgement() for rule in job.rules if rule not in program.refused}
+        found = {rule: OwnRow(case.operation, rule, refusal=program.refused.get(rule, "")) for rule in job.rules}
         for sample in case.samples:
             operands, cotangent = case.draw(sample, program.cotangent_shape, dtype, float64)
             errors = case.bound.errors(float64, operands, cotangent, dtype)
             grown = _grown(job, operands, cotangent, dtype, float64)
             drawn = Drawn(sample, operands, cotangent, reference(operands, cotangent), errors, grown, conv.ROUNDING)
-            _judge_all(job, program, drawn, name, judgements, reference, host)
-        outcomes += _outcomes(job, name, program, judgements)
-    return outcomes
+            outputs = program.run(operands, cotangent)
+            automatic = outputs.pop(AUTOMATIC)
+            for rule, results in outputs.items():
+                for failure in assess(case, drawn, results, automatic, (name, job.device), found[rule]):
+                    guess = guess_of(case, failure, drawn, results[failure.argument], reference, host)
+                    found[rule].failures.append(replace(failure, guess=guess))
+        for rule, row in found.items():
+            row.refused = int(bool(row.refusal))
+            row.cases = 1 - row.refused
+            row.failures += [_broken(job, rule, name, program.broken[rule])] if rule in program.broken else []
+        rows += found.values()
+    return rows
 
 
 def _grown(job: Job, operands: Any, cotangent: Any, dtype: Any, run: Callable[..., Results]) -> dict[str, Results]:
@@ -240,68 +243,15 @@ def _grown(job: Job, operands: Any, cotangent: Any, dtype: Any, run: Callable[..
     return {r: case.bound.grown(*given, g**axes, STEPS * axes) for r, g in conv.GROWTH.items() if r in job.rules}
 
 
-def _judge_all(
-    job: Job,
-    program: Program,
-    drawn: Drawn,
-    dtype: str,
-    judgements: Mapping[str, Judgement],
-    reference: Callable[..., Results],
-    host: jax.Device,
-) -> None:
-    outputs = program.run(drawn.operands, drawn.cotangent)
-    for rule, results in outputs.items():
-        if rule == AUTOMATIC:
-            continue
-        found = judgements[rule]
-        known = len(found.failures)
-        assess(job.case, rule, drawn, results, outputs[AUTOMATIC], (dtype, job.device), found)
-        for i, failure in enumerate(found.failures[known:], start=known):
-            guess = guess_of(job.case, failure, drawn, results[failure.argument], reference, host)
-            found.failures[i] = replace(failure, guess=guess)
-
-
-def _outcomes(job: Job, dtype: str, program: Program, judgements: Mapping[str, Judgement]) -> list[Outcome]:
-    place = (dtype, job.device)
-    result = []
-    for rule in job.rules:
-        if rule in program.refused:
-            result.append(Outcome(job.case.operation, rule, *place, None, program.refused[rule]))
-            continue
-        if error := program.broken.get(rule):
-            failure = OwnFailure(
-                operation=job.case.operation,
-                rule=rule,
-                map="all",
-                argument="every result",
-                geometry=job.case.geometry,
-                dtype=dtype,
-                device=job.device,
-                data="no data",
-                guess=error,
-            )
-            judgements[rule].failures.append(failure)
-        result.append(Outcome(job.case.operation, rule, *place, judgements[rule]))
-    return result
-
-
-def summarise(outcomes: Sequence[Outcome], order: Sequence[str]) -> OwnReport:
-    """Add up the outcomes of equal operation and rule; operations in the given order."""
-    rows: dict[tuple[str, str], OwnRow] = {}
-    place = {name: i for i, name in enumerate(dict.fromkeys(order))}
-    for outcome in sorted(outcomes, key=lambda o: place[o.operation]):
-        row = rows.setdefault((outcome.operation, outcome.rule), OwnRow(outcome.operation, outcome.rule))
-        found = outcome.judgement
-        if found is None:
-            row.refused += 1
-            row.refusal = outcome.refusal
-            continue
-        row.cases += 1
-        if found.exact is not None:
-            row.exact = found.exact and row.exact is not False
-        row.ratio = max(row.ratio, found.ratio)
-        row.ulps_automatic = max(row.ulps_automatic, found.ulps_automatic)
-        row.ulps_float64 = max(row.ulps_float64, found.ulps_float64)
-        row.failures += found.failures
-    dtypes, devices = {o.dtype for o in outcomes}, {o.device for o in outcomes}
-    return OwnReport(tuple(rows.values()), tuple(sorted(dtypes)), tuple(sorted(devices)))
+def _broken(job: Job, rule: str, dtype: str, error: str) -> OwnFailure:
+    return OwnFailure(
+        operation=job.case.operation,
+        rule=rule,
+        map="all",
+        argument="every result",
+        geometry=job.case.geometry,
+        dtype=dtype,
+        device=job.device,
+        data="no data",
+        guess=error,
+    )

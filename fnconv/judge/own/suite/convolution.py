@@ -99,28 +99,9 @@ def conv(c: Conv) -> Case:
     def reference(g: Window, x: Any, w: Any, b: Any) -> jax.Array:
         return references.conv(g, one_batch(x, c), w, groups=c.groups).reshape(c.y) + b
 
-    def manual(rule: Any) -> Function:
-        def function(x: Any, w: Any, b: Any) -> jax.Array:
-            x, w = to_layout(x, c), kernel_to_layout(w, c)
-            return from_layout(ops.conv(x, w, b, **c.options(rule)), c)
-
-        return function
-
-    return Case(
-        "conv",
-        str(c),
-        manual,
-        partial(reference, c.window),
-        {"x": c.x, "w": c.kernel, "b": c.kernel[-1:]},
-        Multilinear(rounded={"y": 1}),
-        SAMPLES,
-        rules="conv",
-        maps={"y": "forward", "dx": "input_vjp", "dw": "weight_vjp", "db": "bias"},
-        alternatives=mistakes(c.window, reference, kernel=1),
-        components=partial(_kernel_elements, 1),
-        batched=batched(c, "y", "dx"),
-        quick=c.quick,
-    )
+    operands = {"x": c.x, "w": c.kernel, "b": c.kernel[-1:]}
+    maps = {"y": "forward", "dx": "input_vjp", "dw": "weight_vjp", "db": "bias"}
+    return _case("conv", c, in_layout(c, ops.conv), reference, operands, maps, quick=c.quick)
 
 
 def input_vjp(c: Conv) -> Case:
@@ -132,22 +113,9 @@ def input_vjp(c: Conv) -> Case:
     def manual(rule: Any) -> Function:
         return lambda dy, w: ops.conv_input_vjp(dy, w, c.x, **c.options(rule))
 
-    return Case(
-        "conv_input_vjp",
-        str(c),
-        manual,
-        partial(reference, c.window),
-        {"dy": c.y, "w": c.kernel},
-        Multilinear(),
-        SAMPLES,
-        value="dx",
-        rules="conv",
-        maps={"dx": "input_vjp", "ddy": "forward", "dw": "weight_vjp"},
-        alternatives=mistakes(c.window, reference, kernel=1),
-        components=partial(_kernel_elements, 1),
-        batched=batched(c, "dx", "ddy"),
-        quick=c is MAPS_CHECKED[0],
-    )
+    maps = {"dx": "input_vjp", "ddy": "forward", "dw": "weight_vjp"}
+    quick = c is MAPS_CHECKED[0]
+    return _case("conv_input_vjp", c, manual, reference, {"dy": c.y, "w": c.kernel}, maps, quick=quick)
 
 
 def weight_vjp(c: Conv) -> Case:
@@ -159,21 +127,9 @@ def weight_vjp(c: Conv) -> Case:
     def manual(rule: Any) -> Function:
         return lambda x, dy: ops.conv_weight_vjp(x, dy, c.window.window, **c.options(rule))
 
-    return Case(
-        "conv_weight_vjp",
-        str(c),
-        manual,
-        partial(reference, c.window),
-        {"x": c.x, "dy": c.y},
-        Multilinear(),
-        SAMPLES,
-        value="dw",
-        rules="conv",
-        maps={"dw": "weight_vjp", "dx": "input_vjp", "ddy": "forward"},
-        alternatives=mistakes(c.window, reference),
-        batched=batched(c, "dx", "ddy"),
-        quick=c is MAPS_CHECKED[0],
-    )
+    maps = {"dw": "weight_vjp", "dx": "input_vjp", "ddy": "forward"}
+    quick = c is MAPS_CHECKED[0]
+    return _case("conv_weight_vjp", c, manual, reference, {"x": c.x, "dy": c.y}, maps, quick=quick)
 
 
 def conv_transpose(c: Conv, output_padding: tuple[int, ...]) -> Case:
@@ -184,27 +140,41 @@ def conv_transpose(c: Conv, output_padding: tuple[int, ...]) -> Case:
     def reference(g: Window, x: Any, w: Any, b: Any) -> jax.Array:
         return references.conv_input_vjp(g, x, w, c.channels[0], groups=c.groups) + b
 
-    def manual(rule: Any) -> Function:
-        def function(x: Any, w: Any, b: Any) -> jax.Array:
-            x, w = to_layout(x, c), kernel_to_layout(w, c)
-            return from_layout(ops.conv_transpose(x, w, b, output_padding=output_padding, **c.options(rule)), c)
+    operands = {"x": (*c.batch, *window.output, c.channels[1]), "w": c.kernel, "b": c.channels[:1]}
+    maps = {"y": "input_vjp", "dx": "forward", "dw": "weight_vjp", "db": "bias"}
+    manual = in_layout(c, partial(ops.conv_transpose, output_padding=output_padding))
+    case = _case("conv_transpose", replace(c, window=window), manual, reference, operands, maps, quick=c.quick)
+    return replace(case, geometry=f"transpose of {c}, output_padding {output_padding}")
 
-        return function
 
+def _case(
+    name: str,
+    c: Conv,
+    manual: Callable[[Any], Function],
+    reference: Callable[..., jax.Array],
+    operands: Mapping[str, tuple[int, ...]],
+    maps: Mapping[str, str],
+    *,
+    quick: bool,
+) -> Case:
+    """reference: of a window and the operands.  maps: of the value, then of the gradients."""
+    kernel = 1 if "w" in operands else None
+    features = (result for result, map_ in maps.items() if map_ in ("forward", "input_vjp"))
     return Case(
-        "conv_transpose",
-        f"transpose of {c}, output_padding {output_padding}",
+        name,
+        str(c),
         manual,
-        partial(reference, window),
-        {"x": (*c.batch, *window.output, c.channels[1]), "w": c.kernel, "b": c.channels[:1]},
-        Multilinear(rounded={"y": 1}),
+        partial(reference, c.window),
+        operands,
+        Multilinear(rounded={"y": 1} if "b" in operands else {}),
         SAMPLES,
+        value=next(iter(maps)),
         rules="conv",
-        maps={"y": "input_vjp", "dx": "forward", "dw": "weight_vjp", "db": "bias"},
-        alternatives=mistakes(window, reference, kernel=1),
-        components=partial(_kernel_elements, 1),
-        batched=batched(c, "y", "dx"),
-        quick=c.quick,
+        maps=maps,
+        alternatives=mistakes(c.window, reference, kernel=kernel),
+        components=None if kernel is None else partial(_kernel_elements, kernel),
+        batched=batched(c, *features),
+        quick=quick,
     )
 
 
@@ -244,16 +214,20 @@ def one_batch(x: Any, c: Conv) -> Any:
     return x.reshape(-1, *x.shape[len(c.batch) :])
 
 
-def to_layout(x: Any, c: Conv) -> Any:
-    return x if c.layout == "channels_last" else jnp.moveaxis(x, -1, len(c.batch))
+def in_layout(c: Conv, operation: Callable[..., jax.Array]) -> Callable[[Any], Function]:
+    """A public function of x, w and b, given them in the layout of c."""
 
+    def manual(rule: Any) -> Function:
+        def function(x: Any, w: Any, *b: Any) -> jax.Array:
+            if c.layout == "channels_last":
+                return operation(x, w, *b, **c.options(rule))
+            n = len(c.batch)
+            x, w = jnp.moveaxis(x, -1, n), jnp.moveaxis(w, (-1, -2), (0, 1))
+            return jnp.moveaxis(operation(x, w, *b, **c.options(rule)), n, -1)
 
-def from_layout(y: Any, c: Conv) -> Any:
-    return y if c.layout == "channels_last" else jnp.moveaxis(y, len(c.batch), -1)
+        return function
 
-
-def kernel_to_layout(w: Any, c: Conv) -> Any:
-    return w if c.layout == "channels_last" else jnp.moveaxis(w, (-1, -2), (0, 1))
+    return manual
 
 
 def batched(c: Conv, *names: str) -> frozenset[str]:

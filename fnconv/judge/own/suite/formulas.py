@@ -7,7 +7,6 @@ programs.  A formula is written twice where the rule and automatic differentiati
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -110,18 +109,8 @@ def lp_pool(g: Window, p: float) -> Formulas:
 
     def scatter(shares: Approx, shape: tuple[int, ...]) -> Approx:
         """Equal cells added."""
-        n, *_, c = shape
-        cells = math.prod(g.size)
-        numbers = np.arange(1, cells + 1, dtype=np.int64).reshape(1, *g.size, 1)
-        table = references.windows(g, numbers)[0, ..., 0, :].reshape(-1)  # 0 in the padding
-
-        def add(values: Values) -> Values:
-            total = np.zeros((cells + 1, n, c))
-            rows = np.moveaxis(values, -2, -1).reshape(n, -1, c)
-            np.add.at(total, table, np.moveaxis(rows, 1, 0))
-            return np.moveaxis(total[1:], 0, 1).reshape(shape)
-
-        return shares.linear(add, int(np.bincount(table, minlength=2)[1:].max()))
+        windows_of_cells = references.scatter(g, np.ones_like(shares.value), shape)
+        return shares.linear(lambda values: references.scatter(g, values, shape), int(windows_of_cells.max()))
 
     def norm(cells: Approx) -> tuple[Approx, Any]:
         """The norm, 1 where the window is all zero, and where it is not."""

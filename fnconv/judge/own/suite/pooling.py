@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.typing import REDUCTIONS, Reduction, Ties
+from fnconv.judge.engine import windows as engine
 from fnconv.judge.own import references
-from fnconv.judge.own.bounds import Multilinear, Selecting
+from fnconv.judge.own.bounds import Bound, Multilinear, Selecting
 from fnconv.judge.own.case import DISTINCT, INTEGERS, NORMAL, TIES, Arrays, Case, Function, Sample
 from fnconv.judge.own.references import Window
 from fnconv.judge.own.suite import formulas
 from fnconv.ops import functional as ops
 
 BATCH, CHANNELS = 2, 2
+MAPS = {"y": "forward", "dx": "input_vjp"}
 
 # geometry, tie order
 MAX_POOLS: tuple[tuple[Window, Ties, bool], ...] = (
@@ -78,51 +80,53 @@ def cases() -> Iterator[Case]:
         yield pyramid(size, levels, pool, quick=size == LEVELS[0][0] and pool == "max")
 
 
+def _case(
+    name: str,
+    geometry: str,
+    manual: Callable[[Any], Function],
+    reference: Function,
+    size: tuple[int, ...],
+    bound: Bound,
+    samples: Sequence[Sample],
+    **more: Any,
+) -> Case:
+    """A pooling of a batch of feature maps."""
+    operands, results = {"x": (BATCH, *size, CHANNELS)}, frozenset({"y", "dx"})
+    return Case(name, geometry, manual, reference, operands, bound, samples, batched=results, **more)
+
+
 # ---- max pooling ----------------------------------------------------------------------------------------------------
 
 
 def max_pool(g: Window, order: Ties, *, quick: bool) -> Case:
     """Against lax.reduce_window, where that has the tie order and a gradient; else against stacked slices."""
-
-    def manual(rule: Any) -> Function:
-        return lambda x: ops.max_pool(x, g.window, ceil_mode=g.ceil_mode, ties=order, rule=rule, **g.options())
-
     native = order == "row_major" and set(g.gaps) == {1}
     reference = partial(references.reduce_window_max, g) if native else partial(_first_maximum, g, order)
-    return Case(
+    return _case(
         "max_pool",
         f"{g}, ties {order}",
-        manual,
+        lambda rule: partial(ops.max_pool, ties=order, rule=rule, **g.pool_options()),
         reference,
-        {"x": (BATCH, *g.size, CHANNELS)},
+        g.size,
         Selecting(),
         (DISTINCT, TIES, NORMAL),
         rules="max_pool",
-        maps={"y": "forward", "dx": "input_vjp"},
+        maps=MAPS,
         alternatives=_max_mistakes(g, order),
-        batched=frozenset({"y", "dx"}),
         quick=quick,
     )
 
 
 def max_pool_with_indices(g: Window, order: Ties, *, quick: bool) -> Case:
-    def manual(rule: Any) -> Function:
-        options = {"ceil_mode": g.ceil_mode, "ties": order, "rule": rule, **g.options()}
-        return lambda x: ops.max_pool_with_indices(x, g.window, **options)
-
-    return Case(
-        "max_pool_with_indices",
-        f"{g}, ties {order}",
-        manual,
-        partial(references.max_pool, g, ties=order),
-        {"x": (BATCH, *g.size, CHANNELS)},
-        Selecting(),
-        (DISTINCT, TIES, NORMAL),
+    return replace(
+        max_pool(g, order, quick=quick),
+        operation="max_pool_with_indices",
+        manual=lambda rule: partial(ops.max_pool_with_indices, ties=order, rule=rule, **g.pool_options()),
+        reference=partial(references.max_pool, g, ties=order),
         auxiliary="indices",
-        rules="max_pool",
-        maps={"y": "forward", "indices": "forward", "dx": "input_vjp"},
+        maps={"indices": "forward", **MAPS},
+        alternatives={},
         batched=frozenset({"y", "indices", "dx"}),
-        quick=quick,
     )
 
 
@@ -169,11 +173,6 @@ def max_unpool(shape: tuple[int, ...], output: tuple[int, ...], *, quick: bool) 
 
 
 def avg_pool(g: Window, include_pad: bool, *, quick: bool) -> Case:
-    options = {"ceil_mode": g.ceil_mode, "count_include_pad": include_pad, **g.options()}
-
-    def manual(rule: Any) -> Function:
-        return lambda x: ops.avg_pool(x, g.window, rule=rule, **options)
-
     alternatives: dict[str, Function] = {
         "the padding is counted" if not include_pad else "the padding is not counted": partial(
             references.avg_pool, g, include_pad=not include_pad
@@ -182,18 +181,17 @@ def avg_pool(g: Window, include_pad: bool, *, quick: bool) -> Case:
     }
     for text, swapped in _swapped(g).items():
         alternatives[text] = partial(references.avg_pool, swapped, include_pad=include_pad)
-    return Case(
+    return _case(
         "avg_pool",
         f"{g}, count_include_pad {include_pad}",
-        manual,
+        lambda rule: partial(ops.avg_pool, count_include_pad=include_pad, rule=rule, **g.pool_options()),
         partial(references.avg_pool, g, include_pad=include_pad),
-        {"x": (BATCH, *g.size, CHANNELS)},
+        g.size,
         Multilinear(scale=math.prod(g.window)),
         _means(references.counted(g, include_pad=include_pad)),
         rules="avg_pool",
-        maps={"y": "forward", "dx": "input_vjp"},
+        maps=MAPS,
         alternatives=alternatives,
-        batched=frozenset({"y", "dx"}),
         quick=quick,
     )
 
@@ -217,9 +215,6 @@ def _means(counts: set[int]) -> tuple[Sample, ...]:
 
 
 def lp_pool(g: Window, p: float, *, quick: bool) -> Case:
-    def manual(rule: Any) -> Function:
-        return lambda x: ops.lp_pool(x, g.window, p=p, ceil_mode=g.ceil_mode, rule=rule, **g.options())
-
     whole = math.prod(g.window) == 4 and g.strides == g.window[0] and g.padding == "VALID"
     samples = [NORMAL, Sample("floats with zero windows", _sparse)]
     if p == 1:
@@ -227,18 +222,17 @@ def lp_pool(g: Window, p: float, *, quick: bool) -> Case:
     if p == 2 and whole:
         samples.append(Sample("integers of one size", _one_size, exact=True))
     bound = Multilinear() if p == 1 else formulas.lp_pool(g, p)
-    return Case(
+    return _case(
         "lp_pool",
         f"{g}, p {p:g}",
-        manual,
+        lambda rule: partial(ops.lp_pool, p=p, rule=rule, **g.pool_options()),
         partial(references.lp_pool, g, p=p),
-        {"x": (BATCH, *g.size, CHANNELS)},
+        g.size,
         bound,
         samples,
         rules="lp_pool",
-        maps={"y": "forward", "dx": "input_vjp"},
+        maps=MAPS,
         alternatives={text: partial(references.lp_pool, s, p=p) for text, s in _swapped(g).items()},
-        batched=frozenset({"y", "dx"}),
         quick=quick,
     )
 
@@ -260,14 +254,13 @@ def _one_size(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], rea
 
 def adaptive(size: tuple[int, ...], output: tuple[int, ...], pool: Reduction, *, quick: bool) -> Case:
     function = {"max": ops.adaptive_max_pool, "avg": ops.adaptive_avg_pool}[pool]
-    return Case(
+    return _case(
         function.__name__,
         f"{size} to {output}",
         lambda rule: lambda x: function(x, output),
         lambda x: references.adaptive_pool(x, output, pool),
-        {"x": (BATCH, *size, CHANNELS)},
+        size,
         *_adaptive_bound(size, [output], pool),
-        batched=frozenset({"y", "dx"}),
         quick=quick,
     )
 
@@ -276,15 +269,14 @@ def pyramid(size: tuple[int, ...], levels: tuple[tuple[int, ...], ...], pool: Re
     bound, samples = _adaptive_bound(size, levels, pool)
     if isinstance(bound, Multilinear):
         bound = replace(bound, rounded={"dx": len(levels)})
-    return Case(
+    return _case(
         "spatial_pyramid_pool",
         f"{size}, levels {levels}, {pool}",
         lambda rule: lambda x: ops.spatial_pyramid_pool(x, levels, pool=pool),
         lambda x: references.pyramid(x, levels, pool),
-        {"x": (BATCH, *size, CHANNELS)},
+        size,
         bound,
         samples,
-        batched=frozenset({"y", "dx"}),
         quick=quick,
     )
 
@@ -294,9 +286,6 @@ def _adaptive_bound(
 ) -> tuple[Multilinear | Selecting, tuple[Sample, ...]]:
     if pool == "max":
         return Selecting(rounded=len(outputs) - 1), (DISTINCT, TIES, NORMAL)
-    cells = {
-        math.prod(-(-(i + 1) * n // m) - i * n // m for i, n, m in zip(o, size, output, strict=True))
-        for output in outputs
-        for o in product(*map(range, output))
-    }
+    windows = (window for output in outputs for window in product(*map(engine.adaptive, size, output)))
+    cells = {math.prod(map(len, window)) for window in windows}
     return Multilinear(scale=max(cells)), _means(cells)
