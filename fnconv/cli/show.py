@@ -81,25 +81,7 @@ def conv(
 ) -> None:
     """A convolution: the index map m, φ, C, M, forward and every gradient, and the pictures of its correlations."""
 
-    def page() -> Page:
-        from fnconv import show
-
-        return show.conv(
-            _shape_or_file("input", input),
-            _shape_or_file("kernel", kernel),
-            cotangent=cotangent,
-            strides=_integers("stride", stride),
-            padding=_padding(padding),
-            dilation=_integers("dilation", dilation),
-            channels=channels,
-            out_channels=out_channels,
-            groups=groups,
-            values=values,
-            seed=seed,
-            pooling=pooling,
-        )
-
-    _show(page, latex, html)
+    _show("conv", **locals())
 
 
 @app.command()
@@ -125,27 +107,7 @@ def pool(
 ) -> None:
     """A pooling: forward, the selection matrix S and its ties, the gradient, what is left over."""
 
-    def page() -> Page:
-        from fnconv import show
-
-        return show.pool(
-            _shape_or_file("input", input),
-            _shape_or_file("window", window),
-            kind=kind,
-            cotangent=cotangent,
-            strides=None if stride is None else _integers("stride", stride),
-            padding=_padding(padding),
-            dilation=_integers("dilation", dilation),
-            ceil_mode=ceil_mode,
-            ties=ties,
-            count_include_pad=not exclude_pad,
-            p=p,
-            channels=channels,
-            values=values,
-            seed=seed,
-        )
-
-    _show(page, latex, html)
+    _show("pool", **locals())
 
 
 @app.command()
@@ -161,13 +123,7 @@ def dense(
 ) -> None:
     """A fully connected layer and its three gradients."""
 
-    def page() -> Page:
-        from fnconv import show
-
-        x = _shape_or_file("input", input)
-        return show.dense(x, output, weights=weights, cotangent=cotangent, values=values, seed=seed)
-
-    _show(page, latex, html)
+    _show("dense", **locals())
 
 
 @app.command()
@@ -176,12 +132,7 @@ def net(
 ) -> None:
     """A known network: shapes, parameters, work and receptive field of every layer."""
 
-    def page() -> Page:
-        from fnconv import show
-
-        return show.net(name)
-
-    _show(page, latex, html)
+    _show("net", **locals())
 
 
 # ---- arguments ------------------------------------------------------------------------------------------------------
@@ -207,21 +158,36 @@ def _integers(option: str, text: str) -> int | tuple[int, ...]:
     return entries[0] if len(entries) == 1 else entries
 
 
-def _padding(text: str) -> Any:
+def _padding(option: str, text: str) -> Any:
     """A name, an integer, one per axis, or low:high pairs."""
     if text.replace("_", "").isalpha():
         return text
     if ":" in text:
-        return [_tuple("padding", pair, ":") for pair in text.split(",")]
-    return _integers("padding", text)
+        return [_tuple(option, pair, ":") for pair in text.split(",")]
+    return _integers(option, text)
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------
 
 
-def _show(page: Callable[[], Page], latex: bool, html: Path | None) -> None:
+READ: dict[str, Callable[[str, Any], Any]] = {  # from what was typed to the argument of the function of `fnconv.show`
+    **dict.fromkeys(("input", "kernel", "window"), _shape_or_file),
+    **dict.fromkeys(("stride", "dilation"), _integers),
+    "padding": _padding,
+}
+
+
+def _show(function: str, *, latex: bool, html: Path | None, **given: Any) -> None:
+    """The page of a function of `fnconv.show`; given: its arguments as the command has them."""
+    from fnconv import show
+
     try:
-        shown = page()
+        arguments = {name: READ[name](name, v) if name in READ and v is not None else v for name, v in given.items()}
+        if "stride" in arguments:
+            arguments["strides"] = arguments.pop("stride")
+        if "exclude_pad" in arguments:
+            arguments["count_include_pad"] = not arguments.pop("exclude_pad")
+        shown = getattr(show, function)(**arguments)
         if html is not None:
             with interrupts.whole():
                 html.write_text(shown.to_html(), encoding="utf-8")

@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 
 from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
-from fnconv.show.symbols import Expression, Symbol, write
+from fnconv.show.symbols import Expression, Notation, Symbol, write
 from fnconv.textbook.equations import cite
 
 STYLE = """
@@ -43,13 +43,10 @@ STYLE = """
 """
 
 
-class Html:
+class Html(Notation):
     """Expressions in HTML."""
 
-    dot, plus = "\u2009·\u2009", " + "
-
-    def more(self, hidden: int) -> str:
-        return f"… ({hidden:,} more)"
+    dot = "\u2009·\u2009"
 
     def symbol(self, symbol: Symbol) -> str:
         return f"<i>{symbol.name}</i>" + (f"<sub>{symbol.index}</sub>" if symbol.groups else "")
@@ -60,23 +57,8 @@ class Html:
     def number(self, number: str) -> str:
         return number.replace("-", "\N{MINUS SIGN}")
 
-    def parentheses(self, inner: str) -> str:
-        return f"({inner})"
-
-    def fraction(self, above: str, below: str) -> str:
-        return f"{above}/{below}"
-
     def power(self, base: str, exponent: str) -> str:
         return f"{base}<sup>{exponent}</sup>"
-
-    def modulus(self, inner: str) -> str:
-        return f"|{inner}|"
-
-    def sign(self, inner: str) -> str:
-        return f"sign({inner})"
-
-    def largest(self, of: list[str]) -> str:
-        return f"max{{{', '.join(of)}}}"
 
 
 NOTATION = Html()

@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
 from fnconv.show.latex_width import BRACKETS, COLUMN, LINE, broken, fitting, parts, width
-from fnconv.show.symbols import Symbol, write
+from fnconv.show.symbols import Notation, Symbol, write
 from fnconv.textbook.equations import cite
 
 # what prose and names are made of beside ASCII
@@ -24,10 +24,10 @@ GREEK = {"δ": r"\delta", "φ": r"\phi"}
 SIGNS = {"*": "*", "→": r"\to", "=": "=", "+": "+", "·": r"\cdot", "…": r"\cdots"}
 
 
-class Latex:
+class Latex(Notation):
     """Expressions in LaTeX's mathematics."""
 
-    dot, plus = r"\,", " + "
+    dot = r"\,"
 
     def more(self, hidden: int) -> str:
         return rf"\cdots \text{{ ({hidden:,} more)}}"
@@ -45,17 +45,11 @@ class Latex:
         above = rf"{mantissa} \cdot 10^{{{int(power)}}}" if power else above
         return rf"\tfrac{{{above}}}{{{below}}}" if below else above
 
-    def parentheses(self, inner: str) -> str:
-        return f"({inner})"
-
     def fraction(self, above: str, below: str) -> str:
         return rf"\frac{{{above}}}{{{below}}}"
 
     def power(self, base: str, exponent: str) -> str:
         return f"{base}^{{{exponent}}}"
-
-    def modulus(self, inner: str) -> str:
-        return f"|{inner}|"
 
     def sign(self, inner: str) -> str:
         return rf"\mathrm{{sign}}({inner})"

@@ -1,17 +1,16 @@
 """Expressions in symbols: what an equation says, apart from how it is written down.
 
-A symbol is a letter with 1-based indices in groups, I_2,31 being cell (3, 1) of channel 2.  `evaluate` and
-`substitute` put numbers for the symbols, `write` spells an expression in a notation (text, LaTeX, HTML).
+A symbol is a letter with 1-based indices in groups, I_2,31 being cell (3, 1) of channel 2.  `substitute`
+puts numbers for the symbols, `write` spells an expression in a notation (text, LaTeX, HTML).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
-from typing import Protocol
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -88,76 +87,55 @@ Values = Callable[[Symbol], float]
 ZERO = Sum(())
 
 
-def evaluate(e: Expression, values: Values) -> float:
-    """The number that an expression stands for.  A quotient 0 / 0 is 0, as in the gradient of a norm at zeros."""
-
-    def value(inner: Expression) -> float:
-        return evaluate(inner, values)
-
-    match e:
-        case Symbol():
-            return values(e)
-        case Number(number):
-            return float(number)
-        case Sum(terms, 0):
-            return math.fsum(value(t) for t in terms)
-        case Product(factors):
-            return math.prod(value(f) for f in factors)
-        case Quotient(above, below):
-            return value(above) / value(below) if value(above) else 0.0
-        case Power(base, exponent):
-            return value(base) ** float(exponent)
-        case Modulus(inner):
-            return abs(value(inner))
-        case Sign(inner):
-            return math.copysign(1, value(inner)) if value(inner) else 0.0
-        case Largest(of, 0):
-            return max((value(f) for f in of), default=-math.inf)
-    raise ValueError(f"evaluate: the expression must have all its terms; got {e}")
-
-
 def substitute(e: Expression, values: Values) -> Expression:
     """The expression with numbers for its symbols."""
 
-    def put(inner: Expression) -> Expression:
-        return substitute(inner, values)
+    def put(part: Any) -> Any:
+        match part:
+            case tuple():
+                return tuple(map(put, part))
+            case Sum() | Product() | Quotient() | Power() | Modulus() | Sign() | Largest():
+                return replace(part, **{name: put(value) for name, value in vars(part).items()})
+        return Number(values(part)) if isinstance(part, Symbol) else part
 
-    match e:
-        case Symbol():
-            return Number(values(e))
-        case Sum(terms, hidden):
-            return Sum(tuple(map(put, terms)), hidden)
-        case Product(factors):
-            return Product(tuple(map(put, factors)))
-        case Quotient(above, below):
-            return Quotient(put(above), put(below))
-        case Power(base, exponent):
-            return Power(put(base), exponent)
-        case Modulus(inner):
-            return Modulus(put(inner))
-        case Sign(inner):
-            return Sign(put(inner))
-        case Largest(of, hidden):
-            return Largest(tuple(map(put, of)), hidden)
-    return e
+    found: Expression = put(e)
+    return found
 
 
-class Notation(Protocol):
-    """How one way of writing spells the parts of an expression."""
+class Notation:
+    """How the parts of an expression are spelt: here in plain text, in LaTeX and HTML with some of them otherwise."""
 
-    dot: str
-    plus: str
+    dot, plus = "·", " + "
 
-    def more(self, hidden: int) -> str: ...
-    def symbol(self, symbol: Symbol) -> str: ...
-    def partial(self, symbol: str) -> str: ...
-    def number(self, number: str) -> str: ...
-    def parentheses(self, inner: str) -> str: ...
-    def fraction(self, above: str, below: str) -> str: ...
-    def power(self, base: str, exponent: str) -> str: ...
-    def modulus(self, inner: str) -> str: ...
-    def sign(self, inner: str) -> str: ...
-    def largest(self, of: list[str]) -> str: ...
+    def more(self, hidden: int) -> str:
+        return f"… ({hidden:,} more)"
+
+    def symbol(self, symbol: Symbol) -> str:
+        return f"{symbol.name}_{symbol.index}" if symbol.groups else symbol.name
+
+    def partial(self, symbol: str) -> str:
+        return f"∂L/∂{symbol}"
+
+    def number(self, number: str) -> str:
+        return number
+
+    def parentheses(self, inner: str) -> str:
+        return f"({inner})"
+
+    def fraction(self, above: str, below: str) -> str:
+        return f"{above}/{below}"
+
+    def power(self, base: str, exponent: str) -> str:
+        return f"{base}^({exponent})" if "/" in exponent else f"{base}^{exponent}"
+
+    def modulus(self, inner: str) -> str:
+        return f"|{inner}|"
+
+    def sign(self, inner: str) -> str:
+        return f"sign({inner})"
+
+    def largest(self, of: list[str]) -> str:
+        return f"max{{{', '.join(of)}}}"
 
 
 def write(e: Expression, n: Notation) -> str:

@@ -6,49 +6,13 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
-from fnconv.show.symbols import Expression, Symbol, write
+from fnconv.show.symbols import Expression, Notation, write
 from fnconv.textbook.equations import cite
 
 Line = tuple[str, str]  # text and what it is: title, heading, formula, label, slip, or nothing
 
 
-class Text:
-    """Expressions in plain text."""
-
-    dot, plus = "·", " + "
-
-    def more(self, hidden: int) -> str:
-        return f"… ({hidden:,} more)"
-
-    def symbol(self, symbol: Symbol) -> str:
-        return f"{symbol.name}_{symbol.index}" if symbol.groups else symbol.name
-
-    def partial(self, symbol: str) -> str:
-        return f"∂L/∂{symbol}"
-
-    def number(self, number: str) -> str:
-        return number
-
-    def parentheses(self, inner: str) -> str:
-        return f"({inner})"
-
-    def fraction(self, above: str, below: str) -> str:
-        return f"{above}/{below}"
-
-    def power(self, base: str, exponent: str) -> str:
-        return f"{base}^({exponent})" if "/" in exponent else f"{base}^{exponent}"
-
-    def modulus(self, inner: str) -> str:
-        return f"|{inner}|"
-
-    def sign(self, inner: str) -> str:
-        return f"sign({inner})"
-
-    def largest(self, of: list[str]) -> str:
-        return f"max{{{', '.join(of)}}}"
-
-
-NOTATION = Text()
+NOTATION = Notation()
 
 
 def lines(title: str, sections: Sequence[Section], width: int) -> Iterator[Line]:

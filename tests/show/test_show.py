@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 
 import jax
@@ -13,12 +14,12 @@ from test_small import INPUT_GRADIENT
 
 from fnconv import show, textbook
 from fnconv.base.geometry import Axis, window_axes
+from fnconv.show import symbols
 from fnconv.show.blocks import Matrix
 from fnconv.show.conv import _layer
 from fnconv.show.pictures import Pictures
 from fnconv.show.pool import _pooling
 from fnconv.show.relation import cell_formula
-from fnconv.show.symbols import evaluate
 
 ALL = (10**6, 0)
 DEFAULTS = {"strides": 1, "padding": "VALID", "dilation": 1, "channels": 1, "out_channels": 1, "groups": 1}
@@ -26,6 +27,34 @@ DEFAULTS = {"strides": 1, "padding": "VALID", "dilation": 1, "channels": 1, "out
 
 def layer_of(size, window, **options):
     return _layer(size, window, None, seed=3, **{**DEFAULTS, **options})
+
+
+def evaluate(e, values):
+    """The number that an expression stands for, by its definition; a quotient 0 / 0 is 0, as in a norm's gradient."""
+
+    def value(inner):
+        return evaluate(inner, values)
+
+    match e:
+        case symbols.Symbol():
+            return values(e)
+        case symbols.Number(number):
+            return float(number)
+        case symbols.Sum(terms, 0):
+            return math.fsum(map(value, terms))
+        case symbols.Product(factors):
+            return math.prod(map(value, factors))
+        case symbols.Quotient(above, below):
+            return value(above) / value(below) if value(above) else 0.0
+        case symbols.Power(base, exponent):
+            return value(base) ** float(exponent)
+        case symbols.Modulus(inner):
+            return abs(value(inner))
+        case symbols.Sign(inner):
+            return float(np.sign(value(inner)))
+        case symbols.Largest(of, 0):
+            return max(map(value, of), default=-math.inf)
+    raise ValueError(f"not a whole expression: {e}")
 
 
 def assert_symbols_are_gradients(layer):
