@@ -9,7 +9,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -201,10 +201,8 @@ def window_geometry(
     s = per_axis(function, "strides", strides, n, shape, minimum=1)
     d = per_axis(function, "dilation", dilation, n, shape, minimum=1)
     axes = tuple(Axis(*geometry_) for geometry_ in zip(size, window, s, d, strict=True))
-    axes = tuple(
-        Axis(a.size, a.window, a.stride, a.dilation, low, high)
-        for a, (low, high) in zip(axes, paddings(function, padding, axes, shape), strict=True)
-    )
+    pads = paddings(function, padding, axes, shape)
+    axes = tuple(replace(a, low=low, high=high) for a, (low, high) in zip(axes, pads, strict=True))
     if any(a.padded < 0 for a in axes):
         pairs = tuple((a.low, a.high) for a in axes)
         raise invalid(function, "padding", "must not crop more than the input has", pairs, shape)
@@ -213,18 +211,9 @@ def window_geometry(
         pairs = tuple((a.low, a.high) for a in axes)
         raise invalid(function, "padding", "must not crop the high end with ceil_mode", pairs, shape)
     # a stride beyond the image takes no second step, however long it is
-    return tuple(
-        Axis(
-            a.size,
-            a.window,
-            a.stride if geometry.is_symbolic(a.size) or a.stride <= a.padded else max(1, a.padded),
-            a.dilation,
-            a.low,
-            a.high,
-            geometry.ceil_overshoot(a) if ceil_mode else 0,
-        )
-        for a in axes
-    )
+    steps = (a.stride if geometry.is_symbolic(a.size) else min(a.stride, max(1, a.padded)) for a in axes)
+    beyond = (geometry.ceil_overshoot(a) if ceil_mode else 0 for a in axes)
+    return tuple(replace(a, stride=t, overshoot=o) for a, t, o in zip(axes, steps, beyond, strict=True))
 
 
 def _check_cells(function: str, axes: Sequence[Axis], shape: tuple[int, ...]) -> None:

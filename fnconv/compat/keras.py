@@ -50,11 +50,8 @@ def conv(
     >>> conv(x, w, padding="same")[0, :, 0].tolist()
     [10.0, 21.0, 32.0, 3.0]
     """
-    layout = _layout("conv", data_format)
-    inputs = _tensor("conv", "inputs", inputs)
-    kernel = _tensor("conv", "kernel", kernel, inputs.ndim)
+    inputs, kernel, layout, channels = _operands("conv", inputs, kernel, data_format)
     inputs = inputs.astype(kernel.dtype)
-    channels = inputs.shape[-1 if layout == "channels_last" else 1]
     if channels % kernel.shape[-2]:
         rule = f"must have a number of input channels that divides the {channels} of inputs"
         raise invalid("conv", "kernel", rule, kernel.shape, inputs.shape)
@@ -88,10 +85,7 @@ def depthwise_conv(
     >>> depthwise_conv(jnp.ones((1, 2, 2)), jnp.arange(4.).reshape(1, 2, 2))[0, 0].tolist()
     [0.0, 1.0, 2.0, 3.0]
     """
-    layout = _layout("depthwise_conv", data_format)
-    inputs = _tensor("depthwise_conv", "inputs", inputs)
-    kernel = _tensor("depthwise_conv", "kernel", kernel, inputs.ndim)
-    channels = inputs.shape[-1 if layout == "channels_last" else 1]
+    inputs, kernel, layout, channels = _operands("depthwise_conv", inputs, kernel, data_format)
     if kernel.shape[-2] != channels:
         rule = f"must have the {channels} input channels of inputs"
         raise invalid("depthwise_conv", "kernel", rule, kernel.shape, inputs.shape)
@@ -129,10 +123,7 @@ def conv_transpose(
     [1.0, 2.0, 4.0, 2.0, 3.0, 0.0]
     """
     name = "conv_transpose"
-    layout = _layout(name, data_format)
-    inputs = _tensor(name, "inputs", inputs)
-    kernel = _tensor(name, "kernel", kernel, inputs.ndim)
-    channels = inputs.shape[-1 if layout == "channels_last" else 1]
+    inputs, kernel, layout, channels = _operands(name, inputs, kernel, data_format)
     if kernel.shape[-1] != channels:
         raise invalid(name, "kernel", f"must have the {channels} input channels of inputs", kernel.shape, inputs.shape)
     n = inputs.ndim - 2
@@ -215,6 +206,14 @@ def average_pool(
 
 
 # ---- arguments ------------------------------------------------------------------------------------------------------
+
+
+def _operands(name: str, inputs: Any, kernel: Any, data_format: str | None) -> tuple[jax.Array, jax.Array, Layout, int]:
+    """Checked inputs and kernel, the layout, and the channels of inputs."""
+    layout = _layout(name, data_format)
+    inputs = _tensor(name, "inputs", inputs)
+    kernel = _tensor(name, "kernel", kernel, inputs.ndim)
+    return inputs, kernel, layout, inputs.shape[-1 if layout == "channels_last" else 1]
 
 
 def _convolve(

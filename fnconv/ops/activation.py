@@ -102,30 +102,20 @@ def sigmoid(x: ArrayLike) -> jax.Array:
 
 
 @jax.custom_jvp
-def _logistic(x: jax.Array) -> jax.Array:
+def _sigmoid_primal(x: jax.Array) -> jax.Array:
     return lax.logistic(x)
 
 
-@_logistic.defjvp
-def _logistic_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """s' = s(x) s(-x) = sech(x/2)^2 / 4, itself differentiable to any order."""
-    (x,), (dx,) = primals, tangents
-    return _logistic(x), _sigmoid_bwd(x, dx)[0]
-
-
-def _sigmoid_primal(x: jax.Array) -> jax.Array:
-    return _logistic(x)
-
-
 def _sigmoid_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _logistic(x), x
+    return _sigmoid_primal(x), x
 
 
 def _sigmoid_bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    root = _sech(to_accumulator(x) / 2) / 2
-    return ((to_accumulator(dy) * root * root).astype(dy.dtype),)
+    return (_times_square(dy, _sech(to_accumulator(x) / 2) / 2),)
 
 
+# a second derivative differentiates the value as well: by the same slope, whose own derivatives are of any order
+_sigmoid_primal.defjvp(lambda x, dx: (_sigmoid_primal(*x), *_sigmoid_bwd(*x, *dx)))
 _sigmoid = attach(_sigmoid_primal, _sigmoid_fwd, _sigmoid_bwd, has_spec=False)
 
 
@@ -140,14 +130,24 @@ def tanh(x: ArrayLike) -> jax.Array:
 
 
 @jax.custom_jvp
-def _tangent(x: jax.Array) -> jax.Array:
+def _tanh_primal(x: jax.Array) -> jax.Array:
     return lax.tanh(x)
 
 
-@_tangent.defjvp
-def _tangent_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    (x,), (dx,) = primals, tangents
-    return _tangent(x), _tanh_bwd(x, dx)[0]
+def _tanh_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _tanh_primal(x), x
+
+
+def _tanh_bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    return (_times_square(dy, _sech(to_accumulator(x))),)
+
+
+_tanh_primal.defjvp(lambda x, dx: (_tanh_primal(*x), *_tanh_bwd(*x, *dx)))
+_tanh = attach(_tanh_primal, _tanh_fwd, _tanh_bwd, has_spec=False)
+
+
+def _times_square(dy: jax.Array, root: jax.Array) -> jax.Array:
+    return (to_accumulator(dy) * root * root).astype(dy.dtype)
 
 
 @jax.custom_jvp
@@ -161,23 +161,7 @@ def _sech(x: jax.Array) -> jax.Array:
 def _sech_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     y = _sech(x)
-    return y, -dx * y * _tangent(x)
-
-
-def _tanh_primal(x: jax.Array) -> jax.Array:
-    return _tangent(x)
-
-
-def _tanh_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _tangent(x), x
-
-
-def _tanh_bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    root = _sech(to_accumulator(x))
-    return ((to_accumulator(dy) * root * root).astype(dy.dtype),)
-
-
-_tanh = attach(_tanh_primal, _tanh_fwd, _tanh_bwd, has_spec=False)
+    return y, -dx * y * _tanh_primal(x)
 
 
 # ---- softmax --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,7 +53,8 @@ def im2col(
     [[1, 2, 3, 8, 1, 5], [2, 3, 8, 2, 5, 0], [3, 8, 1, 5, 4, 1], [8, 2, 5, 0, 1, 3]]
     """
     x = as_array("im2col", "x", x)
-    spec, batch, channels = _geometry("im2col", x.shape, window_shape, strides, padding, dilation, layout, order, rule)
+    options = {"strides": strides, "padding": padding, "dilation": dilation, "rule": rule}
+    spec, batch, channels = _geometry("im2col", x.shape, window_shape, layout, order, options)
     cols = columns.attached(spec, canonical(x, len(spec.axes), layout))
     n, positions, elements, _ = cols.shape
     target = (*batch, channels * elements, positions)
@@ -90,7 +92,8 @@ def col2im(
     """
     cols = as_array("col2im", "cols", cols)
     shape = whole_shape("col2im", "x_shape", x_shape)
-    spec, batch, channels = _geometry("col2im", shape, window_shape, strides, padding, dilation, layout, order, rule)
+    options = {"strides": strides, "padding": padding, "dilation": dilation, "rule": rule}
+    spec, batch, channels = _geometry("col2im", shape, window_shape, layout, order, options)
     positions, elements = volume(spec.output), volume(windows(spec.axes))
     expected = (*batch, channels * elements, positions)
     if cols.shape != expected:
@@ -119,31 +122,17 @@ def _geometry(
     name: str,
     shape: tuple[int, ...],
     window_shape: IntOrTuple,
-    strides: IntOrTuple,
-    padding: Padding,
-    dilation: IntOrTuple,
     layout: Layout,
     order: Order,
-    rule: RuleNames,
+    options: Mapping[str, Any],
 ) -> tuple[PoolSpec, tuple[int, ...], int]:
     check_layout(name, layout)
     if order not in ORDERS:
         raise invalid(name, "order", f"must be one of {', '.join(ORDERS)}", repr(order))
     window = spatial_shape(name, "window_shape", window_shape, shape, minimum=1)
     batch, size, channels = split_shape(shape, len(window), layout)
-    spec = PoolSpec.from_args(
-        name,
-        shape,
-        size,
-        window,
-        strides=strides,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=False,
-        rule=rule,
-        available=available.names("im2col"),
-    )
-    return spec, batch, channels
+    names = available.names("im2col")
+    return PoolSpec.from_args(name, shape, size, window, ceil_mode=False, available=names, **options), batch, channels
 
 
 columns = LinearMap("im2col", maps.im2col_forward, AS_INPUT)

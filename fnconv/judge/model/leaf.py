@@ -88,42 +88,39 @@ class Leaf(Row):
 
 def leaf_of(path: str, manual: Any, autodiff: Any | None, exact: Values, bound: Values) -> Leaf:
     """The leaf of these arrays; `bound` is the error that rounding explains, entry by entry."""
-    mine = np.asarray(manual)
-    theirs = None if autodiff is None else np.asarray(autodiff)
-    off = distance(mine, exact)
-    ratio = ratios(mine, exact, bound)
-    off_autodiff = off if theirs is None else distance(theirs, exact)
-    ratio_autodiff = ratio if theirs is None else ratios(theirs, exact, bound)
-    equal = theirs is not None and np.array_equal(mine, theirs, equal_nan=True)
+    alone = autodiff is None
+    mine, theirs = np.asarray(manual), np.asarray(manual if alone else autodiff)
+    off, off_autodiff = distance(mine, exact), distance(theirs, exact)
+    ratio, ratio_autodiff = ratios(mine, exact, bound), ratios(theirs, exact, bound)
+    equal = not alone and np.array_equal(mine, theirs, equal_nan=True)
     within, within_autodiff = ratio.max(initial=0) <= 1, ratio_autodiff.max(initial=0) <= 1
     if equal:
         verdict = EQUAL
-    elif theirs is None:
+    elif alone:
         verdict = ALONE if within else MANUAL_WRONG
     elif within:
         verdict = AGREES if within_autodiff else AUTODIFF_WRONG
     else:
         verdict = MANUAL_WRONG if within_autodiff else BOTH_WRONG
-    apart = np.zeros(mine.shape) if theirs is None else distance(mine, theirs.astype(np.float64))
-    scale = exact if theirs is None else theirs.astype(np.float64)
+    apart = distance(mine, theirs.astype(np.float64))
     place = _worst(ratio, off, apart)
     element = None
     if place is not None:
-        there = None if theirs is None else float(theirs[place])
-        nearer = _nearer(float(off[place]), float(off_autodiff[place]), theirs is None)
+        there = None if alone else float(theirs[place])
+        nearer = _nearer(float(off[place]), float(off_autodiff[place]), alone)
         element = Element(place, float(mine[place]), there, float(exact[place]), float(bound[place]), nearer)
     return Leaf(
         path,
         mine.shape,
         mine.dtype.name,
         equal,
-        0.0 if theirs is None else ulps(mine, theirs),
-        _relative(apart, scale),
+        ulps(mine, theirs),
+        _relative(apart, theirs.astype(np.float64)),
         _relative(off, exact),
         _relative(off_autodiff, exact),
         float(ratio.max(initial=0)),
         float(ratio_autodiff.max(initial=0)),
-        _nearer(_rms(off), _rms(off_autodiff), theirs is None),
+        _nearer(_rms(off), _rms(off_autodiff), alone),
         element,
         verdict,
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
-from fnconv.judge.engine.replay import replay
-from fnconv.judge.engine.rounding import Float64, widened
+from fnconv.judge.engine.distances import dot
+from fnconv.judge.engine.programs import InFloat64, abstract
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.model.gradient import Function, Problem
 
@@ -23,19 +22,15 @@ def central_difference(problem: Problem, fn: Function, gradient: Sequence[Values
     """
     moving, given, cotangents = problem.operands
     rng = np.random.default_rng(seed)
-    direction = [rng.standard_normal(a.shape).astype(np.float32) for a in moving]
+    direction = [rng.standard_normal(a.shape) for a in moving]
+    avals = [*(abstract(a.shape, np.float64) for a in moving), *given]
+    program = InFloat64(jax.make_jaxpr(problem.value(fn))(moving, given), avals, exactly=True, runs=4)
 
-    def along(moving: Any, given: Any, cotangents: Any, direction: Any, step: Any) -> Any:
-        at = [a + v.astype(a.dtype) * step.astype(a.dtype) for a, v in zip(moving, direction, strict=True)]
-        values = problem.value(fn)(at, given)
-        return sum((y.astype(np.float32) * c.astype(np.float32)).sum() for y, c in zip(values, cotangents, strict=True))
+    def value(step: float) -> float:
+        at = [np.asarray(a, np.float64) + step * v for a, v in zip(moving, direction, strict=True)]
+        return dot(program.exact([*at, *given]), [np.asarray(c, np.float64) for c in cotangents])
 
-    with_step = (moving, given, cotangents, [jax.numpy.asarray(v) for v in direction], jax.numpy.float32(0))
-    jaxpr = jax.make_jaxpr(along)(*with_step)
-    with jax.enable_x64(True):
-        leaves = [widened(leaf) for leaf in jax.tree.leaves(with_step)]
-        value = jax.jit(lambda leaves, step: replay(jaxpr, [*leaves[:-1], step], Float64())[0])
-        at = {n: float(value(leaves, jax.numpy.float64(n * STEP))) for n in (-2, -1, 1, 2)}
+    at = {n: value(n * STEP) for n in (-2, -1, 1, 2)}
     slopes = [(at[n] - at[-n]) / (2 * n * STEP) for n in (1, 2)]
     expected = sum(float((g * v).sum()) for g, v in zip(gradient, direction, strict=True))
     return (

@@ -67,14 +67,8 @@ class Multilinear:
         return {name: abs(value) * self.scale for name, value in sums.items()}
 
     def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
-        ones = run(tuple(map(np.ones_like, operands)), np.ones_like(cotangent))
-        sums, exact = run(tuple(map(abs, operands)), abs(cotangent)), run(operands, cotangent)
-        return {
-            name: sum_error(
-                abs(ones[name]) * self.scale, abs(sums[name]), exact[name], dtype, self.rounded.get(name, 0)
-            )
-            for name in exact
-        }
+        counts, sums = self._counted(run, operands, cotangent), run(tuple(map(abs, operands)), abs(cotangent))
+        return self._bounds(run(operands, cotangent), counts, sums, dtype)
 
     def grown(
         self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any, growth: float, steps: int
@@ -83,20 +77,21 @@ class Multilinear:
 
         What is added need not be products of this very result, so all entries count as the largest.
         """
-        largest = tuple(np.full_like(o, abs(o).max(initial=0)) for o in operands)
+        most = self._counted(run, operands, cotangent)
+        counts = {name: np.full_like(n, n.max(initial=0) + steps) for name, n in most.items()}
+        largest = tuple(np.full_like(o, abs(o).max(initial=0)) for o in (*operands, cotangent))
+        sums = run(largest[:-1], largest[-1])
+        sums = {name: np.full_like(s, growth * abs(s).max(initial=0)) for name, s in sums.items()}
+        return self._bounds(run(operands, cotangent), counts, sums, dtype)
+
+    def _counted(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+        """The terms of every entry."""
         ones = run(tuple(map(np.ones_like, operands)), np.ones_like(cotangent))
-        sums = run(largest, np.full_like(cotangent, abs(cotangent).max(initial=0)))
-        exact = run(operands, cotangent)
-        return {
-            name: sum_error(
-                np.full_like(exact[name], abs(ones[name]).max(initial=0) * self.scale + steps),
-                np.full_like(exact[name], growth * abs(sums[name]).max(initial=0)),
-                exact[name],
-                dtype,
-                self.rounded.get(name, 0),
-            )
-            for name in exact
-        }
+        return {name: abs(n) * self.scale for name, n in ones.items()}
+
+    def _bounds(self, exact: Results, counts: Results, sums: Results, dtype: Any) -> Results:
+        given = ((name, counts[name], abs(sums[name])) for name in exact)
+        return {n: sum_error(count, size, exact[n], dtype, self.rounded.get(n, 0)) for n, count, size in given}
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,7 @@ def compile_case(
         return results
 
     def compiled(names: Sequence[str]) -> Any:
-        place = SingleDeviceSharding(device)
-        operands, cotangent = jax.tree.map(lambda s: abstract(s, dtype, place), (case.shapes, shape), is_leaf=_is_shape)
-        lowered = jax.jit(partial(program, names)).lower(operands, cotangent)
-        return lowered.compile(None if set(names) <= set(optimised) else fast_options(device.platform))
+        return _compiled(partial(program, names), case, shape, dtype, device, fast=not set(names) <= set(optimised))
 
     kinds = ([name for name in functions if (name in optimised) == kind] for kind in (False, True))
     with precision(dtype):
@@ -96,11 +93,8 @@ def compile_case(
 def compile_reference(case: Case, function: Function, device: jax.Device) -> Callable[..., Results]:
     """`function` and its automatic gradients in float64, on float64 arrays."""
     with precision(jnp.float64):
-        place = SingleDeviceSharding(device)
-        shapes = (case.shapes, case.cotangent_shape(jnp.float64))
-        operands, cotangent = jax.tree.map(lambda s: abstract(s, jnp.float64, place), shapes, is_leaf=_is_shape)
-        evaluate = partial(case.evaluate, function)
-        program = jax.jit(evaluate).lower(operands, cotangent).compile(fast_options(device.platform))
+        shape = case.cotangent_shape(jnp.float64)
+        program = _compiled(partial(case.evaluate, function), case, shape, jnp.float64, device)
 
     def run(operands: Sequence[np.ndarray], cotangent: np.ndarray) -> Results:
         with precision(jnp.float64):
@@ -108,6 +102,14 @@ def compile_reference(case: Case, function: Function, device: jax.Device) -> Cal
             return {name: np.asarray(value) for name, value in results.items()}
 
     return run
+
+
+def _compiled(
+    f: Function, case: Case, cotangent: tuple[int, ...], dtype: Any, device: jax.Device, *, fast: bool = True
+) -> Any:
+    """f(operands, cotangent) on one device."""
+    *operands, last = (abstract(shape, dtype, SingleDeviceSharding(device)) for shape in (*case.shapes, cotangent))
+    return jax.jit(f).lower(tuple(operands), last).compile(fast_options(device.platform) if fast else None)
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -120,7 +122,3 @@ def _is_refusal(error: Exception) -> bool:
     module = str(trace.tb_frame.f_globals.get("__name__", ""))
     on_purpose = trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     return on_purpose and module.partition(".")[0] not in FOREIGN
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(n, int) for n in value)

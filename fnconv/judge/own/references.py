@@ -77,11 +77,15 @@ class Window:
         axes = zip(self.output, self.steps, self.spans, self.size, self.pads, strict=True)
         return tuple(max(0, (o - 1) * s + span - (low + n + high)) for o, s, span, n, (low, high) in axes)
 
-    def swapped(self, axis: int) -> Window:
-        """The same with the two paddings of one axis exchanged."""
-        pads = list(self.pads)
-        pads[axis] = pads[axis][::-1]
-        return replace(self, padding=tuple(pads))
+    def swapped(self) -> dict[str, Window]:
+        """The same with the two paddings of one axis exchanged, where they differ: by the name of the mistake."""
+        return {
+            f"low and high padding of spatial axis {axis} are exchanged": replace(
+                self, padding=(*self.pads[:axis], (high, low), *self.pads[axis + 1 :])
+            )
+            for axis, (low, high) in enumerate(self.pads)
+            if low != high
+        }
 
     def __str__(self) -> str:
         parts = [f"{len(self.size)}-D {_times(self.size)}", f"window {_times(self.window)}"]

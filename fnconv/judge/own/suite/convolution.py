@@ -247,11 +247,7 @@ def mistakes(
             return reference(window, *operands[:kernel], flipped, *operands[kernel + 1 :])
 
         mistakes["the kernel is turned by 180 degrees: rot180 missing, or one too many"] = rotated
-    for axis, (low, high) in enumerate(window.pads):
-        if low != high:
-            text = f"low and high padding of spatial axis {axis} are exchanged"
-            mistakes[text] = partial(reference, window.swapped(axis))
-    return mistakes
+    return mistakes | {text: partial(reference, swapped) for text, swapped in window.swapped().items()}
 
 
 def _kernel_elements(kernel: int, operands: Arrays) -> Mapping[str, Arrays]:

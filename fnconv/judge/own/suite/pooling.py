@@ -140,16 +140,7 @@ def _max_mistakes(g: Window, order: Ties) -> dict[str, Function]:
         f"ties are broken in {other} order instead of {order}": partial(_first_maximum, g, other),
         "the padding counts as 0 instead of -inf": lambda x: references.max_pool(g, x, ties=order, fill=0)[0],
     }
-    return mistakes | {text: partial(_first_maximum, s, order) for text, s in _swapped(g).items()}
-
-
-def _swapped(g: Window) -> dict[str, Window]:
-    pads = enumerate(g.pads)
-    return {
-        f"low and high padding of spatial axis {axis} are exchanged": g.swapped(axis)
-        for axis, (low, high) in pads
-        if low != high
-    }
+    return mistakes | {text: partial(_first_maximum, s, order) for text, s in g.swapped().items()}
 
 
 def max_unpool(shape: tuple[int, ...], output: tuple[int, ...], *, quick: bool) -> Case:
@@ -179,7 +170,7 @@ def avg_pool(g: Window, include_pad: bool, *, quick: bool) -> Case:
         ),
         "ceil_mode's cells past the padding are counted": lambda x: references.windows(g, x).mean(axis=-1),
     }
-    for text, swapped in _swapped(g).items():
+    for text, swapped in g.swapped().items():
         alternatives[text] = partial(references.avg_pool, swapped, include_pad=include_pad)
     return _case(
         "avg_pool",
@@ -232,7 +223,7 @@ def lp_pool(g: Window, p: float, *, quick: bool) -> Case:
         samples,
         rules="lp_pool",
         maps=MAPS,
-        alternatives={text: partial(references.lp_pool, s, p=p) for text, s in _swapped(g).items()},
+        alternatives={text: partial(references.lp_pool, s, p=p) for text, s in g.swapped().items()},
         quick=quick,
     )
 
