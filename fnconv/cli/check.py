@@ -5,18 +5,20 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fnconv.cli.check_vjp import check_file
+from fnconv.cli import user_file
 from fnconv.cli.fuzz import fuzz_command
-from fnconv.cli.outcome import JsonFile, check_folder, console, refuse, table, told, working, write
-from fnconv.cli.user_file import ARGS
+from fnconv.cli.outcome import JsonFile, check_folder, conclude, console, refuse, table, told, working, write
+from fnconv.cli.user_file import ARGS, arguments, in_file, load
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fnconv.base.typing import Level
     from fnconv.judge.own import OwnReport
     from fnconv.judge.own.run import Job
 
@@ -74,8 +76,7 @@ def check(
         unused = [name for name, value in mine.items() if value]
         if unused:
             raise refuse("check", f"{', '.join(unused)}: for fnconv's own operations, not with FILE.py:FUNCTION")
-        check_folder("check", json_file)
-        check_file(target, args, reference, level, json_file)
+        _check_file(target, args, reference, level, json_file)
         return
     if args != ARGS or reference is not None or level != "quick":
         raise refuse("check", "--args, --reference and --level need FILE.py:FUNCTION")
@@ -107,6 +108,23 @@ def check(
     shown.print("\n" + report.summary(), style="bold green" if report.ok else "bold red", soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _check_file(target: str, args: str, reference: str | None, level: str, json_file: Path | None) -> None:
+    """Print the report of `fnconv.check_vjp`; status 1 if anything fails, 2 on bad usage."""
+    from fnconv.judge.rule.entry import check_vjp
+
+    check_folder("check", json_file)
+    function = load("check", "FILE.py:FUNCTION", target)
+    given = arguments("check", function, target, args)
+    plain = None if reference is None else load("check", "--reference", in_file(target, reference))
+    try:
+        with working("checking"):
+            report = check_vjp(function, *given, reference=plain, level=cast("Level", level))
+    except (Exception, SystemExit) as error:  # of the user's function
+        raise refuse("check", user_file.told(error, target, {"level": "--level", "args": "--args"})) from None
+    write("check", json_file, report)
+    conclude(report, console(json_file))
 
 
 def _run(jobs: Sequence[Job]) -> OwnReport:

@@ -16,19 +16,8 @@ if TYPE_CHECKING:
 
 STYLES = {"title": "bold", "heading": "bold cyan", "formula": "green", "label": "dim", "slip": "yellow", "": ""}
 
-NAMES = (
-    "input",
-    "kernel",
-    "window",
-    "output",
-    "weights",
-    "cotangent",
-    "padding",
-    "dilation",
-    "channels",
-    "out_channels",
-)
-OPTIONS = {name: f"--{name.replace('_', '-')}" for name in (*NAMES, "groups", "seed", "kind", "ties", "ceil_mode", "p")}
+NAMES = "input kernel window output weights cotangent padding dilation channels out_channels groups seed kind ties p"
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in (*NAMES.split(), "ceil_mode")}
 OPTIONS["strides"] = "--stride"
 
 app = typer.Typer(

@@ -58,14 +58,15 @@ def conv(
     >>> print(conv((3, 3), (2, 2)).find("∂L/∂I_12"))
     ∂L/∂I_12 = δ_11·W_12 + δ_12·W_11
     """
-    layer = _layer(input, kernel, cotangent, strides, padding, dilation, channels, out_channels, groups, seed)
+    geometry: dict[str, Any] = {"strides": strides, "padding": padding, "dilation": dilation}
+    layer = _layer(input, kernel, cotangent, seed, channels, out_channels, groups=groups, **geometry)
     values = values or bool(layer.given)
     spec, r = layer.spec, layer.relation
     title = f"Convolution of {with_channels(r.input, spec.in_channels)} with {shape_of(r.window)} kernels"
     title += f", giving {with_channels(r.output, spec.out_channels)}"
     sections = conv_sections.sections(layer, values)
     if pooling:
-        options: dict[str, Any] = {"strides": strides, "padding": padding, "dilation": dilation, "values": values}
+        options: dict[str, Any] = {**geometry, "values": values}
         if spec.in_channels == spec.out_channels:
             options["cotangent"] = cotangent
         for part in pool(input, r.window, channels=spec.in_channels, seed=seed, **options).sections[1:]:
@@ -77,14 +78,13 @@ def conv(
 def _layer(
     input: ShapeOrNumbers,
     kernel: ShapeOrNumbers,
-    cotangent: Numbers | None,
-    strides: IntOrTuple,
-    padding: Padding,
-    dilation: IntOrTuple,
-    channels: int,
-    out_channels: int,
-    groups: int,
-    seed: int,
+    cotangent: Numbers | None = None,
+    seed: int = 0,
+    channels: int = 1,
+    out_channels: int = 1,
+    *,
+    groups: int = 1,
+    **geometry: Any,
 ) -> Layer:
     x, w = numbers.load(NAME, "input", input), numbers.load(NAME, "kernel", kernel)
     n = _spatial(x, w)
@@ -99,21 +99,9 @@ def _layer(
     for argument, count in (("channels", channels), ("out_channels", out_channels)):
         if count < 1:
             raise invalid(NAME, argument, "must be at least 1", count)
-    spec = ConvSpec.from_args(
-        NAME,
-        shape,
-        size,
-        window,
-        channels,
-        out_channels,
-        strides=strides,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        rule="auto",
-        precision=None,
-        available=available.names("conv"),
-    )
+    options: dict[str, Any] = {**geometry, "groups": groups, "rule": "auto", "precision": None}
+    names = available.names("conv")
+    spec = ConvSpec.from_args(NAME, shape, size, window, channels, out_channels, available=names, **options)
     if 0 in spec.y_shape(1):
         raise invalid(NAME, "kernel", "must fit into the padded input", tuple(window), shape)
     given: dict[str, numbers.Array] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from fnconv.base.errors import invalid
 from fnconv.base.geometry import volume, window_axes
@@ -65,17 +65,37 @@ class Net:
     remark: str = ""
 
 
+class Maps(NamedTuple):
+    """Feature maps: their size and number, what an entry sees of the image, the pixels between neighbours."""
+
+    size: int
+    channels: int
+    field: int = 1
+    step: int = 1
+
+    def through(self, window: int, stride: int, padding: int, out: int) -> Maps:
+        """What a window makes of them."""
+        (a,) = window_axes((self.size,), (window,), stride, padding)
+        return Maps(a.output, out, self.field + (window - 1) * self.step, self.step * stride)
+
+
 @dataclass(frozen=True)
 class Line:
-    """One layer: what comes out of it, its parameters, its multiply-adds, what it sees of the image."""
+    """One layer: what comes out of it, its parameters, its multiply-adds."""
 
     name: str
     what: str
-    output: tuple[int, ...]
+    maps: Maps
     parameters: int
     multiply_adds: int
-    field: int
-    step: int
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        return self.maps.size, self.maps.size, self.maps.channels
+
+    def cells(self) -> tuple[str, ...]:
+        numbers = f"{self.parameters:,}", _millions(self.multiply_adds), str(self.maps.field), str(self.maps.step)
+        return self.name, self.what, shape_of(self.output), *numbers
 
 
 def _vgg16() -> Iterator[AnyLayer]:
@@ -157,11 +177,10 @@ def net(name: Name) -> Page:
     if name not in NETS:
         raise invalid("show.net", "name", f"must be one of {', '.join(NETS)}", repr(name))
     network, found = NETS[name], lines(NETS[name])
-    rows = [("input", "", shape_of((network.size, network.size, network.channels)), "", "", "1", "1")]
-    rows += [
-        (x.name, x.what, shape_of(x.output), f"{x.parameters:,}", _millions(x.multiply_adds), str(x.field), str(x.step))
-        for x in found
+    rows: list[tuple[str, ...]] = [
+        ("input", "", shape_of((network.size, network.size, network.channels)), "", "", "1", "1")
     ]
+    rows += [line.cells() for line in found]
     parameters, work = sum(x.parameters for x in found), sum(x.multiply_adds for x in found)
     blocks: list[Block] = [Prose(network.remark)] if network.remark else []
     heads = ("layer", "what", "output", "parameters", "10⁶ multiply-adds", "field", "step")
@@ -175,44 +194,31 @@ def net(name: Name) -> Page:
 
 def lines(network: Net) -> list[Line]:
     """Every layer of a network, its sizes from `geometry`."""
-    size, channels, field, step = network.size, network.channels, 1, 1
-    entry = (size, channels, field, step)  # of the current residual block
+    maps = last = entry = Maps(network.size, network.channels)  # of the network, the last layer, the residual block
     found = []
     for layer in network.layers:
         parameters = work = 0
         match layer:
             case Conv(_, out, window, stride, padding, bias, shortcut):
-                before = entry if shortcut else (size, channels, field, step)
-                s, c, f, j = before
-                (a,) = window_axes((s,), (window,), stride, padding)
-                parameters = window * window * c * out + (out if bias else 0)
-                work = window * window * c * out * a.output**2
-                after = (a.output, out, f + (window - 1) * j, j * stride)
+                before = entry if shortcut else maps
+                last = before.through(window, stride, padding, out)
+                maps = maps if shortcut else last
+                weights = window * window * before.channels * out
+                parameters, work = weights + (out if bias else 0), weights * last.size**2
                 what = f"conv {window}×{window}" + (f", stride {stride}" if stride > 1 else "")
-                if shortcut:
-                    found.append(Line(layer.name, what, (after[0],) * 2 + (out,), parameters, work, *after[2:]))
-                    continue
-                size, channels, field, step = after
             case Pool(_, window, stride, padding, kind):
-                (a,) = window_axes((size,), (window,), stride, padding)
-                size, field, step = a.output, field + (window - 1) * step, step * stride
+                maps = last = entry = maps.through(window, stride, padding, maps.channels)
                 what = f"{kind} pool {window}×{window}" + (f", stride {stride}" if stride != window else "")
             case Dense(_, out):
-                inputs = volume((size, size, channels))
-                parameters, work = inputs * out + out, inputs * out
+                what, work = "dense", volume((maps.size, maps.size, maps.channels)) * out
+                parameters = work + out
                 # what sees all of its input sees all of the image that this was computed from
-                size, channels, field = 1, out, field + (size - 1) * step
-                what = "dense"
+                maps = last = Maps(1, out, maps.field + (maps.size - 1) * maps.step, maps.step)
             case Norm():
-                width = found[-1].output[-1]
-                parameters, what = 2 * width, "batch norm"
-                found.append(Line(layer.name, what, found[-1].output, parameters, 0, found[-1].field, found[-1].step))
-                continue
+                what, parameters = "batch norm", 2 * last.channels
             case Add():
-                what, entry = "residual", (size, channels, field, step)
-        if isinstance(layer, Pool):
-            entry = (size, channels, field, step)
-        found.append(Line(layer.name, what, (size, size, channels), parameters, work, field, step))
+                what, last, entry = "residual", maps, maps
+        found.append(Line(layer.name, what, last, parameters, work))
     return found
 
 

@@ -7,6 +7,7 @@ own, and softmax cross-entropy takes the place of the radial basis functions.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -78,46 +79,35 @@ def _manual_conv(x: Array, w: Array, b: Array, padding: int) -> Array:
     return ops.conv(x, w, b, padding=padding)
 
 
-def _manual_avg_pool(x: Array) -> Array:
-    return ops.avg_pool(x, (2, 2))
-
-
-def _manual_max_pool(x: Array) -> Array:
-    return ops.max_pool(x, (2, 2))
-
-
 def _autodiff_conv(x: Array, w: Array, b: Array, padding: int) -> Array:
     pads = [(padding, padding)] * 2
     return lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")) + b
 
 
-def _autodiff_avg_pool(x: Array) -> Array:
-    total: Array = lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    return total / 4
+def _reduce(start: float, computation: Callable[..., Array], x: Array) -> Array:
+    result: Array = lax.reduce_window(x, start, computation, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    return result
 
 
-def _autodiff_max_pool(x: Array) -> Array:
-    largest: Array = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    return largest
-
-
-def _autodiff_flatten(x: Array) -> Array:
-    return x.reshape(x.shape[0], -1)
-
-
-def _autodiff_dense(x: Array, w: Array, b: Array) -> Array:
-    return x @ w + b
-
-
-def _autodiff_loss(logits: Array, labels: Array) -> Array:
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
-
-
-_MANUAL = Layers(_manual_conv, _manual_avg_pool, ops.tanh, ops.flatten, ops.dense, ops.softmax_cross_entropy)
-_AUTODIFF = Layers(_autodiff_conv, _autodiff_avg_pool, jnp.tanh, _autodiff_flatten, _autodiff_dense, _autodiff_loss)
+_MANUAL = Layers(
+    conv=_manual_conv,
+    pool=partial(ops.avg_pool, window_shape=(2, 2)),
+    activation=ops.tanh,
+    flatten=ops.flatten,
+    dense=ops.dense,
+    loss=ops.softmax_cross_entropy,
+)
+_AUTODIFF = Layers(
+    conv=_autodiff_conv,
+    pool=lambda x: _reduce(0.0, lax.add, x) / 4,
+    activation=jnp.tanh,
+    flatten=lambda x: x.reshape(x.shape[0], -1),
+    dense=lambda x, w, b: x @ w + b,
+    loss=lambda x, labels: -jnp.take_along_axis(jax.nn.log_softmax(x), labels[:, None], axis=-1)[:, 0],
+)
 LAYERS: dict[tuple[Model, Gradients], Layers] = {
     ("classic", "manual"): _MANUAL,
-    ("modern", "manual"): _MANUAL._replace(pool=_manual_max_pool, activation=ops.relu),
+    ("modern", "manual"): _MANUAL._replace(pool=partial(ops.max_pool, window_shape=(2, 2)), activation=ops.relu),
     ("classic", "autodiff"): _AUTODIFF,
-    ("modern", "autodiff"): _AUTODIFF._replace(pool=_autodiff_max_pool, activation=jax.nn.relu),
+    ("modern", "autodiff"): _AUTODIFF._replace(pool=partial(_reduce, -jnp.inf, lax.max), activation=jax.nn.relu),
 }

@@ -26,7 +26,7 @@ DEFAULTS = {"strides": 1, "padding": "VALID", "dilation": 1, "channels": 1, "out
 
 
 def layer_of(size, window, **options):
-    return _layer(size, window, None, seed=3, **{**DEFAULTS, **options})
+    return _layer(size, window, seed=3, **{**DEFAULTS, **options})
 
 
 def evaluate(e, values):
@@ -317,7 +317,7 @@ def test_lenet_is_the_one_that_is_trained():
     found = {x.name: x for x in lines(NETS["lenet5"])}
     for name in names:
         assert found[name].parameters == sum(int(np.prod(s)) for k, s in SHAPES.items() if k.startswith(f"{name}."))
-    assert (found["c5"].output, found["c5"].field) == ((1, 1, 120), 32)
+    assert (found["c5"].output, found["c5"].maps.field) == ((1, 1, 120), 32)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +342,6 @@ def test_receptive_fields():
     """VGG-16's last pooling sees 212 pixels of the image, ResNet-18's last block 435, AlexNet's pool5 195."""
     from fnconv.show.net import NETS, lines
 
-    fields = {net: {x.name: x.field for x in lines(NETS[net])} for net in ("vgg16", "resnet18", "alexnet")}
+    fields = {net: {x.name: x.maps.field for x in lines(NETS[net])} for net in ("vgg16", "resnet18", "alexnet")}
     assert (fields["vgg16"]["pool5"], fields["vgg16"]["fc6"]) == (212, 212 + 6 * 32)
     assert (fields["resnet18"]["layer4.2.add"], fields["alexnet"]["pool5"]) == (435, 195)

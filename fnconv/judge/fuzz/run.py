@@ -87,22 +87,13 @@ class FuzzReport(report.Report):
 
     def facts(self) -> dict[str, Any]:
         """All counts and failures."""
-        return {
-            "ok": self.ok,
-            "seed": self.seed,
-            "cases": self.cases,
-            "programs": self.programs,
-            "vague": self.vague,
-            "seconds": round(self.seconds, 1),
-            "refused": dict(self.refused),
-            "counts": {row.name: dict(row.counts) for row in self.lines},
-            "failed": dict(self.failed),
-            "failures": [
-                {"problem": f.problem.to_json(), "data": f.data, "order": f.order, "message": f.message}
-                for f in self.failures
-            ],
-            "scripts": self.scripts,
-        }
+        plain = ("ok", "seed", "cases", "programs", "vague", "seconds", "refused", "failed", "scripts")
+        failures = [
+            {"problem": f.problem.to_json(), "data": f.data, "order": f.order, "message": f.message}
+            for f in self.failures
+        ]
+        counts = {row.name: row.counts for row in self.lines}
+        return {name: getattr(self, name) for name in plain} | {"counts": counts, "failures": failures}
 
 
 def signature(f: FuzzFailure) -> str:
@@ -141,7 +132,7 @@ def fuzz(
     while max(found.cases, found.programs) < cases and time.monotonic() - start < seconds:
         p = problem(Random(f"{seed}/{found.programs}"), operations, devices)
         found.add(judge(p))
-        found.seconds = time.monotonic() - start
+        found.seconds = round(time.monotonic() - start, 1)
         if found.programs % FORGET == 0:
             jax.clear_caches()  # type: ignore[no-untyped-call]
         if progress is not None:

@@ -50,21 +50,14 @@ def _check_eager(trial: Trial, point: Point) -> None:
     except Exception as error:  # whatever a user's rule raises
         trial.report.fail(EAGER, "", f"it runs under jit only: {first_line(error)}")
         return
-    _compare(
-        trial, EAGER, point, first, jitted, "jit and eager evaluation differ: a side effect, or a test for tracers?"
-    )
+    text = "jit and eager evaluation differ: a side effect, or a test for tracers?"
+    _compare(trial, EAGER, point, first, jitted, text)
     if row.status != FAILS:
         row.detail = "bitwise" if _same(first, jitted) else "within rounding"
     for name, pair in (("eager", (first, second)), ("jit", (jitted, trial.run_native(point)))):
         if not _same(*pair):
-            _compare(
-                trial,
-                REPEAT,
-                point,
-                *pair,
-                f"two {name} runs on the same numbers differ: random numbers, or a state?",
-                exact=True,
-            )
+            text = f"two {name} runs on the same numbers differ: random numbers, or a state?"
+            _compare(trial, REPEAT, point, *pair, text, exact=True)
             return
     again.detail = "bitwise"
 
