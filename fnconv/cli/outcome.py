@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from fnconv.judge.engine.report import Report
     from fnconv.judge.model.report import Comparison
     from fnconv.judge.rule.report import RuleReport
-
-
-class Found(Protocol):
-    """What can be written as JSON."""
-
-    def to_json(self) -> dict[str, Any]: ...
 
 
 WIDTH = 100  # where neither a terminal nor COLUMNS tells its own
@@ -93,7 +87,7 @@ def check_folder(command: str, json_file: Path | None) -> None:
         raise refuse(command, f"--json must name a file in a folder that exists, or be -; got {json_file}")
 
 
-def write(command: str, json_file: Path | None, report: Found) -> None:
+def write(command: str, json_file: Path | None, report: Report) -> None:
     if json_file is None:
         return
     text = json.dumps(report.to_json(), indent=1, allow_nan=False)

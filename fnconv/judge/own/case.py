@@ -61,7 +61,7 @@ class Case:
     maps: Mapping[str, str] = field(default_factory=dict)
     alternatives: Mapping[str, Function] = field(default_factory=dict)
     components: Callable[[Arrays], Mapping[str, Arrays]] | None = None
-    batched: frozenset[str] = frozenset()  # results whose first axis is the batch
+    batched: frozenset[str] = frozenset({"y", "dx"})  # results whose first axis is the batch
     forward: bool = False  # of operands and their tangents, to the tangent of the value; no cotangents
     quick: bool = False
 

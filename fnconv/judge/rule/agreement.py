@@ -241,8 +241,7 @@ def _judge_kinks(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds:
     def gradient(values: Sequence[Values], vectors: Sequence[Values]) -> Sequence[Values]:
         return reference.exact(values, vectors)[1]
 
-    fixed = [False] * len(c.point.values)  # the reference alone is moved, also where a rule may rely on its arguments
-    around = kinks.limits(gradient, c.point.values, c.point.vectors, fixed)
+    around = kinks.limits(gradient, c.point.values, c.point.vectors)
     remaining, met = [], False
     for i, (g, w, bad, bound) in enumerate(zip(c.got[1], c.want[1], wrong, bounds, strict=True)):
         slack = np.where(np.isfinite(bound), bound, 0)
@@ -262,9 +261,8 @@ def _judge_kinks(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds:
         met |= bool((bad & excused & kink).any())
         remaining.append(bad & ~(excused | (undefined & ~np.isfinite(w))))
     if met and not any(r.any() for r in remaining):
-        span = kinks.not_spanned(
-            lambda v, u: trial.rule.exact(v, u)[1], gradient, c.point.values, c.point.vectors, fixed, trial.forward
-        )
+        rule = lambda v, u: trial.rule.exact(v, u)[1]  # noqa: E731
+        span = kinks.not_spanned(rule, gradient, c.point.values, c.point.vectors, trial.forward)
         if span is None:
             text = f"at a kink ({c.point.name}) the rule takes another slope than the reference, between its sides"
             trial.report.row(c.check).detail = "other slopes at kinks, all between the sides"

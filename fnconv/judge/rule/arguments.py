@@ -12,6 +12,7 @@ import numpy as np
 
 from fnconv.base.errors import mistyped
 from fnconv.judge.engine.arguments import Leaves, leaves_of
+from fnconv.judge.engine.programs import abstract
 
 Function = Callable[..., Any]
 ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
@@ -60,7 +61,8 @@ class Signature:
 
     def cast(self, dtype: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Shapes of the moving leaves in `dtype`; None for their own."""
-        return tuple(_shape(leaf.shape, dtype or leaf.dtype, leaf.weak and dtype is None) for leaf in self.moving)
+        weak = [leaf.weak and dtype is None for leaf in self.moving]
+        return tuple(abstract(a.shape, dtype or a.dtype, weak=w) for a, w in zip(self.moving, weak, strict=True))
 
     @property
     def dtype(self) -> Any:
@@ -126,10 +128,6 @@ def _argument(judge: str, name: str, value: Any) -> Argument:
     array = np.asarray(value)
     dtype = jnp.result_type(value) if weak else jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=False)
     return Argument(name, array.shape, jnp.dtype(dtype), weak, array.astype(dtype).astype(np.float64))
-
-
-def _shape(shape: tuple[int, ...], dtype: Any, weak: bool) -> Any:
-    return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)  # type: ignore[no-untyped-call]
 
 
 def _is_complex(value: Any) -> bool:

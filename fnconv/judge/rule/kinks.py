@@ -45,13 +45,13 @@ class Limits:
         return inside | ~np.isfinite(self.high[i] - self.low[i])
 
 
-def limits(gradient: Gradient, values: Arrays, vectors: Arrays, fixed: Sequence[bool]) -> Limits:
-    """Sample the gradient around a point."""
+def limits(gradient: Gradient, values: Arrays, vectors: Arrays) -> Limits:
+    """Sample the gradient around a point, all values moved, also those that a rule may rely on."""
     rng = np.random.default_rng((0x5EED, 1))
     samples: list[Arrays] = []
     apart: list[list[Values]] = []
     for _ in range(SIDES):
-        directions = [np.zeros_like(v) if f else _direction(rng, v) for v, f in zip(values, fixed, strict=True)]
+        directions = [_direction(rng, v) for v in values]
         with np.errstate(invalid="ignore"):
             near, far = (
                 gradient(tuple(v + k * STEP * d for v, d in zip(values, directions, strict=True)), vectors)
@@ -74,7 +74,7 @@ def _direction(rng: np.random.Generator, value: Values) -> Values:
 
 
 def not_spanned(
-    rule: Gradient, reference: Gradient, values: Arrays, vectors: Arrays, fixed: Sequence[bool], forward: bool
+    rule: Gradient, reference: Gradient, values: Arrays, vectors: Arrays, forward: bool
 ) -> tuple[int, str] | None:
     """(derivative, where) that is no mixture of those around; None if all are.
 
@@ -87,7 +87,7 @@ def not_spanned(
     chosen = range(total) if total <= RESULTS else sorted(rng.choice(total, RESULTS, replace=False))
     for position in range(RESULTS) if forward else chosen:
         tried = tuple(map(rng.standard_normal, map(np.shape, vectors))) if forward else _unit(vectors, int(position))
-        around = limits(reference, values, tried, fixed)
+        around = limits(reference, values, tried)
         got, want = rule(values, tried), reference(values, tried)
         for i, (g, w) in enumerate(zip(got, want, strict=True)):
             if not around.kinks(i).any() or not all(np.isfinite(s[i]).all() for s in around.samples):

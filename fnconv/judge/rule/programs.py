@@ -121,20 +121,3 @@ def compile_all(tasks: Sequence[Task]) -> list[Replayed | Exception]:
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(build, tasks))
-
-
-class Native:
-    """A function's value and derivatives as its author runs them: (results, derivatives) in their own dtypes."""
-
-    def __init__(self, program: Program, dtype: Any, *, eager: bool = False) -> None:
-        self.dtype = dtype
-        self.run = program if eager else jax.jit(program)
-
-    def __call__(
-        self, values: Arrays, vectors: Arrays, kinds: Sequence[Any], vector_kinds: Sequence[Any]
-    ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        with precision(self.dtype):
-            given = tuple(jnp.asarray(v, k.dtype) for v, k in zip(values, kinds, strict=True))
-            along = tuple(jnp.asarray(c, k.dtype) for c, k in zip(vectors, vector_kinds, strict=True))
-            results, derivatives, _ = self.run(given, along)
-            return tuple(map(np.asarray, results)), tuple(map(np.asarray, derivatives))

@@ -106,7 +106,7 @@ def _compare(trial: Trial, name: str, rule: Replayed, right: Replayed, task: Tas
             return relaxed(list(map(np.hypot, *rooms)), want, 1.0)
 
         def kinks(i: int, values: Any = values, along: Any = along) -> np.ndarray:
-            return _at_a_kink(right, values, along, i)
+            return limits(lambda at, u: right.exact(at, u)[1], values, along).kinks(i)
 
         if forward:
             names = trial.derivative_names
@@ -115,11 +115,6 @@ def _compare(trial: Trial, name: str, rule: Replayed, right: Replayed, task: Tas
             names += [f"derivative {i}" for i in range(len(names), len(want))]
         if not agree(trial, name, names, got, want, bounds, _guess, point.name, excused=kinks):
             return
-
-
-def _at_a_kink(right: Replayed, values: Any, along: Any, i: int) -> np.ndarray:
-    around = limits(lambda v, u: right.exact(v, u)[1], values, along, [False] * len(values))
-    return around.kinks(i)
 
 
 def _guess(about: str, got: Values) -> str:

@@ -16,7 +16,7 @@ from fnconv.judge.engine.replay import RULES, equations
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.agree import agree, relaxed
 from fnconv.judge.rule.data import Point
-from fnconv.judge.rule.programs import Both, Flat, Native, Task, compile_all, trace
+from fnconv.judge.rule.programs import Both, Flat, Task, compile_all, trace
 from fnconv.judge.rule.report import FAILS
 from fnconv.judge.rule.trial import Trial, first_line
 
@@ -43,7 +43,7 @@ def check_transformations(trial: Trial) -> None:
 
 def _check_eager(trial: Trial, point: Point) -> None:
     row, again = trial.report.row(EAGER), trial.report.row(REPEAT)
-    eager = Native(trial.derivative(trial.rule_flat), trial.dtype, eager=True)
+    eager = trial.derivative(trial.rule_flat)
     jitted = trial.run_native(point)
     try:
         first, second = trial.run_native(point, eager), trial.run_native(point, eager)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fnconv.base.dtypes import accumulator
 from fnconv.judge.engine.programs import abstract, precision
@@ -17,7 +18,6 @@ from fnconv.judge.rule.arguments import Function, Signature
 from fnconv.judge.rule.data import Draw, Point
 from fnconv.judge.rule.programs import (
     Flat,
-    Native,
     Program,
     Replayed,
     Task,
@@ -155,7 +155,7 @@ class Trial:
         own = [p if isinstance(p, Replayed) else None for p in programs[2:]] or [self.rule, self.right]
         self.rule_rounded: Replayed = own[0] or self.rule
         self.right_rounded: Replayed | None = own[1] or self.right
-        self.native = Native(self.derivative(self.rule_flat), self.dtype)
+        self.native: Program = jax.jit(self.derivative(self.rule_flat))
         self.compiled = True
 
     @cached_property
@@ -176,15 +176,20 @@ class Trial:
             return self.task(self.reference_flat, native=False, limited=False)
 
     @cached_property
-    def native_reference(self) -> Native:
-        return Native(self.derivative(self.reference_flat), self.dtype)
+    def native_reference(self) -> Program:
+        return jax.jit(self.derivative(self.reference_flat))
 
     def rounded(self, point: Point) -> Point:
         """The nearest point whose numbers the rule's dtypes hold."""
         return point.rounded([k.dtype for k in self.kinds], [v.dtype for v in self.vectors])
 
-    def run_native(self, point: Any, program: Native | None = None) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return (program or self.native)(point.values, point.vectors, self.kinds, self.vectors)
+    def run_native(self, point: Point, program: Program | None = None) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """(results, derivatives) in their own dtypes, as the rule's author runs it."""
+        with precision(self.dtype):
+            values = tuple(jnp.asarray(v, k.dtype) for v, k in zip(point.values, self.kinds, strict=True))
+            vectors = tuple(jnp.asarray(c, v.dtype) for c, v in zip(point.vectors, self.vectors, strict=True))
+            results, derivatives, _ = (program or self.native)(values, vectors)
+            return tuple(map(np.asarray, results)), tuple(map(np.asarray, derivatives))
 
 
 def first_line(error: BaseException) -> str:

@@ -188,7 +188,6 @@ def dense(x: tuple[int, ...], w: tuple[int, ...], *, quick: bool = False) -> Cas
         {"x": x, "w": w, "b": w[1:]},
         Multilinear(rounded={"y": 1}),
         SAMPLES,
-        batched=frozenset({"y", "dx"}),
         quick=quick,
     )
 
@@ -202,7 +201,6 @@ def flatten() -> Case:
         {"x": (2, 3, 2)},
         Multilinear(),
         SAMPLES,
-        batched=frozenset({"y", "dx"}),
         quick=True,
     )
 

@@ -45,7 +45,6 @@ def im2col(g: Window, order: Order, *, quick: bool) -> Case:
         (INTEGERS, NORMAL),
         rules="im2col",
         maps={"y": "forward", "dx": "input_vjp"},
-        batched=frozenset({"y", "dx"}),
         quick=quick,
     )
 

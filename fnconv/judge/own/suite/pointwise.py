@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -58,34 +58,50 @@ def cases() -> Iterator[Case]:
     for axis in (-1, 0):
         yield _softmax("softmax", ops.softmax, jax.nn.softmax, formulas.softmax(axis), axis)
         yield _softmax("log_softmax", ops.log_softmax, jax.nn.log_softmax, formulas.log_softmax(axis), axis)
-    yield _integer_labels()
-    yield _one_hot_labels()
-    yield Case(
-        "squared_error",
-        str(SHAPE),
-        lambda rule: ops.squared_error,
-        _square_of_difference,
-        {"prediction": SHAPE, "target": SHAPE},
-        Traced(ops.squared_error, _square_of_difference, ("prediction", "target")),
-        (SMALL, MODERATE),
-        batched=frozenset({"y", "dprediction", "dtarget"}),
-        quick=True,
+    hot = LABELS[:, None] == np.arange(SHAPE[1])
+    yield _case(
+        "softmax_cross_entropy",
+        f"{SHAPE}, integer labels",
+        lambda logits: ops.softmax_cross_entropy(logits, jnp.asarray(LABELS)),
+        lambda logits: _cross_entropy(logits, jnp.asarray(hot, logits.dtype)),
+        ("logits",),
+        formulas.cross_entropy(hot.astype(np.float64)),
+        MODERATE,
+        EXTREME,
     )
+    yield _case(  # any weights: their gradient is -log p
+        "softmax_cross_entropy",
+        f"{SHAPE}, weights for labels",
+        ops.softmax_cross_entropy,
+        _cross_entropy,
+        ("logits", "labels"),
+        formulas.cross_entropy(None),
+        MODERATE,
+        EXTREME,
+    )
+    functions, names = (ops.squared_error, _square_of_difference), ("prediction", "target")
+    yield _case("squared_error", str(SHAPE), *functions, names, Traced(*functions, names), SMALL, MODERATE)
+
+
+def _case(
+    name: str,
+    text: str,
+    manual: Function,
+    reference: Function,
+    operands: Sequence[str],
+    bound: Bound,
+    *samples: Sample,
+    axis: int = -1,
+) -> Case:
+    """axis: along which there are sums; the others are a batch."""
+    results = frozenset({"y", *(f"d{operand}" for operand in operands)}) if axis else frozenset[str]()
+    shapes = dict.fromkeys(operands, SHAPE)
+    return Case(name, text, lambda rule: manual, reference, shapes, bound, samples, batched=results, quick=True)
 
 
 def _one(name: str, manual: Function, reference: Function, bound: Bound, *samples: Sample, text: str = "") -> Case:
     """A function of one array."""
-    return Case(
-        name,
-        f"{SHAPE}{text}",
-        lambda rule: manual,
-        reference,
-        {"x": SHAPE},
-        bound,
-        samples,
-        batched=frozenset({"y", "dx"}) if "axis 0" not in text else frozenset(),
-        quick=True,
-    )
+    return _case(name, f"{SHAPE}{text}", manual, reference, ("x",), bound, *samples)
 
 
 def _traced(name: str, manual: Function, reference: Function, *samples: Sample, text: str = "") -> Case:
@@ -101,10 +117,9 @@ def _leaky_relu(slope: float, *samples: Sample) -> Case:
 
 
 def _softmax(name: str, manual: Any, reference: Any, bound: Bound, axis: int) -> Case:
-    text = "" if axis == -1 else f", axis {axis}"
-    return _one(
-        name, lambda x: manual(x, axis=axis), lambda x: reference(x, axis=axis), bound, MODERATE, EXTREME, text=text
-    )
+    text = str(SHAPE) if axis == -1 else f"{SHAPE}, axis {axis}"
+    functions = partial(manual, axis=axis), partial(reference, axis=axis)
+    return _case(name, text, *functions, ("x",), bound, MODERATE, EXTREME, axis=axis)
 
 
 def _square_of_difference(prediction: Any, target: Any) -> Any:
@@ -113,33 +128,3 @@ def _square_of_difference(prediction: Any, target: Any) -> Any:
 
 def _cross_entropy(logits: Any, weights: Any) -> jax.Array:
     return -jnp.sum(weights * jax.nn.log_softmax(logits), axis=-1)
-
-
-def _integer_labels() -> Case:
-    hot = LABELS[:, None] == np.arange(SHAPE[1])
-    return Case(
-        "softmax_cross_entropy",
-        f"{SHAPE}, integer labels",
-        lambda rule: lambda logits: ops.softmax_cross_entropy(logits, jnp.asarray(LABELS)),
-        lambda logits: _cross_entropy(logits, jnp.asarray(hot, logits.dtype)),
-        {"logits": SHAPE},
-        formulas.cross_entropy(hot.astype(np.float64)),
-        (MODERATE, EXTREME),
-        batched=frozenset({"y", "dlogits"}),
-        quick=True,
-    )
-
-
-def _one_hot_labels() -> Case:
-    """Any weights: their gradient is -log p."""
-    return Case(
-        "softmax_cross_entropy",
-        f"{SHAPE}, weights for labels",
-        lambda rule: ops.softmax_cross_entropy,
-        _cross_entropy,
-        {"logits": SHAPE, "labels": SHAPE},
-        formulas.cross_entropy(None),
-        (MODERATE, EXTREME),
-        batched=frozenset({"y", "dlogits", "dlabels"}),
-        quick=True,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -16,7 +16,7 @@ import numpy as np
 from fnconv.base.typing import REDUCTIONS, Reduction, Ties
 from fnconv.judge.engine import windows as engine
 from fnconv.judge.own import references
-from fnconv.judge.own.bounds import Bound, Multilinear, Selecting
+from fnconv.judge.own.bounds import Multilinear, Selecting
 from fnconv.judge.own.case import DISTINCT, INTEGERS, NORMAL, TIES, Arrays, Case, Function, Sample
 from fnconv.judge.own.references import Window
 from fnconv.judge.own.suite import formulas
@@ -80,19 +80,8 @@ def cases() -> Iterator[Case]:
         yield pyramid(size, levels, pool, quick=size == LEVELS[0][0] and pool == "max")
 
 
-def _case(
-    name: str,
-    geometry: str,
-    manual: Callable[[Any], Function],
-    reference: Function,
-    size: tuple[int, ...],
-    bound: Bound,
-    samples: Sequence[Sample],
-    **more: Any,
-) -> Case:
-    """A pooling of a batch of feature maps."""
-    operands, results = {"x": (BATCH, *size, CHANNELS)}, frozenset({"y", "dx"})
-    return Case(name, geometry, manual, reference, operands, bound, samples, batched=results, **more)
+def features(size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {"x": (BATCH, *size, CHANNELS)}
 
 
 # ---- max pooling ----------------------------------------------------------------------------------------------------
@@ -102,12 +91,12 @@ def max_pool(g: Window, order: Ties, *, quick: bool) -> Case:
     """Against lax.reduce_window, where that has the tie order and a gradient; else against stacked slices."""
     native = order == "row_major" and set(g.gaps) == {1}
     reference = partial(references.reduce_window_max, g) if native else partial(_first_maximum, g, order)
-    return _case(
+    return Case(
         "max_pool",
         f"{g}, ties {order}",
         lambda rule: partial(ops.max_pool, ties=order, rule=rule, **g.pool_options()),
         reference,
-        g.size,
+        features(g.size),
         Selecting(),
         (DISTINCT, TIES, NORMAL),
         rules="max_pool",
@@ -172,12 +161,12 @@ def avg_pool(g: Window, include_pad: bool, *, quick: bool) -> Case:
     }
     for text, swapped in g.swapped().items():
         alternatives[text] = partial(references.avg_pool, swapped, include_pad=include_pad)
-    return _case(
+    return Case(
         "avg_pool",
         f"{g}, count_include_pad {include_pad}",
         lambda rule: partial(ops.avg_pool, count_include_pad=include_pad, rule=rule, **g.pool_options()),
         partial(references.avg_pool, g, include_pad=include_pad),
-        g.size,
+        features(g.size),
         Multilinear(scale=math.prod(g.window)),
         _means(references.counted(g, include_pad=include_pad)),
         rules="avg_pool",
@@ -213,12 +202,12 @@ def lp_pool(g: Window, p: float, *, quick: bool) -> Case:
     if p == 2 and whole:
         samples.append(Sample("integers of one size", _one_size, exact=True))
     bound = Multilinear() if p == 1 else formulas.lp_pool(g, p)
-    return _case(
+    return Case(
         "lp_pool",
         f"{g}, p {p:g}",
         lambda rule: partial(ops.lp_pool, p=p, rule=rule, **g.pool_options()),
         partial(references.lp_pool, g, p=p),
-        g.size,
+        features(g.size),
         bound,
         samples,
         rules="lp_pool",
@@ -245,12 +234,12 @@ def _one_size(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], rea
 
 def adaptive(size: tuple[int, ...], output: tuple[int, ...], pool: Reduction, *, quick: bool) -> Case:
     function = {"max": ops.adaptive_max_pool, "avg": ops.adaptive_avg_pool}[pool]
-    return _case(
+    return Case(
         function.__name__,
         f"{size} to {output}",
         lambda rule: lambda x: function(x, output),
         lambda x: references.adaptive_pool(x, output, pool),
-        size,
+        features(size),
         *_adaptive_bound(size, [output], pool),
         quick=quick,
     )
@@ -260,12 +249,12 @@ def pyramid(size: tuple[int, ...], levels: tuple[tuple[int, ...], ...], pool: Re
     bound, samples = _adaptive_bound(size, levels, pool)
     if isinstance(bound, Multilinear):
         bound = replace(bound, rounded={"dx": len(levels)})
-    return _case(
+    return Case(
         "spatial_pyramid_pool",
         f"{size}, levels {levels}, {pool}",
         lambda rule: lambda x: ops.spatial_pyramid_pool(x, levels, pool=pool),
         lambda x: references.pyramid(x, levels, pool),
-        size,
+        features(size),
         bound,
         samples,
         quick=quick,
