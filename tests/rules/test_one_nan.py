@@ -117,8 +117,8 @@ def test_no_rule_says_more_than_it_does() -> None:
 
 
 def test_the_readme_says_so() -> None:
-    limits = (ROOT / "README.md").read_text().partition("## Limits")[2]
-    kept, others = limits[limits.index("- A NaN") : limits.index('by "auto"')].split("It also")
+    said = (ROOT / "fnconv" / "README.md").read_text().partition("## Where a NaN goes")[2]
+    kept, others = said[: said.index('by "auto"')].split("It also")
     spreading = {rule for name in CASES for rule, _ in stated(name)} - {"auto"}
     assert set(re.findall(r'`"(\w+)"`', others)) == spreading
     assert set(re.findall(r'`"(\w+)"`', kept)) == set(formulations("conv")) - spreading - {"auto"}
