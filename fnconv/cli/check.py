@@ -86,7 +86,7 @@ def check(
         fuzz_command(fuzz, seed, _names(op), json_file)
         return
     from fnconv.judge.engine.programs import compilation_cache
-    from fnconv.judge.own import describe, plan
+    from fnconv.judge.own import describe_failures, plan
 
     chosen = _names(op), _names(rule), _names(dtype), _names(device)
     try:
@@ -102,7 +102,7 @@ def check(
     shown.print(_legend(), style="dim")
     for row in report.rows:
         if row.failures:
-            shown.print("\n" + describe(row), soft_wrap=True)
+            shown.print("\n" + describe_failures(row), soft_wrap=True)
     if quick:
         shown.print("\n" + _left_out(jobs, plan(*chosen)))
     shown.print("\n" + report.summary(), style="bold green" if report.ok else "bold red", soft_wrap=True)

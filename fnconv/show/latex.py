@@ -58,7 +58,7 @@ class Latex(Notation):
         return rf"\max\{{{', '.join(of)}\}}"
 
 
-class Numbers(Latex):
+class LatexNumbers(Latex):
     """The same with a dot between numbers, which would run into one another."""
 
     dot = r" \cdot "
@@ -165,7 +165,7 @@ def _equations(block: Equations, tag: str = "") -> list[str]:
     lines: list[str] = []
     for number, row in enumerate(block.rows):
         left = write(row.left, NOTATION)
-        right = write(row.right, Numbers() if row.value is not None else NOTATION)
+        right = write(row.right, LatexNumbers() if row.value is not None else NOTATION)
         value = f" = {write(row.value, NOTATION)}" if row.value is not None else ""
         first, *others = broken(right, LINE - width(f"{left} =") - width(value))
         lines += [f"{left} &= {first}", *(rf"&\qquad {{}} {line}" for line in others)]

@@ -80,7 +80,7 @@ class Maps(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Line:
+class LayerLine:
     """One layer: what comes out of it, its parameters, its multiply-adds."""
 
     name: str
@@ -192,7 +192,7 @@ def net(name: Name) -> Page:
     return Page(network.title, (Section("Layer by layer", tuple(blocks)), _how_to_read()))
 
 
-def lines(network: Net) -> list[Line]:
+def lines(network: Net) -> list[LayerLine]:
     """Every layer of a network, its sizes from `geometry`."""
     maps = last = entry = Maps(network.size, network.channels)  # of the network, the last layer, the residual block
     found = []
@@ -218,7 +218,7 @@ def lines(network: Net) -> list[Line]:
                 what, parameters = "batch norm", 2 * last.channels
             case Add():
                 what, last, entry = "residual", maps, maps
-        found.append(Line(layer.name, what, last, parameters, work))
+        found.append(LayerLine(layer.name, what, last, parameters, work))
     return found
 
 

@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.typing import ArrayLike
-from fnconv.show.symbols import Expression, Partial, Symbol, Values, substitute
+from fnconv.show.symbols import Expression, Lookup, Partial, Symbol, substitute
 
 Array = npt.NDArray[np.float32]
 Numbers = ArrayLike | npt.ArrayLike | Path  # an array, what makes one, or the path of a .npy file
 ShapeOrNumbers = int | Sequence[int] | Numbers
 Given = Array | tuple[int, ...]
 Tensor = tuple[Callable[..., Symbol], tuple[int, ...], tuple[int, ...]]  # symbol(channels, position), their extents
-LARGEST = 2**22  # elements of a tensor that numbers are still put into
+MOST_NUMBERS = 2**22  # elements of a tensor that numbers are still put into
 
 
 def load(function: str, argument: str, given: Any) -> Given:
@@ -56,13 +56,13 @@ def fit(function: str, argument: str, array: Array, shape: tuple[int, ...], opti
 
 def fits(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether tensors are small enough to be filled with numbers."""
-    return all(np.prod(shape, dtype=float) <= LARGEST for shape in shapes.values())
+    return all(np.prod(shape, dtype=float) <= MOST_NUMBERS for shape in shapes.values())
 
 
 def refuse_if_large(function: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     if not fits(shapes):
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise invalid(function, "values", f"can be put into tensors of at most {LARGEST} elements", listed)
+        raise invalid(function, "values", f"can be put into tensors of at most {MOST_NUMBERS} elements", listed)
 
 
 def cotangent(function: str, given: Any, shape: tuple[int, ...], optional: int = 1) -> dict[str, Array]:
@@ -88,7 +88,7 @@ def random(shape: tuple[int, ...], seed: tuple[int, ...], low: int, high: int, *
     return drawn.reshape(shape).astype(np.float32)
 
 
-def lookup(arrays: Mapping[str, Any]) -> Values:
+def lookup(arrays: Mapping[str, Any]) -> Lookup:
     """The entry that a symbol names: channels, which a symbol has first, are an array's last axes, reversed.
 
     W_21,11 is w[0, 0, 0, 1] of (*window, in, out), I_2,31 is x[2, 0, 1] of (*spatial, channel).

@@ -15,8 +15,8 @@ from fnconv.base.geometry import AnyAxis, Axis, outputs, sizes, volume, windows
 from fnconv.show.blocks import Limit, readable
 
 Index = tuple[int, ...]
-Pair = tuple[Index, Index]
-LARGEST = 2**24  # entries of an index table
+IndexPair = tuple[Index, Index]
+MOST_PAIRS = 2**24  # entries of an index table
 
 
 class Relation:
@@ -25,8 +25,8 @@ class Relation:
     def __init__(self, axes: Sequence[AnyAxis]) -> None:
         self.axes = tuple(axes)
         for o, k in zip(self.output, self.window, strict=True):
-            if o * k > LARGEST:
-                rule = f"must have at most {LARGEST} pairs of an output and a window element along an axis"
+            if o * k > MOST_PAIRS:
+                rule = f"must have at most {MOST_PAIRS} pairs of an output and a window element along an axis"
                 raise invalid("show", "input", rule, o * k)
         self._met = [np.where(a.valid(), a.positions(), -1) for a in self.axes]
 
@@ -47,19 +47,19 @@ class Relation:
         i = tuple(int(met[at]) for met, at in zip(self._met, zip(o, k, strict=True), strict=True))
         return None if -1 in i else i
 
-    def of_output(self, o: Index) -> Iterator[Pair]:
+    def of_output(self, o: Index) -> Iterator[IndexPair]:
         """(k, i) of every cell that output o is computed from."""
         return self._pairs(
             [[(k, int(i)) for k, i in enumerate(m[j]) if i >= 0] for m, j in zip(self._met, o, strict=True)]
         )
 
-    def of_cell(self, i: Index) -> Iterator[Pair]:
+    def of_cell(self, i: Index) -> Iterator[IndexPair]:
         """(o, k) of every place where cell i is used: m^-1, the terms of Wei (2.30)."""
         return self._pairs(
             [[(int(o), int(k)) for o, k in np.argwhere(m == j)] for m, j in zip(self._met, i, strict=True)]
         )
 
-    def of_element(self, k: Index) -> Iterator[Pair]:
+    def of_element(self, k: Index) -> Iterator[IndexPair]:
         """(o, i) of every output to which window element k brings a cell."""
         return self._pairs(
             [[(o, int(i)) for o, i in enumerate(m[:, j]) if i >= 0] for m, j in zip(self._met, k, strict=True)]
@@ -92,7 +92,7 @@ class Relation:
         return int(np.prod(self.input)) - int(np.prod(used))
 
     @staticmethod
-    def _pairs(per_axis: Sequence[Sequence[tuple[int, int]]]) -> Iterator[Pair]:
+    def _pairs(per_axis: Sequence[Sequence[tuple[int, int]]]) -> Iterator[IndexPair]:
         for combination in product(*per_axis):
             yield tuple(a for a, _ in combination), tuple(b for _, b in combination)
 

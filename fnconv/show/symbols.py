@@ -83,11 +83,11 @@ class Largest:
 
 
 Expression = Symbol | Partial | Number | Sum | Product | Quotient | Power | Modulus | Sign | Largest
-Values = Callable[[Symbol], float]
+Lookup = Callable[[Symbol], float]
 ZERO = Sum(())
 
 
-def substitute(e: Expression, values: Values) -> Expression:
+def substitute(e: Expression, values: Lookup) -> Expression:
     """The expression with numbers for its symbols."""
 
     def put(part: Any) -> Any:

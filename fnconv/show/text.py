@@ -9,13 +9,13 @@ from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Se
 from fnconv.show.symbols import Expression, Notation, write
 from fnconv.textbook.equations import cite
 
-Line = tuple[str, str]  # text and what it is: title, heading, formula, label, slip, or nothing
+TextLine = tuple[str, str]  # text and what it is: title, heading, formula, label, slip, or nothing
 
 
 NOTATION = Notation()
 
 
-def lines(title: str, sections: Sequence[Section], width: int) -> Iterator[Line]:
+def lines(title: str, sections: Sequence[Section], width: int) -> Iterator[TextLine]:
     yield from ((line, "title") for line in textwrap.wrap(title, width))
     yield "═" * min(len(title), width), "title"
     for section in sections:
@@ -37,7 +37,7 @@ def equations(sections: Sequence[Section]) -> Iterator[str]:
                 yield f"{_spell(row.left)} = {_spell(row.right)}{value}"
 
 
-def _block(block: Block, width: int) -> Iterator[Line]:
+def _block(block: Block, width: int) -> Iterator[TextLine]:
     match block:
         case Prose(text):
             yield from ((line, "") for line in textwrap.wrap(text, width))
@@ -55,7 +55,7 @@ def _block(block: Block, width: int) -> Iterator[Line]:
             yield from _table(block, width)
 
 
-def _labelled(text: list[str], labels: Sequence[str], width: int) -> Iterator[Line]:
+def _labelled(text: list[str], labels: Sequence[str], width: int) -> Iterator[TextLine]:
     """Lines with the labels flush right of the last one, or below it."""
     label = f"[{cite(labels)}]" if labels else ""
     yield from ((line, "formula") for line in text[:-1])
@@ -66,7 +66,7 @@ def _labelled(text: list[str], labels: Sequence[str], width: int) -> Iterator[Li
         yield label.rjust(width), "label"
 
 
-def _equations(block: Equations, width: int) -> Iterator[Line]:
+def _equations(block: Equations, width: int) -> Iterator[TextLine]:
     lefts = [write(row.left, NOTATION) for row in block.rows]
     margin = max(map(len, lefts), default=0)
     for number, (left, row) in enumerate(zip(lefts, block.rows, strict=True)):
@@ -89,7 +89,7 @@ def _spell(e: Expression) -> str:
 # ---- matrices -------------------------------------------------------------------------------------------------------
 
 
-def _row(parts: Sequence[Matrix | str], width: int) -> Iterator[Line]:
+def _row(parts: Sequence[Matrix | str], width: int) -> Iterator[TextLine]:
     """Matrices next to each other, as many as fit on a line."""
     boxes = [_box(part, width) for part in parts]
     line: list[list[str]] = []
@@ -103,7 +103,7 @@ def _row(parts: Sequence[Matrix | str], width: int) -> Iterator[Line]:
     yield from _beside(line, width)
 
 
-def _beside(boxes: Sequence[Sequence[str]], width: int) -> Iterator[Line]:
+def _beside(boxes: Sequence[Sequence[str]], width: int) -> Iterator[TextLine]:
     """Boxes, their lines of text of equal length, centred on a common middle; the first line of each is its name."""
     height = max(len(b) - 1 for b in boxes)
     columns = []
@@ -170,7 +170,7 @@ def _brackets(height: int) -> list[tuple[str, str]]:
     return [("⎡", "⎤"), *[("⎢", "⎥")] * (height - 2), ("⎣", "⎦")]
 
 
-def _table(table: Table, width: int) -> Iterator[Line]:
+def _table(table: Table, width: int) -> Iterator[TextLine]:
     """Columns that do not fit go on below, beside the first one again."""
     rows = [table.heads, *table.rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

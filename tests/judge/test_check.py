@@ -14,7 +14,7 @@ from fnconv.base import pairs
 from fnconv.base.attach import attach
 from fnconv.cli.check import check as command
 from fnconv.judge.engine import programs as engine
-from fnconv.judge.own import check, describe, plan
+from fnconv.judge.own import check, describe_failures, plan
 from fnconv.judge.own.run import DTYPES
 from fnconv.judge.own.suite import cases, operations
 from fnconv.rules import available, avg_pool, conv, max_pool
@@ -284,7 +284,7 @@ def test_a_planted_bug_is_found_and_explained(bug, monkeypatch, fresh_caches):
         assert failure.map == map_ or failure.argument != argument
         assert failure.got != failure.want
         assert failure.wrong > 0
-    text = describe(row)
+    text = describe_failures(row)
     assert f"{operation}, rule {rule}:" in text
     assert f"{argument} (map {map_}), f32 on cpu" in text
     assert "geometry  " in text
@@ -378,7 +378,7 @@ def test_auto_may_not_refuse(monkeypatch, fresh_caches):
     monkeypatch.setitem(avg_pool.RULES["input_vjp"], "upsample", _picky)
     (row,) = check(["avg_pool"], ["auto"], ["f32"], quick=True).rows
     assert row.verdict == "FAILS"
-    assert "accepts windows that tile" in describe(row)
+    assert "accepts windows that tile" in describe_failures(row)
 
 
 def test_a_program_that_does_not_compile_is_blamed_on_its_rule(monkeypatch, fresh_caches):
@@ -391,7 +391,7 @@ def test_a_program_that_does_not_compile_is_blamed_on_its_rule(monkeypatch, fres
     monkeypatch.setitem(avg_pool.RULES["input_vjp"], "uncompiled", unknown)
     rows = {r.rule: r for r in check(["avg_pool"], ["uncompiled", "matrix"], ["f32"], quick=True).rows}
     assert (rows["uncompiled"].verdict, rows["matrix"].verdict) == ("FAILS", "agrees")
-    assert "no_such_target" in describe(rows["uncompiled"])
+    assert "no_such_target" in describe_failures(rows["uncompiled"])
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------

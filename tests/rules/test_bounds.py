@@ -11,7 +11,7 @@ from cases import CONVS, CONVS_IN_EVERY_DTYPE, FLOATS, POOLS, Conv, Pool
 
 import fnconv
 from fnconv.base.dtypes import unit_roundoff
-from fnconv.judge.own.run import STEPS
+from fnconv.judge.own.run import TRANSFORM_STEPS
 from fnconv.rules.conv import GROWTH
 
 IN_F32 = ("2d Notes: same at stride 2", "2d asymmetric as large as the kernel", "2d depthwise, multiplier 2")
@@ -40,7 +40,7 @@ def check_conv_bounds(case: Conv, dtype: str) -> float:
 
     def grown(rule):
         """Where larger numbers are added than the products, of the whole tile: all entries count as the largest."""
-        growth, steps = GROWTH[rule] ** len(case.size), STEPS * len(case.size)
+        growth, steps = GROWTH[rule] ** len(case.size), TRANSFORM_STEPS * len(case.size)
         sums = zip(count, largest, exact, strict=True)
         return [sum_bound(n.max() + steps, growth * m.max() + 0 * g, g, dtype) for n, m, g in sums]
 

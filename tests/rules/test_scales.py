@@ -17,7 +17,7 @@ from jax import lax
 import fnconv
 from fnconv.base.geometry import Axis
 from fnconv.base.spec import CONV_MAPS, ConvSpec
-from fnconv.judge.own.run import STEPS
+from fnconv.judge.own.run import TRANSFORM_STEPS
 from fnconv.rules import conv as rules
 from fnconv.rules.choice import conv_choice
 
@@ -86,7 +86,7 @@ def test_high_precision_and_jax_s_setting_hold_it_as_well() -> None:
 def test_by_default_entries_are_held_to_the_largest_modulus_and_not_to_their_own() -> None:
     _, arrays, exact, _, counts = operands("winograd")
     x, w, dy = (float(np.abs(a).max()) for a in arrays)
-    growth, steps = max(rules.GROWTH.values()) ** 2, 2 * STEPS
+    growth, steps = max(rules.GROWTH.values()) ** 2, 2 * TRANSFORM_STEPS
     for got, e, n, largest in zip(results("winograd", None), exact, counts, (x * w, dy * w, x * dy), strict=True):
         assert np.abs(got - e).max() <= gamma(n.max() + steps, "float32") * growth * n.max() * largest
     assert max(errors_over_moduli("winograd", None)) > 10, "else the check above shows nothing"

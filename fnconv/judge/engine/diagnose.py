@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fnconv.base.dtypes import unit_roundoff
+from fnconv.judge.engine.running_error import Values
 
-Values = npt.NDArray[np.float64]
 Hypothesis = tuple[str, Values]
 
 EXPLAINED = 0.02  # a hypothesis explains a difference when it leaves no more than this part of it

@@ -20,10 +20,10 @@ from jax.extend import core, source_info_util
 from fnconv.base.attach import LinearMap
 from fnconv.transform.jaxpr import over_shards
 
-Values = Sequence[Any]
+Arrays = Sequence[Any]
 JAXPRS = tuple({core.Jaxpr, core.ClosedJaxpr})  # one class from JAX 0.12 on
-RULES = ("custom_vjp_call", "custom_jvp_call")
-CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", *RULES)
+RULE_CALLS = ("custom_vjp_call", "custom_jvp_call")
+CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", *RULE_CALLS)
 _JAX = str(Path(jax.__file__).parent)
 source_info_util.register_exclusion(str(Path(__file__).parents[1]))  # the source of a step is the user's line
 
@@ -48,13 +48,13 @@ class Arithmetic:
         """A literal or a constant of the program."""
         return value
 
-    def equation(self, e: Any, operands: Values) -> Values:
+    def equation(self, e: Any, operands: Arrays) -> Arrays:
         """The results of an equation."""
         structure = STRUCTURES.get(e.primitive.name)
         return bind(e, operands) if structure is None else structure(e, operands, self)
 
 
-def replay(jaxpr: Any, operands: Values, arithmetic: Arithmetic) -> list[Any]:
+def replay(jaxpr: Any, operands: Arrays, arithmetic: Arithmetic) -> list[Any]:
     """The results of a jaxpr."""
     body, arithmetic = opened(jaxpr), arithmetic.body(jaxpr)
     values: dict[Any, Any] = dict(zip(body.invars, operands, strict=True))
@@ -70,7 +70,7 @@ def replay(jaxpr: Any, operands: Values, arithmetic: Arithmetic) -> list[Any]:
     return [read(v) for v in body.outvars]
 
 
-def bind(e: Any, operands: Values, params: Any = None) -> list[Any]:
+def bind(e: Any, operands: Arrays, params: Any = None) -> list[Any]:
     """An equation as it stands, on other operands."""
     source = source_info_util.user_context(e.source_info.traceback)
     with source, e.ctx.manager:  # mesh, compute_on, metadata
@@ -101,11 +101,11 @@ def equations(jaxpr: Any, enter: Callable[[Any], bool] = lambda e: True) -> list
 # ---- control flow ---------------------------------------------------------------------------------------------------
 
 
-def _inline(e: Any, operands: Values, arithmetic: Arithmetic) -> Values:
+def _inline(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
     return replay(inner(e)[0], operands, arithmetic)
 
 
-def _scan(e: Any, operands: Values, arithmetic: Arithmetic) -> Values:
+def _scan(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
     q, body = e.params, opened(e.params["jaxpr"])  # how many of each there are is called otherwise in JAX 0.12
     carried = sum(_same_rank(v, w) for v, w in zip(e.outvars, body.outvars, strict=True))
     consts = sum(_same_rank(v, w) for v, w in zip(e.invars, body.invars, strict=True)) - carried
@@ -127,12 +127,12 @@ def _same_rank(of_scan: Any, of_body: Any) -> bool:
     return same
 
 
-def _while(e: Any, operands: Values, arithmetic: Arithmetic) -> Values:
+def _while(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
     q = e.params
     c, b = q["cond_nconsts"], q["cond_nconsts"] + q["body_nconsts"]
     of_cond, of_body, init = operands[:c], operands[c:b], operands[b:]
 
-    def goes_on(values: Values) -> Any:
+    def goes_on(values: Arrays) -> Any:
         return replay(q["cond_jaxpr"], [*of_cond, *values], arithmetic)[0]
 
     def body(carry: Any) -> Any:
@@ -160,20 +160,20 @@ def _next(i: Any) -> Any:
     return None if i is None else i + np.uint32(1)
 
 
-def _cond(e: Any, operands: Values, arithmetic: Arithmetic) -> Values:
+def _cond(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
     which, *rest = operands
     branches = [lambda *given, b=b: replay(b, given, arithmetic) for b in e.params["branches"]]
     return list(lax.switch(which, branches, *rest))
 
 
-def _shard_map(e: Any, operands: Values, arithmetic: Arithmetic) -> Values:
+def _shard_map(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
     def body(*shards: Any) -> Any:
         return tuple(replay(e.params["jaxpr"], shards, arithmetic))
 
     return list(over_shards(body, e)(*operands))
 
 
-LOOPS: dict[str, Callable[[Any, Values, Arithmetic], Values]] = {"scan": _scan, "while": _while, "cond": _cond}
+LOOPS: dict[str, Callable[[Any, Arrays, Arithmetic], Arrays]] = {"scan": _scan, "while": _while, "cond": _cond}
 STRUCTURES = {**dict.fromkeys(CALLS, _inline), **LOOPS, "shard_map": _shard_map}
 
 
@@ -187,7 +187,7 @@ class WithoutRules(Arithmetic):
     package become what they compute, so that automatic differentiation goes through that.
     """
 
-    def equation(self, e: Any, operands: Values) -> Values:
+    def equation(self, e: Any, operands: Arrays) -> Arrays:
         if isinstance(e.params.get("map"), LinearMap):
             return [e.primitive.impl(*operands, **e.params)]
         structure = STRUCTURES.get(e.primitive.name)

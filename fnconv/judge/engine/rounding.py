@@ -35,7 +35,7 @@ from jax import lax
 from jax.extend import core
 
 from fnconv.base.dtypes import accumulator, unit_roundoff
-from fnconv.judge.engine.replay import JAXPRS, STRUCTURES, Arithmetic, Values, bind, equations, inner, opened
+from fnconv.judge.engine.replay import JAXPRS, STRUCTURES, Arithmetic, Arrays, bind, equations, inner, opened
 from fnconv.judge.engine.replay import replay as evaluate
 from fnconv.judge.engine.running_error import ELEMENTARY
 from fnconv.transform.contraction import Contraction
@@ -103,7 +103,7 @@ class Float64(Arithmetic):
     def constant(self, value: Any, aval: Any) -> Any:
         return widened(np.asarray(value, aval.dtype) if np.isscalar(value) else value)
 
-    def equation(self, e: Any, operands: Values) -> Values:
+    def equation(self, e: Any, operands: Arrays) -> Arrays:
         name = _name(e)
         if "debug_callback" in name or name == "debug_print":
             return [None] * len(e.outvars)
@@ -119,7 +119,7 @@ class Float64(Arithmetic):
         own = [_cast(o, v.aval.dtype) for o, v in zip(operands, e.invars, strict=True)]
         return self.rounded(e, operands, [widened(r) for r in bind(e, own)], None)
 
-    def rounded(self, e: Any, operands: Values, results: Values, again: Callable[..., Values] | None) -> Values:
+    def rounded(self, e: Any, operands: Arrays, results: Arrays, again: Callable[..., Arrays] | None) -> Arrays:
         """What the step makes of its exact results; `again` evaluates it on other operands, None if only natively."""
         return results
 
@@ -156,7 +156,7 @@ def _name(e: Any) -> str:
     return str(e.primitive.name.replace("-", "_"))
 
 
-def _in_float64(e: Any, operands: Values) -> Values:
+def _in_float64(e: Any, operands: Arrays) -> Arrays:
     return bind(e, operands, {key: _widened_parameter(value) for key, value in e.params.items()})
 
 
@@ -217,7 +217,7 @@ class Rounding(Float64):
             typed = max(min(unit_roundoff(self.dtype or aval.dtype), F32), _last_digit(array))
         return self._moved(exact, self._either(MAGNIFIED * typed, own if long else 0.0) * abs(exact))
 
-    def rounded(self, e: Any, operands: Values, results: Values, again: Callable[..., Values] | None) -> Values:
+    def rounded(self, e: Any, operands: Arrays, results: Arrays, again: Callable[..., Arrays] | None) -> Arrays:
         if again is not None and _name(e) in EXACT:
             return results
         moved = []
@@ -226,7 +226,7 @@ class Rounding(Float64):
             moved.append(self._step(e, operands, y, again, i) if floats else y)
         return moved
 
-    def _step(self, e: Any, operands: Values, y: Any, again: Callable[..., Values] | None, i: int) -> Any:
+    def _step(self, e: Any, operands: Arrays, y: Any, again: Callable[..., Arrays] | None, i: int) -> Any:
         name, dtype = _name(e), self._computed(e.outvars[i].aval.dtype)
         info = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
         unit = self._scaled(unit_roundoff(dtype))
@@ -382,7 +382,7 @@ class WholeNumbers(Float64):
 
     whole: bool = True
 
-    def rounded(self, e: Any, operands: Values, results: Values, again: Callable[..., Values] | None) -> Values:
+    def rounded(self, e: Any, operands: Arrays, results: Arrays, again: Callable[..., Arrays] | None) -> Arrays:
         name = _name(e)
         if again is None or name in EXACT:
             self.whole &= again is not None

@@ -37,8 +37,8 @@ EPSILON = float(np.finfo(np.longdouble).eps)  # in which derivatives from the se
 class Expected:
     """A result, the same of moduli, and how far rounding may have carried the result itself.
 
-    roundings: between an operand and a result.  stored: how often what a result is made of is rounded to the dtype of
-    the operands before.  whole: whether whole operands leave nothing to round.
+    roundings: between an operand and a result.  stored: how many intermediate results are rounded to the dtype of the
+    operands.  whole: whether whole operands leave nothing to round.
     """
 
     value: Array
@@ -79,7 +79,7 @@ def _polynomial(p: Problem, s: Sample, orders: int) -> list[list[Expected]]:
     values, sizes = _derivatives(form, s, orders), _derivatives(form.moduli(), s.moduli(), orders)
     n, found = form.steps(s.operands), []
     for order in range(orders + 1):
-        # of a term's factors y, y and dy each is a sum, as is the gradient that they make
+        # from order 2 on a term has the factors y, y and dy, and each of them is a sum itself, as the gradient is
         roundings = n if order < 2 else 3 * n + 8 * order
         own = 2.0**-53 if order < 2 else EPSILON
         stored = form.stored if order else len(form.terms) - 1

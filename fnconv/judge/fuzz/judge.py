@@ -142,7 +142,7 @@ def verdicts(
 
 
 def compared(p: Problem, s: Sample, order: int, a: int, got: Array, want: Expected) -> tuple[dict[str, Any], Array]:
-    """The numbers of a failure, none if nothing is wrong; and the entries whose bound is below the value."""
+    """The numbers of a failure, or none; and which entries have a bound below their value."""
     if p.integer or got.dtype.name == "int32":
         target = want.value.astype(got.dtype)  # modulo 2^bits
         close, same = np.zeros(got.shape), got == target
@@ -214,8 +214,11 @@ def grown(p: Problem) -> float:
 
 
 def spreads(p: Problem, s: Sample, order: int, a: int) -> bool:
-    """Whether one number that is not finite may reach results that it is no factor of: as the README says of the rule,
-    or times the zeros that stand for the padding of x, or between and around dy."""
+    """Whether one number that is not finite may reach results that do not depend on it.
+
+    It may where the rule `spreads`, and where it is multiplied by the zeros of the padding of x, or by those that stand
+    between and around the entries of dy.
+    """
     roles = ROLES.get(p.operation, ())
     if not roles or roles[a] == "b":
         return False

@@ -21,7 +21,7 @@ from fnconv.ops import functional
 shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # both carry no annotations
 spec: Callable[..., Any] = PartitionSpec
 
-Run = Callable[[Sample], list[list[np.ndarray]]]  # for every order its results
+RunSample = Callable[[Sample], list[list[np.ndarray]]]  # for every order its results
 OPTIMISED = 1000  # numbers in an operand
 
 
@@ -108,7 +108,7 @@ def traced(p: Problem) -> tuple[str, tuple[int, ...]]:
     return value.dtype.name, value.shape
 
 
-def compiled(p: Problem, y_shape: tuple[int, ...]) -> Run:
+def compiled(p: Problem, y_shape: tuple[int, ...]) -> RunSample:
     """Compile once, for all data; eager programs are run operation by operation.
 
     Most programs are compiled without optimisation, which takes less time; those of many numbers are not, since loops

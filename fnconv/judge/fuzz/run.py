@@ -37,8 +37,10 @@ class FuzzRow(report.Row):
 
 @dataclass
 class FuzzReport(report.Report):
-    """failures: the first of each kind; failed: how many there were of each.  vague: results that are no cases, since
-    their bounds are above their values."""
+    """failures: the first of each kind; failed: how many there were of each.
+
+    vague: results that are not counted as cases, because their bounds exceed their values.
+    """
 
     headings = ("", "cases")
     left = (0, 1)

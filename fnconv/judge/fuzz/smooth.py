@@ -6,8 +6,8 @@
     log softmax  x - log sum e^x                              dx = dy - p sum(dy)
     p-norm       y = (sum |x|^p)^(1/p)                        dx = dy sign(x) (|x| / y)^(p - 1), summed over windows
 
-Each function returns a `Smooth`.  Moduli are those of the terms that a number is the sum of; of the roundings exp, log
-and pow count ELEMENTARY each.
+Each function returns a `Smooth`.  The modulus of a sum is the sum of its terms' moduli.  exp, log and pow count as
+ELEMENTARY roundings each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fnconv.judge.fuzz.definition import Array, Shape, pool_windows, pooled
 class Smooth:
     """back: from dy and its modulus to the gradients, each with its modulus.
 
-    stored: how often what a gradient is made of is rounded to the dtype of the operands before.
+    stored: how many intermediate results of a gradient are rounded to the dtype of the operands.
     """
 
     value: Array
@@ -78,7 +78,7 @@ def log_softmax(x: Array, axis: int = -1) -> Smooth:
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> Smooth:
-    """-sum(weights log p); a class has the weight 1, and a label that is no class asks for nothing at all."""
+    """-sum(weights log p); an integer label gives its class the weight 1, and no weight where it is no class."""
     classes = labels.ndim < logits.ndim
     w = (labels[..., None] == np.arange(logits.shape[-1])).astype(float) if classes else labels
     p, log_p = softmax(logits), softmax(logits, logarithm=True)

@@ -11,7 +11,7 @@ import jax
 from fnconv.base.errors import invalid, mistyped
 from fnconv.judge.engine.programs import InFloat64, residual_bytes
 from fnconv.judge.engine.rounding import quantile
-from fnconv.judge.model.gradient import Problem, pose
+from fnconv.judge.model.gradient import GradientProblem, pose
 from fnconv.judge.model.leaf import leaf_of
 from fnconv.judge.model.measure import Cost, medians
 from fnconv.judge.model.report import Comparison
@@ -88,7 +88,7 @@ def compare(
 
 
 def _compare(
-    problem: Problem, manual: Any, replaced: Any, samples: int, rounds: int, seed: int, progress: Progress
+    problem: GradientProblem, manual: Any, replaced: Any, samples: int, rounds: int, seed: int, progress: Progress
 ) -> Comparison:
     progress("compiling manual and automatic gradient")
     operands = moving, given, _ = problem.operands

@@ -19,7 +19,7 @@ Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Problem:
+class GradientProblem:
     """A function at certain arguments.
 
     Attributes:
@@ -90,7 +90,7 @@ class Problem:
 
 def pose(
     fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any], argnums: Any, has_aux: bool, cotangent: Any, seed: int
-) -> Problem:
+) -> GradientProblem:
     """The problem that arguments of `compare` pose; raises what `compare` raises for them."""
     if not callable(fn):
         raise mistyped("compare", "fn", "must be a function", type(fn).__name__)
@@ -109,7 +109,7 @@ def pose(
     if not moving:
         raise invalid("compare", "argnums", "must choose an argument that holds floating-point arrays", argnums)
     paths = tuple(leaves.names[i] for i in moving)
-    problem = Problem(fn, has_aux, leaves, tuple(moving), tuple(given), paths, tuple(others))
+    problem = GradientProblem(fn, has_aux, leaves, tuple(moving), tuple(given), paths, tuple(others))
     return _with_cotangents(problem, cotangent, seed)
 
 
@@ -143,7 +143,7 @@ def _floats(leaf: Any) -> bool:
     return isinstance(leaf, float) or jnp.issubdtype(getattr(leaf, "dtype", np.bool_), jnp.floating)
 
 
-def _with_cotangents(problem: Problem, cotangent: Any, seed: int) -> Problem:
+def _with_cotangents(problem: GradientProblem, cotangent: Any, seed: int) -> GradientProblem:
     moving, given, _ = problem.operands
     found: list[Any] = []
 

@@ -10,12 +10,12 @@ import numpy as np
 from fnconv.judge.engine.distances import dot
 from fnconv.judge.engine.programs import InFloat64, abstract
 from fnconv.judge.engine.running_error import Values
-from fnconv.judge.model.gradient import Function, Problem
+from fnconv.judge.model.gradient import Function, GradientProblem
 
 STEP = 2.0**-20  # of the central differences: h^2 and u / h are alike in float64, to a factor of some hundred
 
 
-def central_difference(problem: Problem, fn: Function, gradient: Sequence[Values], seed: int) -> str:
+def central_difference(problem: GradientProblem, fn: Function, gradient: Sequence[Values], seed: int) -> str:
     """<gradient, v> beside the slope of the value in float64 along a random direction v: one line.
 
     The slope is (f(h) - f(-h)) / 2h; that at 2h differs from it by three times its error, where f is smooth.

@@ -27,7 +27,7 @@ from fnconv.judge.engine.running_error import Approx, Format, Values
 from fnconv.transform.both_modes import both_modes
 
 Results = dict[str, Values]
-Run = Callable[[tuple[Values, ...], Values], Results]  # the float64 reference: operands, cotangent -> results
+Reference = Callable[[tuple[Values, ...], Values], Results]  # the float64 reference: operands, cotangent -> results
 Formula = Callable[[Format, Format, tuple[Approx, ...], Approx], Mapping[str, Approx]]
 
 F64 = Format.of(jnp.float64)
@@ -37,10 +37,10 @@ TANGENT = "tangent"  # the name of the result of forward mode
 class Bound(Protocol):
     """What a case knows about the size and the rounding errors of its results."""
 
-    def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+    def magnitude(self, run: Reference, operands: tuple[Values, ...], cotangent: Values) -> Results:
         """No partial sum is larger: the test that integers stay exact."""
 
-    def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
+    def errors(self, run: Reference, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
         """The largest |computed - float64 reference| that rounding explains, for every result."""
 
     def of_tangents(self, operands: int) -> Bound | None:
@@ -62,16 +62,16 @@ class Multilinear:
         """A sum of one term for each operand, stored each."""
         return Multilinear(self.scale, {TANGENT: operands})
 
-    def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+    def magnitude(self, run: Reference, operands: tuple[Values, ...], cotangent: Values) -> Results:
         sums = run(tuple(map(abs, operands)), abs(cotangent))
         return {name: abs(value) * self.scale for name, value in sums.items()}
 
-    def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
+    def errors(self, run: Reference, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
         counts, sums = self._counted(run, operands, cotangent), run(tuple(map(abs, operands)), abs(cotangent))
         return self._bounds(run(operands, cotangent), counts, sums, dtype)
 
     def grown(
-        self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any, growth: float, steps: int
+        self, run: Reference, operands: tuple[Values, ...], cotangent: Values, dtype: Any, growth: float, steps: int
     ) -> Results:
         """`errors` of a formulation that adds numbers `growth` times as large as the products, after `steps` roundings.
 
@@ -84,7 +84,7 @@ class Multilinear:
         sums = {name: np.full_like(s, growth * abs(s).max(initial=0)) for name, s in sums.items()}
         return self._bounds(run(operands, cotangent), counts, sums, dtype)
 
-    def _counted(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+    def _counted(self, run: Reference, operands: tuple[Values, ...], cotangent: Values) -> Results:
         """The terms of every entry."""
         ones = run(tuple(map(np.ones_like, operands)), np.ones_like(cotangent))
         return {name: abs(n) * self.scale for name, n in ones.items()}
@@ -105,10 +105,10 @@ class Selecting:
         """Picked as well."""
         return Selecting(TANGENT)
 
-    def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+    def magnitude(self, run: Reference, operands: tuple[Values, ...], cotangent: Values) -> Results:
         return {name: abs(value) for name, value in run(operands, abs(cotangent)).items()}
 
-    def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
+    def errors(self, run: Reference, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
         ones, sums = run(operands, np.ones_like(cotangent)), run(operands, abs(cotangent))
         exact = run(operands, cotangent)
         gradients = [name for name in exact if name != self.value]
@@ -139,10 +139,10 @@ class Formulas:
 
         return Formulas(along(self.manual), along(self.reference), self.accumulates)
 
-    def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+    def magnitude(self, run: Reference, operands: tuple[Values, ...], cotangent: Values) -> Results:
         return {name: abs(value) for name, value in run(operands, cotangent).items()}
 
-    def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
+    def errors(self, run: Reference, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
         wide = accumulator(jnp.dtype(dtype)) if self.accumulates else dtype
         manual = _follow(self.manual, Format.of(wide), Format.of(dtype), operands, cotangent)
         reference = _follow(self.reference, F64, F64, operands, cotangent)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fnconv.judge.engine.programs import abstract
 from fnconv.judge.engine.running_error import Format, Values
-from fnconv.judge.own.bounds import TANGENT, Bound, Run
+from fnconv.judge.own.bounds import TANGENT, Bound, Reference
 from fnconv.transform.both_modes import both_modes
 
 Function = Callable[..., Any]
@@ -23,7 +23,7 @@ REACHES = (8, 4, 3, 2, 1)  # largest integers to try, until no sum can leave the
 
 
 @dataclass(frozen=True)
-class Sample:
+class DataKind:
     """One kind of data.
 
     make(rng, shapes, reach) -> the operands and, last, the cotangent, of the given shapes.
@@ -54,7 +54,7 @@ class Case:
     reference: Function
     operands: Mapping[str, tuple[int, ...]]
     bound: Bound
-    samples: Sequence[Sample]
+    samples: Sequence[DataKind]
     value: str = "y"
     auxiliary: str | None = None
     rules: str | None = None  # its key in available_rules()
@@ -110,7 +110,9 @@ class Case:
             results = {self.value: value, self.auxiliary: auxiliary}
         return results | dict(zip(map("d{}".format, self.operands), pull(cotangent), strict=True))
 
-    def draw(self, sample: Sample, cotangent_shape: tuple[int, ...], dtype: Any, run: Run) -> tuple[Arrays, Values]:
+    def draw(
+        self, sample: DataKind, cotangent_shape: tuple[int, ...], dtype: Any, run: Reference
+    ) -> tuple[Arrays, Values]:
         """Operands and cotangent, representable in dtype; the same for equal arguments."""
         shapes = (*self.shapes, cotangent_shape)
         limit = sample.unit / Format.of(dtype).u
@@ -152,5 +154,5 @@ def ties(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach: i
     return (rng.integers(-2, 1, x).astype(np.float64), *integers(rng, tuple(rest), reach))
 
 
-INTEGERS, NORMAL = Sample("integers", integers, exact=True), Sample("normal floats", normal)
-DISTINCT, TIES = Sample("distinct integers", distinct, exact=True), Sample("integers with ties", ties, exact=True)
+INTEGERS, NORMAL = DataKind("integers", integers, exact=True), DataKind("normal floats", normal)
+DISTINCT, TIES = DataKind("distinct integers", distinct, exact=True), DataKind("integers with ties", ties, exact=True)

@@ -13,7 +13,7 @@ from fnconv.judge.engine.diagnose import diagnose
 from fnconv.judge.engine.distances import ratios, ulps, worst
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.own.bounds import Results
-from fnconv.judge.own.case import Arrays, Case, Sample
+from fnconv.judge.own.case import Arrays, Case, DataKind
 from fnconv.judge.own.programs import compile_reference
 from fnconv.judge.own.report import OwnFailure, OwnRow
 
@@ -22,7 +22,7 @@ from fnconv.judge.own.report import OwnFailure, OwnRow
 class Drawn:
     """A sample with what is right for it."""
 
-    sample: Sample
+    sample: DataKind
     operands: Arrays
     cotangent: Values
     right: Results  # the float64 reference

@@ -25,7 +25,7 @@ FOREIGN = ("jax", "jaxlib", "numpy")  # errors raised there are mistakes, not re
 
 
 @dataclass(frozen=True)
-class Program:
+class CompiledCase:
     """What was compiled, and what could not be.
 
     refused: rules that do not take this geometry and say so; broken: rules that ended in another error.
@@ -39,7 +39,7 @@ class Program:
 
 def compile_case(
     case: Case, rules: Mapping[str, RuleNames], dtype: Any, device: jax.Device, *, optimised: Collection[str] = ()
-) -> Program:
+) -> CompiledCase:
     """The program of the reference and of `rules`, which maps the names of the outputs to rules.
 
     optimised: the rules that are compiled as users compile; the others without LLVM's optimisations, which compute
@@ -87,7 +87,7 @@ def compile_case(
             outputs: Outputs = jax.tree.map(np.asarray, results)
             return outputs
 
-    return Program(run, shape, refused, broken)
+    return CompiledCase(run, shape, refused, broken)
 
 
 def compile_reference(case: Case, function: Function, device: jax.Device) -> Callable[..., Results]:

@@ -24,7 +24,7 @@ from jax import lax
 from fnconv.judge.engine.programs import abstract
 from fnconv.judge.engine.windows import adaptive, all_windows, padding_of, per_axis
 
-Pair = tuple[int, int]
+LowHigh = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Window:
         return tuple((k - 1) * d + 1 for k, d in zip(self.window, self.gaps, strict=True))
 
     @cached_property
-    def pads(self) -> tuple[Pair, ...]:
+    def pads(self) -> tuple[LowHigh, ...]:
         """(low, high) of every axis."""
         named = per_axis(self.padding, len(self.size))
         axes = zip(named, self.size, self.spans, self.steps, strict=True)
@@ -134,7 +134,7 @@ def conv_weight_vjp(g: Window, x: Any, dy: Any, *, groups: int = 1) -> jax.Array
     return dw
 
 
-def pad_or_crop(x: Any, pads: Sequence[Pair], fill: float = 0) -> Any:
+def pad_or_crop(x: Any, pads: Sequence[LowHigh], fill: float = 0) -> Any:
     """Pad the spatial axes; negative paddings crop."""
     xp = x.__array_namespace__()
     kept = tuple(slice(max(-low, 0), n - max(-high, 0)) for n, (low, high) in zip(x.shape[1:-1], pads, strict=True))

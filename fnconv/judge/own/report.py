@@ -109,7 +109,7 @@ class OwnReport(report.Report):
         return head | {"rows": rows}
 
 
-def describe(row: OwnRow) -> str:
+def describe_failures(row: OwnRow) -> str:
     """The failures of one row in words: for each argument the most telling one, and how many more there are."""
     lines = [f"{row.operation}, rule {row.rule}: {len(row.failures)} failures in {row.cases} cases"]
     for argument in dict.fromkeys(f.argument for f in row.failures):

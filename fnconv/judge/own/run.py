@@ -36,7 +36,7 @@ from fnconv.rules.available import available_rules
 
 DTYPES = {row.short: row.dtype for row in sorted(FLOATS.values(), key=lambda row: row.name != "float32")}
 
-STEPS = 16  # additions of the transforms along one axis, at most: six values, three transforms
+TRANSFORM_STEPS = 16  # additions of the transforms along one axis, at most: six values, three transforms
 
 Progress = Callable[[int, int, str], None]
 
@@ -123,7 +123,7 @@ def plan(
 ) -> list[Job]:
     """What `check` will run; see there."""
     chosen = _named("operation", operations_, operations())
-    kept = _named("rule", rules, rule_names())
+    kept = _named("rule", rules, all_rules())
     types = _named("dtype", dtypes, tuple(DTYPES))
     places = _named("device", devices, platforms())
     lead, *others = types
@@ -144,7 +144,7 @@ def plan(
     return jobs
 
 
-def rule_names() -> tuple[str, ...]:
+def all_rules() -> tuple[str, ...]:
     """The rules of all operations, and "auto"."""
     every = (name for maps in available_rules().values() for names in maps.values() for name in names)
     return (*dict.fromkeys(every), "auto")
@@ -239,8 +239,8 @@ def _grown(job: Job, operands: Any, cotangent: Any, dtype: Any, run: Callable[..
     if case.rules != "conv" or not isinstance(case.bound, Multilinear):
         return {}
     axes = max(1, max(map(len, case.shapes)) - 2)
-    given = (run, operands, cotangent, dtype)
-    return {r: case.bound.grown(*given, g**axes, STEPS * axes) for r, g in conv.GROWTH.items() if r in job.rules}
+    given, steps = (run, operands, cotangent, dtype), TRANSFORM_STEPS * axes
+    return {r: case.bound.grown(*given, g**axes, steps) for r, g in conv.GROWTH.items() if r in job.rules}
 
 
 def _broken(job: Job, rule: str, dtype: str, error: str) -> OwnFailure:

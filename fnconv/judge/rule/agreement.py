@@ -23,7 +23,7 @@ from fnconv.judge.engine.running_error import Format, Values
 from fnconv.judge.rule import kinks
 from fnconv.judge.rule.accuracy import compare_accuracy
 from fnconv.judge.rule.data import Draw, Point
-from fnconv.judge.rule.explain import explain
+from fnconv.judge.rule.explain import cause
 from fnconv.judge.rule.programs import Both, Replayed, trace
 from fnconv.judge.rule.trial import Trial
 
@@ -69,7 +69,7 @@ def _compare_float64(trial: Trial, point: Point, right: Replayed) -> None:
 
 
 def explained(point: Point, a: Replayed, b: Replayed, samples: int, *, fine: bool = True) -> Both:
-    """What independent roundings in two programs explain together."""
+    """What independent roundings in two programs cause together."""
     bounds = [p.bounds(point.values, point.vectors, samples, fine=fine) for p in (a, b)]
     results, gradients = ([np.hypot(*each) for each in zip(*part, strict=True)] for part in zip(*bounds, strict=True))
     return results, gradients
@@ -306,7 +306,7 @@ def _too_hard(trial: Trial, c: PointResults, part: int, i: int, bounds: Both) ->
 def fail(trial: Trial, c: PointResults, i: int, bad: np.ndarray, bounds: Both, part: int = 1) -> None:
     """Write the worst entry down, and the guess."""
     got, want, bound = c.got[part][i], c.want[part][i], bounds[part][i]
-    guess = trial.problems.pop() if trial.problems else explain(trial, c.point, i, part, c.got, c.want, bad, bound)
+    guess = trial.problems.pop() if trial.problems else cause(trial, c.point, i, part, c.got, c.want, bad, bound)
     name = (trial.result_names, trial.derivative_names)[part][i]
     check = c.check if part == 1 else VALUE
     trial.report.fail(check, name, guess, c.point.name, c.dtype, **worst(got, want, bound, bad))

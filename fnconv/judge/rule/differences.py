@@ -15,8 +15,8 @@ from fnconv.judge.rule.programs import Replayed
 from fnconv.judge.rule.trial import Trial
 
 DIFFERENCES = "finite differences"
-STEPS = 18
-SMALL = 64  # inputs, up to which every column of the Jacobian is tried
+HALVINGS = 18
+SMALL_JACOBIAN = 64  # inputs, up to which every column of the Jacobian is tried
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Slope:
 def slope(f: Callable[[float], float], noise: float, size: float = 1.0) -> Slope | None:
     """f'(0) by Richardson extrapolation of central differences; None where f is not finite nearby.
 
-    The step is halved `STEPS` times; the extrapolation that agrees best with its neighbour is taken, and its error is
+    The step is halved again and again; the extrapolation that agrees best with its neighbour is taken, and its error is
     their distance and what `noise` in f makes of it.
     """
-    steps = size * 2.0 ** -np.arange(3, 3 + STEPS)
+    steps = size * 2.0 ** -np.arange(3, 3 + HALVINGS)
     up, down, centre = np.array([f(h) for h in steps]), np.array([f(-h) for h in steps]), f(0.0)
     if not (np.isfinite(up).all() and np.isfinite(down).all() and np.isfinite(centre)):
         finite = np.isfinite(up) & np.isfinite(down)
@@ -92,7 +92,7 @@ def _directions(trial: Trial, point: Point) -> list[tuple[int, Values]]:
     for i, value in enumerate(point.values):
         if not value.size:
             continue
-        if trial.level == "full" and total <= SMALL:
+        if trial.level == "full" and total <= SMALL_JACOBIAN:
             for k in range(value.size):
                 unit = np.zeros_like(value)
                 unit.reshape(-1)[k] = 1.0

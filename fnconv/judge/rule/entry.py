@@ -123,13 +123,13 @@ def _judge(
     order: int,
     seed: int,
 ) -> RuleReport:
-    from fnconv.judge.rule.run import judge, prepare
+    from fnconv.judge.rule.run import prepare, run_checks
 
     if level not in LEVELS:
         raise invalid(name, "level", f"must be one of {', '.join(LEVELS)}", repr(level))
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise invalid(name, "order", "must be an integer of at least 1", order)
     start = time.perf_counter()
-    report = judge(prepare(fn, args, dict(kwargs or {}), reference, level, seed, name), order)
+    report = run_checks(prepare(fn, args, dict(kwargs or {}), reference, level, seed, name), order)
     report.seconds = time.perf_counter() - start
     return report

@@ -21,7 +21,7 @@ TAKEN = "the derivative is taken at"
 VAGUE = (UNKNOWN, TAKEN, "wrong ", "zero where", "every wrong entry")  # guesses that may be improved on
 
 
-def explain(
+def cause(
     trial: Trial, point: Point, i: int, part: int, got: Both, want: Both, wrong: np.ndarray, bound: Values
 ) -> str:
     """One line on why result or cotangent i is not what it should be."""

@@ -37,7 +37,7 @@ def prepare(
         return Trial(held, reference, level, seed, report, forward)
 
 
-def judge(trial: Trial, order: int, *, transformations: bool = True) -> RuleReport:
+def run_checks(trial: Trial, order: int, *, transformations: bool = True) -> RuleReport:
     """The checks in order; programs that are compiled already are used again."""
     report = trial.report
     if not structure.check_structure(trial):

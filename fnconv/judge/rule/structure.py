@@ -13,7 +13,7 @@ import numpy as np
 from fnconv.base.dtypes import short_name
 from fnconv.base.errors import invalid
 from fnconv.judge.engine.programs import precision
-from fnconv.judge.engine.replay import RULES, equations, opened
+from fnconv.judge.engine.replay import RULE_CALLS, equations, opened
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.agree import agree, relaxed
 from fnconv.judge.rule.programs import Flat, Task, compile_all
@@ -54,7 +54,7 @@ def check_structure(trial: Trial) -> bool:
         _check_integers(trial, raw)
     _check_reference(trial)
     row.detail = row.detail or _summary(trial, raw)
-    rules = (e.params for e in equations(jaxpr_of(trial)) if e.primitive.name in RULES)
+    rules = (e.params for e in equations(jaxpr_of(trial)) if e.primitive.name in RULE_CALLS)
     trial.symbolic = any(p.get("symbolic_zeros") for p in rules)
     return True
 

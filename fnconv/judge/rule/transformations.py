@@ -12,7 +12,7 @@ from jax import lax
 
 from fnconv.base.dtypes import short_name, unit_roundoff
 from fnconv.judge.engine.programs import abstract, precision
-from fnconv.judge.engine.replay import RULES, equations
+from fnconv.judge.engine.replay import RULE_CALLS, equations
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.agree import agree, relaxed
 from fnconv.judge.rule.data import Point
@@ -210,7 +210,7 @@ def _check_transfers(trial: Trial) -> None:
 
 
 def _callbacks(jaxpr: Any) -> int:
-    entered = equations(jaxpr, lambda e: e.primitive.name not in RULES)
+    entered = equations(jaxpr, lambda e: e.primitive.name not in RULE_CALLS)
     return sum(e.primitive.name in CALLBACKS for e in entered)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from fnconv.judge.engine.programs import precision
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.own import references
-from fnconv.judge.own.bounds import Multilinear, Results, Run, sum_error
-from fnconv.judge.own.case import INTEGERS, Arrays, Case, Sample, integers
+from fnconv.judge.own.bounds import Multilinear, Reference, Results, sum_error
+from fnconv.judge.own.case import INTEGERS, Arrays, Case, DataKind, integers
 from fnconv.judge.own.references import Window
 from fnconv.judge.own.suite.convolution import Conv, batched, in_layout, mistakes, one_batch
 from fnconv.ops import functional as ops
@@ -24,7 +24,7 @@ TRIES = 10_000
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockCase:
     """A convolution with what follows it; `pool` slides over its output."""
 
     conv: Conv
@@ -39,12 +39,12 @@ class Block:
 
 
 BLOCKS = (
-    Block(Conv(Window((6, 5), (2, 2)), quick=True), Window((5, 4), (3, 2), (2, 1), (1, 0))),  # pooling overlaps
-    Block(Conv(Window((5, 6), (2, 3), 1, "SAME"), (4, 4), groups=2), Window((5, 6), (2, 2), 2), biased=False),
-    Block(Conv(Window((9,), (3,), 2, ((2, 1),)), layout="channels_first"), Window((5,), (2,), 1), "column_major"),
-    Block(Conv(Window((5, 4), (2, 2), dilation=(2, 1))), Window((3, 3), (2, 2), 1, 1), "column_major", None),
-    Block(Conv(Window((3, 4, 3), (2, 2, 1))), Window((2, 3, 3), (1, 2, 2), 2, ceil_mode=True), biased=False),
-    Block(Conv(Window((7,), (4,)), batch=()), None),
+    BlockCase(Conv(Window((6, 5), (2, 2)), quick=True), Window((5, 4), (3, 2), (2, 1), (1, 0))),  # pooling overlaps
+    BlockCase(Conv(Window((5, 6), (2, 3), 1, "SAME"), (4, 4), groups=2), Window((5, 6), (2, 2), 2), biased=False),
+    BlockCase(Conv(Window((9,), (3,), 2, ((2, 1),)), layout="channels_first"), Window((5,), (2,), 1), "column_major"),
+    BlockCase(Conv(Window((5, 4), (2, 2), dilation=(2, 1))), Window((3, 3), (2, 2), 1, 1), "column_major", None),
+    BlockCase(Conv(Window((3, 4, 3), (2, 2, 1))), Window((2, 3, 3), (1, 2, 2), 2, ceil_mode=True), biased=False),
+    BlockCase(Conv(Window((7,), (4,)), batch=()), None),
 )
 
 
@@ -53,7 +53,7 @@ def cases() -> Iterator[Case]:
     yield from map(conv_block, BLOCKS)
 
 
-def conv_block(block: Block) -> Case:
+def conv_block(block: BlockCase) -> Case:
     """Against lax's convolution, jax.nn.relu and then max pooling, in the order that the name says."""
     c, pool = block.conv, block.pool
 
@@ -76,7 +76,7 @@ def conv_block(block: Block) -> Case:
         partial(reference, c.window),
         {"x": c.x, "w": c.kernel} | ({"b": c.kernel[-1:]} if block.biased else {}),
         bound,
-        (INTEGERS, Sample("integers with ties", _ties, exact=True), Sample("floats", partial(_apart, bound))),
+        (INTEGERS, DataKind("integers with ties", _ties, exact=True), DataKind("floats", partial(_apart, bound))),
         maps={"y": "forward", "dx": "input_vjp", "dw": "weight_vjp", "db": "bias"},
         alternatives=mistakes(c.window, reference, kernel=1),
         batched=batched(c, "y", "dx"),
@@ -94,7 +94,7 @@ def _ties(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach: 
 
 
 def _apart(bound: Blocked, rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach: int) -> Arrays:
-    """Sixteenths, which every dtype holds, of whose outputs no rounding changes a winner or a sign."""
+    """Sixteenths, which every dtype holds, of whose pre_activations no rounding changes a winner or a sign."""
     *operands, cotangent = shapes
     for _ in range(TRIES):
         drawn = tuple(np.rint(16 * rng.standard_normal(shape)) / 16 for shape in operands)
@@ -114,16 +114,16 @@ class Blocked:
     before the bias is added, dz before it enters the gradients.
     """
 
-    block: Block
+    block: BlockCase
 
     def of_tangents(self, operands: int) -> None:
         """Tangents are those of the convolution, the pooling and the ReLU."""
 
-    def magnitude(self, run: Run, operands: Arrays, cotangent: Values) -> Results:
+    def magnitude(self, run: Reference, operands: Arrays, cotangent: Values) -> Results:
         sizes = tuple(map(abs, operands))
         return {"z": self._z(sizes), **self._chosen(operands)(sizes, abs(cotangent))}
 
-    def errors(self, run: Run, operands: Arrays, cotangent: Values, dtype: Any) -> Results:
+    def errors(self, run: Reference, operands: Arrays, cotangent: Values, dtype: Any) -> Results:
         sums = Multilinear(rounded={"y": self.block.biased, "dx": 1, "dw": 1, "db": 1})
         return sums.errors(self._chosen(operands), operands, cotangent, dtype)
 
@@ -138,7 +138,7 @@ class Blocked:
         signed = (best > 0) | (np.take_along_axis(high, winner, axis=-1) < 0)
         return bool(((best > others) & signed).all())
 
-    def _chosen(self, operands: Arrays) -> Run:
+    def _chosen(self, operands: Arrays) -> Reference:
         """y and its gradients, if each window takes the cell that it takes of these operands."""
         cells, pool = self._windows(self._z(operands)), self.block.pool
         order = np.arange(cells.shape[-1])
@@ -149,7 +149,7 @@ class Blocked:
         taken = ((np.arange(cells.shape[-1]) == first) & passes).astype(np.float64)
 
         def value(*operands: Any) -> jax.Array:
-            y = (taken * self._windows(outputs(self.block.conv, *operands), 0)).sum(axis=-1)
+            y = (taken * self._windows(pre_activations(self.block.conv, *operands), 0)).sum(axis=-1)
             return y.reshape(*self.block.conv.batch, *y.shape[1:])
 
         def run(operands: Arrays, cotangent: Values) -> Results:
@@ -161,12 +161,12 @@ class Blocked:
 
     def _z(self, operands: Arrays) -> Values:
         with precision(jnp.float64):
-            return np.asarray(outputs(self.block.conv, *operands))
+            return np.asarray(pre_activations(self.block.conv, *operands))
 
     def _windows(self, z: Any, fill: float = -np.inf) -> Any:
         return z[..., None] if self.block.pool is None else references.windows(self.block.pool, z, fill=fill)
 
 
 @partial(jax.jit, static_argnums=0)
-def outputs(c: Conv, x: Any, w: Any, *b: Any) -> jax.Array:
+def pre_activations(c: Conv, x: Any, w: Any, *b: Any) -> jax.Array:
     return sum(b, references.conv(c.window, one_batch(x, c), w, groups=c.groups))

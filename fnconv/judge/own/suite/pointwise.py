@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.judge.own.bounds import Bound, Selecting, Traced
-from fnconv.judge.own.case import Arrays, Case, Function, Sample
+from fnconv.judge.own.case import Arrays, Case, Function, DataKind
 from fnconv.judge.own.suite import formulas
 from fnconv.ops import functional as ops
 
@@ -39,8 +39,8 @@ def _extreme(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reac
     return (np.where(far == 0, rng.standard_normal(x), far), *(rng.standard_normal(s) for s in rest))
 
 
-SMALL = Sample("small integers", _small, exact=True)
-MODERATE, EXTREME = Sample("floats", _moderate), Sample("arguments of +-1e4", _extreme)
+SMALL = DataKind("small integers", _small, exact=True)
+MODERATE, EXTREME = DataKind("floats", _moderate), DataKind("arguments of +-1e4", _extreme)
 
 
 def cases() -> Iterator[Case]:
@@ -90,7 +90,7 @@ def _case(
     reference: Function,
     operands: Sequence[str],
     bound: Bound,
-    *samples: Sample,
+    *samples: DataKind,
     axis: int = -1,
 ) -> Case:
     """axis: along which there are sums; the others are a batch."""
@@ -99,17 +99,17 @@ def _case(
     return Case(name, text, lambda rule: manual, reference, shapes, bound, samples, batched=results, quick=True)
 
 
-def _one(name: str, manual: Function, reference: Function, bound: Bound, *samples: Sample, text: str = "") -> Case:
+def _one(name: str, manual: Function, reference: Function, bound: Bound, *samples: DataKind, text: str = "") -> Case:
     """A function of one array."""
     return _case(name, f"{SHAPE}{text}", manual, reference, ("x",), bound, *samples)
 
 
-def _traced(name: str, manual: Function, reference: Function, *samples: Sample, text: str = "") -> Case:
+def _traced(name: str, manual: Function, reference: Function, *samples: DataKind, text: str = "") -> Case:
     """A function of one array, whose bound is that of its program."""
     return _one(name, manual, reference, Traced(manual, reference), *samples, MODERATE, EXTREME, text=text)
 
 
-def _leaky_relu(slope: float, *samples: Sample) -> Case:
+def _leaky_relu(slope: float, *samples: DataKind) -> Case:
     def reference(x: Any) -> jax.Array:
         return jnp.where(x > 0, x, x * jnp.asarray(slope, x.dtype))
 

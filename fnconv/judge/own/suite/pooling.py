@@ -17,13 +17,13 @@ from fnconv.base.typing import REDUCTIONS, Reduction, Ties
 from fnconv.judge.engine import windows as engine
 from fnconv.judge.own import references
 from fnconv.judge.own.bounds import Multilinear, Selecting
-from fnconv.judge.own.case import DISTINCT, INTEGERS, NORMAL, TIES, Arrays, Case, Function, Sample
+from fnconv.judge.own.case import DISTINCT, INTEGERS, NORMAL, TIES, Arrays, Case, DataKind, Function
 from fnconv.judge.own.references import Window
 from fnconv.judge.own.suite import formulas
 from fnconv.ops import functional as ops
 
 BATCH, CHANNELS = 2, 2
-MAPS = {"y": "forward", "dx": "input_vjp"}
+MAP_OF = {"y": "forward", "dx": "input_vjp"}
 
 # geometry, tie order
 MAX_POOLS: tuple[tuple[Window, Ties, bool], ...] = (
@@ -100,7 +100,7 @@ def max_pool(g: Window, order: Ties, *, quick: bool) -> Case:
         Selecting(),
         (DISTINCT, TIES, NORMAL),
         rules="max_pool",
-        maps=MAPS,
+        maps=MAP_OF,
         alternatives=_max_mistakes(g, order),
         quick=quick,
     )
@@ -113,7 +113,7 @@ def max_pool_with_indices(g: Window, order: Ties, *, quick: bool) -> Case:
         manual=lambda rule: partial(ops.max_pool_with_indices, ties=order, rule=rule, **g.pool_options()),
         reference=partial(references.max_pool, g, ties=order),
         auxiliary="indices",
-        maps={"indices": "forward", **MAPS},
+        maps={"indices": "forward", **MAP_OF},
         alternatives={},
         batched=frozenset({"y", "indices", "dx"}),
     )
@@ -170,13 +170,13 @@ def avg_pool(g: Window, include_pad: bool, *, quick: bool) -> Case:
         Multilinear(scale=math.prod(g.window)),
         _means(references.counted(g, include_pad=include_pad)),
         rules="avg_pool",
-        maps=MAPS,
+        maps=MAP_OF,
         alternatives=alternatives,
         quick=quick,
     )
 
 
-def _means(counts: set[int]) -> tuple[Sample, ...]:
+def _means(counts: set[int]) -> tuple[DataKind, ...]:
     """Floats, and integers that every mean divides without rest, where the counts are powers of two.
 
     Other counts are left to the floats: XLA may multiply by their rounded reciprocals.
@@ -188,7 +188,7 @@ def _means(counts: set[int]) -> tuple[Sample, ...]:
     def multiples(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach: int) -> Arrays:
         return tuple(unit * rng.integers(-reach, reach + 1, shape).astype(np.float64) for shape in shapes)
 
-    return Sample(f"multiples of {unit}" if unit > 1 else "integers", multiples, exact=True, unit=unit), NORMAL
+    return DataKind(f"multiples of {unit}" if unit > 1 else "integers", multiples, exact=True, unit=unit), NORMAL
 
 
 # ---- power-average pooling ------------------------------------------------------------------------------------------
@@ -196,11 +196,11 @@ def _means(counts: set[int]) -> tuple[Sample, ...]:
 
 def lp_pool(g: Window, p: float, *, quick: bool) -> Case:
     whole = math.prod(g.window) == 4 and g.strides == g.window[0] and g.padding == "VALID"
-    samples = [NORMAL, Sample("floats with zero windows", _sparse)]
+    samples = [NORMAL, DataKind("floats with zero windows", _sparse)]
     if p == 1:
         samples.append(INTEGERS)
     if p == 2 and whole:
-        samples.append(Sample("integers of one size", _one_size, exact=True))
+        samples.append(DataKind("integers of one size", _one_size, exact=True))
     bound = Multilinear() if p == 1 else formulas.lp_pool(g, p)
     return Case(
         "lp_pool",
@@ -211,7 +211,7 @@ def lp_pool(g: Window, p: float, *, quick: bool) -> Case:
         bound,
         samples,
         rules="lp_pool",
-        maps=MAPS,
+        maps=MAP_OF,
         alternatives={text: partial(references.lp_pool, s, p=p) for text, s in g.swapped().items()},
         quick=quick,
     )
@@ -263,7 +263,7 @@ def pyramid(size: tuple[int, ...], levels: tuple[tuple[int, ...], ...], pool: Re
 
 def _adaptive_bound(
     size: tuple[int, ...], outputs: Any, pool: Reduction
-) -> tuple[Multilinear | Selecting, tuple[Sample, ...]]:
+) -> tuple[Multilinear | Selecting, tuple[DataKind, ...]]:
     if pool == "max":
         return Selecting(rounded=len(outputs) - 1), (DISTINCT, TIES, NORMAL)
     windows = (window for output in outputs for window in product(*map(engine.adaptive, size, output)))
