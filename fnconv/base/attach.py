@@ -200,18 +200,23 @@ def _vary_alike(operands: Sequence[Any]) -> tuple[Any, ...]:
 _linear_p = Primitive("fnconv_linear")
 
 
-def _evaluate(*operands: jax.Array, map: LinearMap, spec: Any, stack: Stack) -> jax.Array:
+def _mapped(map: LinearMap, spec: Any, stack: Stack) -> Callable[..., jax.Array]:
+    """The map's function under the vmaps around it."""
     f = partial(map.fun, spec)
     for axes in stack:
         f = jax.vmap(f, in_axes=axes)
-    return f(*operands)
+    return f
+
+
+def _evaluate(*operands: jax.Array, **params: Any) -> jax.Array:
+    return _mapped(**params)(*operands)
 
 
 @partial(jax.jit, static_argnames=("devices", "map", "spec", "stack"))
 def _evaluate_for(*operands: jax.Array, devices: int, **params: Any) -> jax.Array:
     """`_evaluate`, which may cut the batch into chunks where the program is for one device."""
     with chunks.for_devices(devices):
-        return _evaluate(*operands, **params)
+        return _mapped(**params)(*operands)
 
 
 def _jaxpr(*avals: Any, devices: int = 1, **params: Any) -> Any:

@@ -61,11 +61,11 @@ def may_target_tpu() -> bool:
     return "TPU_LIBRARY_PATH" in os.environ or find_spec("libtpu") is not None
 
 
-def unless_empty(f: Callable[..., jax.Array], shape: Sequence[int], spec: Any, *operands: jax.Array) -> jax.Array:
-    """f(spec, *operands), a sum of that shape; zeros where there is nothing to add up or nowhere to put it."""
+def unless_empty(f: Callable[..., jax.Array], shape: Sequence[int], *operands: jax.Array) -> Callable[..., jax.Array]:
+    """f(spec, *operands), a sum of that shape; zeros in its place where nothing is added up or there is no result."""
     if 0 in shape or any(0 in o.shape for o in operands):
-        return jnp.zeros(shape, operands[-1].dtype)
-    return f(spec, *operands)
+        return lambda spec, *operands: jnp.zeros(shape, operands[-1].dtype)
+    return f
 
 
 def pad_once(x: jax.Array, axes: Sequence[Axis], fill: float = 0) -> jax.Array:

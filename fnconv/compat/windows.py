@@ -166,7 +166,7 @@ def _in_accumulator(sum_: Callable[..., jax.Array], x: jax.Array, axes: tuple[Ax
     def added(axes: tuple[Axis, ...], x: jax.Array) -> jax.Array:
         return sum_(to_accumulator(x), axes).astype(x.dtype)
 
-    return unless_empty(added, (x.shape[0], *cells, x.shape[-1]), axes, x)
+    return unless_empty(added, (x.shape[0], *cells, x.shape[-1]), x)(axes, x)
 
 
 _MONOIDS: dict[Any, tuple[Callable[..., jax.Array], Callable[[Any], Any]]] = {

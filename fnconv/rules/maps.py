@@ -23,15 +23,15 @@ from fnconv.rules.max_pool.segment_sum import offset_dtype
 
 
 def conv_forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
-    return unless_empty(_conv_rule("forward", spec, x.dtype), spec.y_shape(x.shape[0]), spec, x, w)
+    return unless_empty(_conv_rule("forward", spec, x.dtype), spec.y_shape(x.shape[0]), x, w)(spec, x, w)
 
 
 def conv_input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
-    return unless_empty(_conv_rule("input_vjp", spec, dy.dtype), spec.x_shape(dy.shape[0]), spec, dy, w)
+    return unless_empty(_conv_rule("input_vjp", spec, dy.dtype), spec.x_shape(dy.shape[0]), dy, w)(spec, dy, w)
 
 
 def conv_weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
-    return unless_empty(_conv_rule("weight_vjp", spec, x.dtype), spec.w_shape, spec, x, dy)
+    return unless_empty(_conv_rule("weight_vjp", spec, x.dtype), spec.w_shape, x, dy)(spec, x, dy)
 
 
 def _conv_rule(map_: str, spec: ConvSpec, dtype: Any) -> Callable[..., jax.Array]:
@@ -94,7 +94,7 @@ def max_pool_input_vjp(spec: PoolSpec, offset: jax.Array, witness: jax.Array, dy
     if jnp.issubdtype(witness.dtype, jnp.floating):
         others["tpu"] = lambda _, x, dy: max_pool.lax.input_vjp(spec, x, dy)
     if 0 in (*shape, *dy.shape) or not others:
-        return unless_empty(rule, shape, spec, offset, dy)
+        return unless_empty(rule, shape, offset, dy)(spec, offset, dy)
     dx: jax.Array = lax.platform_dependent(
         offset, witness, dy, default=lambda offset, _, dy: rule(spec, offset, dy), **others
     )
@@ -104,15 +104,15 @@ def max_pool_input_vjp(spec: PoolSpec, offset: jax.Array, witness: jax.Array, dy
 def max_pool_select(spec: PoolSpec, offset: jax.Array, witness: jax.Array, x: jax.Array) -> jax.Array:
     """S x, the adjoint of `max_pool_input_vjp`."""
     rule = max_pool.ADJOINTS[pool_rule("max_pool", "input_vjp", spec)]
-    return unless_empty(rule, offset.shape, spec, offset, x)
+    return unless_empty(rule, offset.shape, offset, x)(spec, offset, x)
 
 
 def avg_pool_forward(spec: PoolSpec, x: jax.Array) -> jax.Array:
-    return unless_empty(_avg_pool_rule("forward", spec), (x.shape[0], *spec.output, x.shape[-1]), spec, x)
+    return unless_empty(_avg_pool_rule("forward", spec), (x.shape[0], *spec.output, x.shape[-1]), x)(spec, x)
 
 
 def avg_pool_input_vjp(spec: PoolSpec, dy: jax.Array) -> jax.Array:
-    return unless_empty(_avg_pool_rule("input_vjp", spec), (dy.shape[0], *spec.size, dy.shape[-1]), spec, dy)
+    return unless_empty(_avg_pool_rule("input_vjp", spec), (dy.shape[0], *spec.size, dy.shape[-1]), dy)(spec, dy)
 
 
 def _avg_pool_rule(map_: str, spec: PoolSpec) -> Callable[..., jax.Array]:
@@ -126,9 +126,9 @@ def _avg_pool_rule(map_: str, spec: PoolSpec) -> Callable[..., jax.Array]:
 def im2col_forward(spec: PoolSpec, x: jax.Array) -> jax.Array:
     rule = im2col.RULES["forward"][pool_rule("im2col", "forward", spec)]
     shape = (x.shape[0], volume(spec.output), volume(windows(spec.axes)), x.shape[-1])
-    return unless_empty(rule, shape, spec, x)
+    return unless_empty(rule, shape, x)(spec, x)
 
 
 def im2col_input_vjp(spec: PoolSpec, cols: jax.Array) -> jax.Array:
     rule = im2col.RULES["input_vjp"][pool_rule("im2col", "input_vjp", spec)]
-    return unless_empty(rule, (cols.shape[0], *spec.size, cols.shape[-1]), spec, cols)
+    return unless_empty(rule, (cols.shape[0], *spec.size, cols.shape[-1]), cols)(spec, cols)
