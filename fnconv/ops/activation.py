@@ -102,12 +102,12 @@ def sigmoid(x: ArrayLike) -> jax.Array:
 
 
 @jax.custom_jvp
-def _sigmoid_primal(x: jax.Array) -> jax.Array:
+def _logistic(x: jax.Array) -> jax.Array:
     return lax.logistic(x)
 
 
 def _sigmoid_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _sigmoid_primal(x), x
+    return _logistic(x), x
 
 
 def _sigmoid_bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
@@ -115,8 +115,8 @@ def _sigmoid_bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
 
 
 # a second derivative differentiates the value as well: by the same slope, whose own derivatives are of any order
-_sigmoid_primal.defjvp(lambda x, dx: (_sigmoid_primal(*x), *_sigmoid_bwd(*x, *dx)))
-_sigmoid = attach(_sigmoid_primal, _sigmoid_fwd, _sigmoid_bwd, has_spec=False)
+_logistic.defjvp(lambda x, dx: (_logistic(*x), *_sigmoid_bwd(*x, *dx)))
+_sigmoid = attach(_logistic, _sigmoid_fwd, _sigmoid_bwd, has_spec=False)
 
 
 def tanh(x: ArrayLike) -> jax.Array:
@@ -130,20 +130,20 @@ def tanh(x: ArrayLike) -> jax.Array:
 
 
 @jax.custom_jvp
-def _tanh_primal(x: jax.Array) -> jax.Array:
+def _tangent(x: jax.Array) -> jax.Array:
     return lax.tanh(x)
 
 
 def _tanh_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _tanh_primal(x), x
+    return _tangent(x), x
 
 
 def _tanh_bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     return (_times_square(dy, _sech(to_accumulator(x))),)
 
 
-_tanh_primal.defjvp(lambda x, dx: (_tanh_primal(*x), *_tanh_bwd(*x, *dx)))
-_tanh = attach(_tanh_primal, _tanh_fwd, _tanh_bwd, has_spec=False)
+_tangent.defjvp(lambda x, dx: (_tangent(*x), *_tanh_bwd(*x, *dx)))
+_tanh = attach(_tangent, _tanh_fwd, _tanh_bwd, has_spec=False)
 
 
 def _times_square(dy: jax.Array, root: jax.Array) -> jax.Array:
@@ -161,7 +161,7 @@ def _sech(x: jax.Array) -> jax.Array:
 def _sech_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     y = _sech(x)
-    return y, -dx * y * _tanh_primal(x)
+    return y, -dx * y * _tangent(x)
 
 
 # ---- softmax --------------------------------------------------------------------------------------------------------

@@ -66,12 +66,12 @@ def copies_not_added(patch: Patch) -> None:
 
 def residual_in_bfloat16(patch: Patch) -> None:
     def fwd(x):
-        return activation._tanh_primal(x), x.astype(jnp.bfloat16)
+        return activation._tangent(x), x.astype(jnp.bfloat16)
 
     def bwd(x, dy):
         return activation._tanh_bwd(x.astype(dy.dtype), dy)
 
-    patch.setattr(activation, "_tanh", attach.attach(activation._tanh_primal, fwd, bwd, has_spec=False))
+    patch.setattr(activation, "_tanh", attach.attach(activation._tangent, fwd, bwd, has_spec=False))
 
 
 def refuses_channels_first(patch: Patch) -> None:

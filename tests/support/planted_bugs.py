@@ -232,12 +232,10 @@ def relu_slope_one_at_zero(patch: Patch) -> None:
 
 def y_times_one_minus_y(patch: Patch) -> None:
     def bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-        y = activation._sigmoid_primal(x)
+        y = activation._logistic(x)
         return (dy * y * (1 - y),)
 
-    patch.setattr(
-        activation, "_sigmoid", attach(activation._sigmoid_primal, activation._sigmoid_fwd, bwd, has_spec=False)
-    )
+    patch.setattr(activation, "_sigmoid", attach(activation._logistic, activation._sigmoid_fwd, bwd, has_spec=False))
 
 
 def without_the_maximum(patch: Patch) -> None:
@@ -291,9 +289,9 @@ def trust_the_maximum(patch: Patch) -> None:
 
 def four_times_dy(patch: Patch) -> None:
     def bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-        return (4 * dy * activation._sigmoid_primal(2 * x) * activation._sigmoid_primal(-2 * x),)
+        return (4 * dy * activation._logistic(2 * x) * activation._logistic(-2 * x),)
 
-    patch.setattr(activation, "_tanh", attach(activation._tanh_primal, activation._tanh_fwd, bwd, has_spec=False))
+    patch.setattr(activation, "_tanh", attach(activation._tangent, activation._tanh_fwd, bwd, has_spec=False))
 
 
 def one_minus_sigmoid(patch: Patch) -> None:

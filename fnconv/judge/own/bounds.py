@@ -161,10 +161,10 @@ class Traced:
     def of_tangents(self, operands: int) -> Traced:
         return replace(self, forward=True)
 
-    def magnitude(self, run: Run, operands: tuple[Values, ...], cotangent: Values) -> Results:
+    def magnitude(self, run: Reference, operands: tuple[Values, ...], cotangent: Values) -> Results:
         return {name: abs(value) for name, value in run(operands, cotangent).items()}
 
-    def errors(self, run: Run, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
+    def errors(self, run: Reference, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
         manual = self._followed(self.manual, operands, cotangent, dtype)
         reference = self._followed(self.reference, operands, cotangent, jnp.float64)
         return {name: manual[name].error + reference[name].error for name in manual}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.judge.own.bounds import Bound, Selecting, Traced
-from fnconv.judge.own.case import Arrays, Case, Function, DataKind
+from fnconv.judge.own.case import Arrays, Case, DataKind, Function
 from fnconv.judge.own.suite import formulas
 from fnconv.ops import functional as ops
 
