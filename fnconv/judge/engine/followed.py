@@ -37,7 +37,7 @@ STEPS: dict[str, Callable[..., Approx]] = {
     "add_any": lambda e, a, b: a + b,
     "convert_element_type": lambda e, a: a.stored(_format(e)),
     "div": lambda e, a, b: a / b,
-    "integer_pow": lambda e, a: reduce(mul, [a] * e.params["y"]),
+    "integer_pow": lambda e, a: _power(a, e.params["y"]),
     "max": lambda e, a, b: _either(a.value >= b.value, a, b, np.maximum(a.error, b.error)),
     "min": lambda e, a, b: _either(a.value <= b.value, a, b, np.maximum(a.error, b.error)),
     "mul": lambda e, a, b: a * b,
@@ -54,6 +54,11 @@ def follow(jaxpr: Any, operands: Sequence[Values]) -> list[Approx]:
     formats = [Format.of(a.dtype) for a in jaxpr.in_avals]
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         return replay(jaxpr, [f.exact(o) for f, o in zip(formats, operands, strict=True)], _Followed())
+
+
+def _power(a: Approx, y: int) -> Approx:
+    product = reduce(mul, [a] * abs(y))
+    return product if y > 0 else a.format.exact(1) / product
 
 
 class _Followed(Arithmetic):
