@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.dtypes import FLOATS
-from fnconv.judge.rule.run import judge, prepare
+from fnconv.judge.rule.run import prepare, run_checks
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -66,7 +66,7 @@ def _of(name: str, dtype: str, rounds: int) -> Iterator[Run]:
             trial, order = fresh, 2
         else:  # the same programs on other numbers
             trial.call, trial.report, trial.seed, order = fresh.call, fresh.report, seed, 1
-        report = judge(trial, order, transformations=seed == 0)
+        report = run_checks(trial, order, transformations=seed == 0)
         broken = tuple(row.detail for row in report.rows if "ended in" in row.detail)
         yield Run(name, dtype, scale, seed, "" if report.ok else str(report.failures[0]), broken)
 
