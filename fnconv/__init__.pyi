@@ -16,3 +16,4 @@ from fnconv.transform.both_modes import both_modes as both_modes
 from fnconv.transform.explanation import explain as explain
 from fnconv.transform.forward_mode import jvp as jvp
 from fnconv.transform.manual_rules import with_manual_rules as with_manual_rules
+from fnconv.transform.tuning import tune as tune

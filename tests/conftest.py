@@ -13,6 +13,8 @@ for name in ("COLUMNS", "LINES"):  # the size of pytest's own terminal, which re
     os.environ.pop(name, None)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("FNCONV_CHOICES", "off")  # what "auto" runs is the same on every machine
+os.environ.setdefault("FNCONV_ONEDNN", "off")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "fnconv-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

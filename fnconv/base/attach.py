@@ -212,17 +212,17 @@ def _evaluate(*operands: jax.Array, **params: Any) -> jax.Array:
     return _mapped(**params)(*operands)
 
 
-@partial(jax.jit, static_argnames=("devices", "map", "spec", "stack"))
-def _evaluate_for(*operands: jax.Array, devices: int, **params: Any) -> jax.Array:
+@partial(jax.jit, static_argnames=("devices", "here", "map", "spec", "stack"))
+def _evaluate_for(*operands: jax.Array, devices: int, here: bool, **params: Any) -> jax.Array:
     """`_evaluate`, which may cut the batch into chunks where the program is for one device."""
-    with chunks.for_devices(devices):
+    with chunks.for_devices(devices, here=here):
         return _mapped(**params)(*operands)
 
 
-def _jaxpr(*avals: Any, devices: int = 1, **params: Any) -> Any:
+def _jaxpr(*avals: Any, devices: int = 1, here: bool = True, **params: Any) -> Any:
     """A rule is traced once for its shapes and for its program: jit keeps the trace, for each mesh in use."""
     with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):  # none set and an empty one are the same
-        return _evaluate_for.trace(*avals, devices=devices, **params).jaxpr
+        return _evaluate_for.trace(*avals, devices=devices, here=here, **params).jaxpr
 
 
 def _lower(ctx: Any, *operands: Any, **params: Any) -> Any:
@@ -230,7 +230,8 @@ def _lower(ctx: Any, *operands: Any, **params: Any) -> Any:
     mesh = getattr(axes, "mesh", None)
     manual = mesh is not None and axes.manual_axes == frozenset(mesh.axis_names)  # each device's own program
     devices: int = axes.num_devices if mesh is None else 1 if manual else mesh.size
-    traced = _jaxpr(*ctx.avals_in, devices=devices, **params)
+    here = not ctx.module_context.lowering_parameters.for_export
+    traced = _jaxpr(*ctx.avals_in, devices=devices, here=here, **params)
     return mlir.core_call_lowering(ctx, *operands, name=str(params["map"]), call_jaxpr=traced)
 
 

@@ -19,22 +19,27 @@ from jax import lax
 
 BYTES = 16 * 2**20
 
-_devices: ContextVar[int] = ContextVar("devices", default=1)
+_target: ContextVar[tuple[int, bool]] = ContextVar("target", default=(1, False))
 
 
 @contextmanager
-def for_devices(number: int) -> Iterator[None]:
-    """Within it, a program for this number of devices is lowered."""
-    token = _devices.set(number)
+def for_devices(number: int, *, here: bool = False) -> Iterator[None]:
+    """Within it, a program for this number of devices is lowered; `here`: to be run by this process, not exported."""
+    token = _target.set((number, here))
     try:
         yield
     finally:
-        _devices.reset(token)
+        _target.reset(token)
+
+
+def for_one_device_here() -> bool:
+    """Whether a program is lowered that may call what this process alone has, and that no device shares."""
+    return _target.get() == (1, True)
 
 
 def chunks(batch: int, size: int, limit: int = BYTES) -> int:
     """Into how many equal parts a batch is cut so that temporaries of `size` bytes in all fit the limit."""
-    if _devices.get() > 1 or not isinstance(batch, int) or not batch:  # a symbolic batch is one part
+    if _target.get()[0] > 1 or not isinstance(batch, int) or not batch:  # a symbolic batch is one part
         return 1
     wanted = min(batch, max(1, ceil(size / limit)))
     return next(n for n in range(wanted, batch + 1) if batch % n == 0)

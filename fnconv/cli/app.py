@@ -9,6 +9,7 @@ from fnconv.cli.check import check
 from fnconv.cli.compare import compare
 from fnconv.cli.show import app as show
 from fnconv.cli.train import train
+from fnconv.cli.tune import tune
 
 # Help without rich's panels: twice as fast, and readable in 60 columns.
 app = typer.Typer(name="fnconv", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_show_locals=False)
@@ -31,5 +32,6 @@ def fnconv(
 
 app.command(short_help="Judge manual gradients.")(check)
 app.command(short_help="Manual and automatic gradient of a model.")(compare)
+app.command(short_help="Find the fastest rules for this machine.")(tune)
 app.command(short_help="Train LeNet-5 on handwritten digits.")(train)
 app.add_typer(show, name="show", short_help="Write a layer out, in symbols.")

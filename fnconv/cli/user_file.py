@@ -16,7 +16,7 @@ import typer
 from fnconv.cli import outcome
 
 ARGS = "args"  # what the function that returns the arguments is called by default
-REFUSALS = ("compare: ", "check_vjp: ", "check_jvp: ", "with_manual_rules: ")
+REFUSALS = ("compare: ", "check_vjp: ", "check_jvp: ", "tune: ", "with_manual_rules: ")
 
 
 def load(command: str, what: str, target: str) -> Callable[..., Any]:

@@ -22,9 +22,13 @@ def names(operation: str) -> dict[str, tuple[str, ...]]:
 
 
 def available_rules() -> dict[str, dict[str, tuple[str, ...]]]:
-    """What exists: `{operation: {map: (rule, ...)}}`, simplest first.
+    """What runs here: `{operation: {map: (rule, ...)}}`, simplest first; "onednn" where that extra is installed.
 
     >>> available_rules()["max_pool"]["forward"]
     ('selection', 'segment_sum', 'separable', 'offsets')
     """
-    return {operation: names(operation) for operation in RULES}
+    absent = () if conv.onednn.installed() else ("onednn",)
+    return {
+        operation: {m: tuple(r for r in rules if r not in absent) for m, rules in names(operation).items()}
+        for operation in RULES
+    }

@@ -12,7 +12,7 @@ from jax import lax
 from fnconv.base.geometry import Axis, is_symbolic, volume, windows
 from fnconv.base.lowering import UNROLL
 from fnconv.base.spec import ConvSpec, PoolSpec
-from fnconv.rules import conv, max_pool
+from fnconv.rules import conv, max_pool, measured
 
 # ---- convolution ----------------------------------------------------------------------------------------------------
 
@@ -49,11 +49,16 @@ class Traits:
         self.component_wise = spec.precision not in (None, lax.Precision.DEFAULT)
 
     @property
+    def tiles(self) -> bool:
+        """Where Winograd's tiles need fewer products."""
+        fewer = self.extended > 0 and self.short and not self.strided and self.residues
+        return self.single and not self.component_wise and fewer
+
+    @property
     def winograd(self) -> bool:
         """Where fewer products are worth the transforms of x and y, which channels share."""
         channels = 32 if self.extended == 2 else 16
-        fewer = self.extended > 1 and self.short and not self.strided and self.residues
-        return self.dense and self.single and not self.component_wise and fewer and min(self.c, self.d) >= channels
+        return self.dense and self.tiles and self.extended > 1 and min(self.c, self.d) >= channels
 
 
 def _always(s: Traits) -> bool:
@@ -105,12 +110,36 @@ CPU: dict[str, tuple[Line, ...]] = {
 }
 
 
-def conv_choice(map_: str, spec: ConvSpec, dtype: Any = jnp.float32) -> Line:
-    """The line of the table that "auto" follows on a CPU."""
+def conv_choice(
+    map_: str, spec: ConvSpec, dtype: Any = jnp.float32, batch: int | None = None, *, here: bool = False
+) -> Line:
+    """The line of the table that "auto" follows on a CPU; of what was measured, where it was, for a program of `here`."""
     if any(is_symbolic(a.size) for a in spec.axes):
         return Line("lax", _always, "sizes that are not known yet: the platform's own convolution")
+    if here and isinstance(batch, int) and (found := measured.chosen(map_, spec, jnp.dtype(dtype), batch)):
+        ms = found["ms"]
+        others = {rule: time for rule, time in ms.items() if rule != found["rule"]}
+        if found["rule"] in candidates(map_, spec, jnp.dtype(dtype)):
+            against = f" against {min(others.values()):.2f}" if others else ""
+            return Line(found["rule"], _always, f"measured: {ms[found['rule']]:.2f} ms{against}")
     traits = Traits(spec, dtype)
     return next(line for line in CPU[map_] if line.holds(traits))
+
+
+def candidates(map_: str, spec: ConvSpec, dtype: Any) -> tuple[str, ...]:
+    """The rules that "auto" may take: those that are made for speed, and round no more than it promises."""
+    s = Traits(spec, dtype)
+    holds = {
+        "taps": s.unrolled,
+        "columns": s.unrolled and s.elements > 1 and map_ != "input_vjp",
+        "blocked": spec.axes[-1].window > 1 and s.unrolled,
+        "winograd": s.tiles,
+        "winograd4": s.tiles and map_ == "weight_vjp",
+        "merged": not s.dense,
+        "lax": True,
+        "onednn": conv.onednn.refusal(spec, dtype) is None and conv.onednn.usable(),
+    }
+    return tuple(rule for rule, may in holds.items() if may)
 
 
 def conv_spreads(map_: str, spec: ConvSpec, dtype: Any = jnp.float32) -> bool:

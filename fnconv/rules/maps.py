@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnconv.base.chunks import for_one_device_here
 from fnconv.base.dtypes import lowest
 from fnconv.base.errors import mistyped
 from fnconv.base.geometry import volume, windows
@@ -23,24 +24,24 @@ from fnconv.rules.max_pool.segment_sum import offset_dtype
 
 
 def conv_forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
-    return unless_empty(_conv_rule("forward", spec, x.dtype), spec.y_shape(x.shape[0]), x, w)(spec, x, w)
+    return unless_empty(_conv_rule("forward", spec, x), spec.y_shape(x.shape[0]), x, w)(spec, x, w)
 
 
 def conv_input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
-    return unless_empty(_conv_rule("input_vjp", spec, dy.dtype), spec.x_shape(dy.shape[0]), dy, w)(spec, dy, w)
+    return unless_empty(_conv_rule("input_vjp", spec, dy), spec.x_shape(dy.shape[0]), dy, w)(spec, dy, w)
 
 
 def conv_weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
-    return unless_empty(_conv_rule("weight_vjp", spec, x.dtype), spec.w_shape, x, dy)(spec, x, dy)
+    return unless_empty(_conv_rule("weight_vjp", spec, x), spec.w_shape, x, dy)(spec, x, dy)
 
 
-def _conv_rule(map_: str, spec: ConvSpec, dtype: Any) -> Callable[..., jax.Array]:
-    rules, name = conv.RULES[map_], spec.rule(map_)
+def _conv_rule(map_: str, spec: ConvSpec, operand: jax.Array) -> Callable[..., jax.Array]:
+    rules, name, dtype = conv.RULES[map_], spec.rule(map_), operand.dtype
     if name in conv.DIVIDES and not jnp.issubdtype(dtype, jnp.floating):
         raise mistyped("conv", f'rule "{name}" for {map_}', "divides, and takes no integers", dtype.name)
     if name != "auto":
         return rules[name]
-    chosen = conv_choice(map_, spec, dtype).rule
+    chosen = conv_choice(map_, spec, dtype, operand.shape[0], here=for_one_device_here()).rule
     if chosen == "lax":
         return rules["lax"]
     formulation = rules[chosen]

@@ -90,32 +90,40 @@ def explain(fn: Callable[..., Any], *args: Any, platform: str | None = None, **k
     if not callable(fn):
         raise mistyped("explain", "fn", "must be a function", type(fn).__name__)
     place = jax.default_backend() if platform is None else platform
-    jaxpr = jax.make_jaxpr(fn)(*args, **kwargs).jaxpr
-    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    counted = Counter(_choices(needed, place))
+    maps = linear_maps(needed(jax.make_jaxpr(fn)(*args, **kwargs).jaxpr))
+    counted = Counter(_choice(equation, place) for equation in maps if _has_rules(equation))
     return Explanation(Choice(*key, times) for key, times in counted.items())
 
 
 Key = tuple[str, str, str, str, str]
 
 
-def _choices(jaxpr: Any, platform: str) -> Iterator[Key]:
+def needed(jaxpr: Any) -> Any:
+    """Without what no result reads."""
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
+def linear_maps(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a program, and of the programs in it, that are a `LinearMap`."""
     for equation in jaxpr.eqns:
-        map_ = equation.params.get("map")
-        if isinstance(map_, LinearMap):
-            if map_.name in MAPS and isinstance(equation.params["spec"], ConvSpec | PoolSpec):
-                yield _choice(map_.name, equation.params["spec"], equation.outvars[0].aval.dtype, platform)
+        if isinstance(equation.params.get("map"), LinearMap):
+            yield equation
             continue
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(inner):
-                yield from _choices(getattr(inner, "jaxpr", inner), platform)
+                yield from linear_maps(getattr(inner, "jaxpr", inner))
+
+
+def _has_rules(equation: Any) -> bool:
+    return equation.params["map"].name in MAPS and isinstance(equation.params["spec"], ConvSpec | PoolSpec)
 
 
 def _is_jaxpr(value: Any) -> bool:
     return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
 
 
-def _choice(name: str, spec: ConvSpec | PoolSpec, dtype: Any, platform: str) -> Key:
+def _choice(equation: Any, platform: str) -> Key:
+    name, spec, operand = equation.params["map"].name, equation.params["spec"], equation.invars[0].aval
     operation, map_ = MAPS[name]
     asked = spec.rule(map_)
     if asked != "auto":
@@ -129,7 +137,8 @@ def _choice(name: str, spec: ConvSpec | PoolSpec, dtype: Any, platform: str) -> 
         elif name == "unselect" and platform == "tpu" and choice.rescans(spec):
             rule, because = "lax", "the platform's own scatter to the winners, found in x again, on tpu"
     elif platform == "cpu":
-        line = choice.conv_choice(map_, spec, dtype)
+        batch = operand.shape[sum(axes[0] is not None for axes in equation.params["stack"])]
+        line = choice.conv_choice(map_, spec, operand.dtype, batch, here=True)
         rule, because = line.rule, line.because
     else:
         rule, because = "lax", f"the platform's own convolution, in a geometry derived by hand, on {platform}"

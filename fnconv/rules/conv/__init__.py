@@ -25,6 +25,7 @@ from fnconv.rules.conv import (
     kronecker,
     lax,
     merged,
+    onednn,
     taps,
     winograd,
     winograd4,
@@ -42,6 +43,7 @@ FORMULATIONS = (  # simplest first
     winograd,
     winograd4,
     merged,
+    onednn,
     lax,
 )
 RULES = rules(CONV_MAPS, FORMULATIONS)

@@ -1,0 +1,41 @@
+"""The user's own folder of things that take time to find out, and how to write to it from several processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def folder() -> Path:
+    """$FNCONV_CACHE, else `fnconv` in the user's cache directory."""
+    given = os.environ.get("FNCONV_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fnconv"
+
+
+def replaced(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file of the same folder, then put it in the place of `path`: readers see the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Within it, no other process is in it for the same path; where the system has no such locks, as if there were."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(path.name + ".lock"), "w") as file:
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file ends it
+        yield

@@ -1,0 +1,184 @@
+"""oneDNN's convolution, called by XLA on a CPU: the three maps in the geometry derived by hand.
+
+    y = phi(x) C, Wei (2.9)        dx = phi*(dy C^T), Wei (2.29), (2.30)        dC = phi(x)^T dy, Wei (2.21)
+
+An optional extra: `pip install 'fnconv[onednn]'` brings the library and its headers, and the C++ compiler of the
+system builds `onednn.cc` once, into the user's cache.  Where one of them is missing the rule raises an error that
+names it, and "auto" goes on without.  float32 and bfloat16, one to three spatial axes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from fnconv.base import user_cache
+from fnconv.base.errors import invalid, mistyped
+from fnconv.base.geometry import is_symbolic
+from fnconv.base.spec import ConvSpec
+
+DTYPES = ("float32", "bfloat16")
+PACKAGES = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
+FORWARD, INPUT_VJP, WEIGHT_VJP = range(3)  # as in onednn.cc
+SOURCE = Path(__file__).with_suffix(".cc")
+
+
+def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
+    """y = phi(x) C."""
+    spec, x = _without_cropping(spec, x)
+    return _call(FORWARD, spec, x, w)
+
+
+def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
+    """dx = phi*(dy C^T); cells that were cropped get zeros."""
+    inner, _ = _without_cropping(spec)
+    first = [max(0, -a.low) for a in spec.axes]
+    last = [a.size - b.size - n for a, b, n in zip(spec.axes, inner.axes, first, strict=True)]
+    dx = _call(INPUT_VJP, inner, dy, w)
+    widths = [(0, 0, 0), *((*ends, 0) for ends in zip(first, last, strict=True)), (0, 0, 0)]
+    return lax.pad(dx, jnp.zeros((), dx.dtype), widths) if any(first) or any(last) else dx
+
+
+def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
+    """dC = phi(x)^T dy."""
+    spec, x = _without_cropping(spec, x)
+    return _call(WEIGHT_VJP, spec, x, dy)
+
+
+def refusal(spec: ConvSpec, dtype: jnp.dtype) -> str | None:
+    """Why the rule does not take these operands, or None."""
+    if dtype.name not in DTYPES:
+        return f"takes {' and '.join(DTYPES)}"
+    if not 1 <= len(spec.axes) <= 3:
+        return "takes one to three spatial axes"
+    if any(is_symbolic(a.size) for a in spec.axes):
+        return "takes sizes that are known"
+    return None
+
+
+def _without_cropping(spec: ConvSpec, x: jax.Array | None = None) -> tuple[ConvSpec, jax.Array]:
+    """The same windows without negative paddings, and x without the cells of those; no more padding than is reached."""
+    axes = []
+    for i, a in enumerate(spec.axes):
+        first, last = max(0, -a.low), min(a.size, a.reach - a.low)
+        if a.size - last < a.stride:  # too few for another window
+            last = a.size
+        if x is not None:
+            x = lax.slice_in_dim(x, first, last, axis=i + 1)
+        low = max(0, a.low)
+        axes.append(replace(a, size=last - first, low=low, high=max(0, a.reach - a.low - last), overshoot=0))
+    return replace(spec, axes=tuple(axes)), x
+
+
+def _call(map_: int, spec: ConvSpec, a: jax.Array, b: jax.Array) -> jax.Array:
+    if reason := refusal(spec, a.dtype):
+        raise mistyped("conv", 'rule "onednn"', reason, a.dtype.name, a.shape, "an operand")
+    if reason := missing():
+        raise invalid("conv", "rule", f'"onednn" needs {reason}', "none")
+    batch = a.shape[0]
+    shape = (spec.y_shape(batch), spec.x_shape(batch), spec.w_shape)[map_]
+
+    def ints(values: Sequence[int]) -> np.ndarray:
+        return np.array(values, np.int64)
+
+    call = partial(
+        jax.ffi.ffi_call("fnconv_onednn", jax.ShapeDtypeStruct(shape, a.dtype), vmap_method="sequential"),
+        map=np.int64(map_),
+        groups=np.int64(spec.groups),
+        strides=ints([a.stride for a in spec.axes]),
+        low=ints([a.low for a in spec.axes]),
+        high=ints([a.high for a in spec.axes]),
+        dilation=ints([a.dilation for a in spec.axes]),
+    )
+    if map_ == WEIGHT_VJP:
+        return call(a, b)
+    folding = custom_vmap(call)
+
+    @folding.def_vmap
+    def batched(size: int, is_batched: Sequence[bool], a: jax.Array, b: jax.Array) -> tuple[jax.Array, bool]:
+        """Images of all batches side by side, where one kernel serves all."""
+        if is_batched[1]:
+            return jax.vmap(call, in_axes=tuple(0 if one else None for one in is_batched))(a, b), True
+        result = _call(map_, spec, a.reshape(-1, *a.shape[2:]), b)
+        return result.reshape(size, -1, *result.shape[1:]), True
+
+    return folding(a, b)
+
+
+# ---- the library ----------------------------------------------------------------------------------------------------
+
+
+def installed() -> bool:
+    """Whether the extra is, and $FNCONV_ONEDNN does not say "off"."""
+    return os.environ.get("FNCONV_ONEDNN") != "off" and _absent() is None
+
+
+@cache
+def _absent() -> str | None:
+    """The first of the packages that is not there."""
+    try:
+        return next((p for p in PACKAGES if not distribution(p).files), None)
+    except PackageNotFoundError as error:
+        return error.name
+
+
+def usable() -> bool:
+    """Whether "auto" may run the rule."""
+    return installed() and missing() is None
+
+
+@cache
+def missing() -> str | None:
+    """What the rule lacks here, or None; the first call builds and loads the handler."""
+    if platform.system() != "Linux":
+        return "Linux"
+    if absent := _absent():
+        return f"the package {absent}: pip install 'fnconv[onednn]'"
+    library, header = (_file(p, end) for p, end in zip(PACKAGES, ("libdnnl.so.3", "dnnl/dnnl.hpp"), strict=True))
+    compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
+    try:
+        path = _built(compiler, library, header.parents[2])
+        handler = ctypes.CDLL(str(path)).fnconv_onednn
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"a C++ compiler that builds {SOURCE.name}: {getattr(error, 'stderr', None) or error}"
+    jax.ffi.register_ffi_target("fnconv_onednn", jax.ffi.pycapsule(handler), platform="cpu")
+    return None
+
+
+def _file(package: str, end: str) -> Path:
+    files = distribution(package).files or []
+    return next((Path(str(f.locate())).resolve() for f in files if str(f).endswith(end)), Path(end))
+
+
+def _built(compiler: str | None, library: Path, headers: Path) -> Path:
+    """The handler in the user's cache, built where it is not there yet for these versions."""
+    versions = [version(p) for p in (*PACKAGES, "jaxlib")]
+    key = hashlib.sha256("\n".join([SOURCE.read_text(), str(library), *versions]).encode()).hexdigest()[:16]
+    path = user_cache.folder() / f"onednn-{key}.so"
+    if not path.exists():
+        if compiler is None:
+            raise FileNotFoundError("neither c++ nor g++ is on the path")
+        options = ["-O2", "-std=c++17", "-fPIC", "-shared", "-w", f"-I{jax.ffi.include_dir()}", f"-I{headers}"]
+        link = [str(library), f"-Wl,-rpath,{library.parent}"]
+        user_cache.replaced(
+            path,
+            lambda to: subprocess.run(
+                [compiler, *options, str(SOURCE), "-o", str(to), *link], check=True, capture_output=True, text=True
+            ),
+        )
+    return path
