@@ -27,9 +27,13 @@ class Line:
 
 
 class Traits:
-    """What the table asks of a convolution: its groups, the input and output channels of one, and its windows."""
+    """What the table asks of a convolution: its groups, the input and output channels of one, and its windows.
 
-    def __init__(self, spec: ConvSpec, dtype: Any) -> None:
+    onednn: whether that library may be called.
+    """
+
+    def __init__(self, spec: ConvSpec, dtype: Any, onednn: bool = False) -> None:
+        self.onednn = onednn
         self.c, self.d = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         self.elements = volume(windows(spec.axes))
         self.unrolled = self.elements <= UNROLL
@@ -39,6 +43,7 @@ class Traits:
         self.wide_groups = not self.dense and self.c >= conv.merged.WIDTHS["forward"]
         self.strided = any(a.stride > 1 for a in spec.axes)
         self.short = all(a.window <= conv.winograd.LONGEST for a in spec.axes)
+        self.overlaps = all(a.stride < min(3, a.window) for a in spec.axes)  # neighbouring windows do, by half or more
         self.extended = sum(a.window > 1 for a in spec.axes)  # axes along which the window is
         self.few_columns = self.unrolled and not self.strided
         self.blocks = spec.axes[-1].window >= 5 or self.d <= 16
@@ -60,6 +65,22 @@ class Traits:
         channels = 32 if self.extended == 2 else 16
         return self.dense and self.tiles and self.extended > 1 and min(self.c, self.d) >= channels
 
+    @property
+    def gathers(self) -> bool:
+        """Whether dx is more than one product, of channels enough: else oneDNN is no faster."""
+        return self.elements > 1 and (self.c > 8 or not self.dense) and not (self.depthwise and self.strided)
+
+    @property
+    def few_tiles(self) -> bool:
+        """Where the fewer products of tiles save less than oneDNN's loops do."""
+        tiles = self.winograd_dw and (self.extended > 2 or min(self.c, self.d) >= 64)
+        return not tiles and not (self.depthwise and self.strided)
+
+    @property
+    def winograd_dw(self) -> bool:
+        """The same for the weight gradient, where XLA's own program is slower."""
+        return self.dense and self.tiles and self.extended > 1 and min(self.c, self.d) >= 16
+
 
 def _always(s: Traits) -> bool:
     return True
@@ -71,6 +92,7 @@ def _always(s: Traits) -> bool:
 # for dense kernels of stride 1, and its weight gradient is a convolution whose window is a whole image.
 CPU: dict[str, tuple[Line, ...]] = {
     "forward": (
+        Line("onednn", lambda s: s.onednn, "oneDNN's loops, made for this layer: 1.3-10x"),
         Line("merged", lambda s: s.depthwise and not s.unrolled, "depthwise, a window too large to unroll"),
         Line("taps", lambda s: s.narrow and s.unrolled, "XLA loops over single channels of narrow groups: 8-50x"),
         Line("merged", lambda s: s.wide_groups, "every group is a dense convolution: 2-4x"),
@@ -78,32 +100,39 @@ CPU: dict[str, tuple[Line, ...]] = {
         Line("im2col", lambda s: not s.dense, "groups of a few channels, a window too large to unroll"),
         Line("taps", lambda s: s.elements == 1, "1x1: one matrix product, 1-2x"),
         Line("blocked", lambda s: s.c == 1 and s.blocks, "one input channel: wider products of its blocks, 3-4x"),
+        Line(
+            "blocked", lambda s: s.c <= 4 and s.d <= 32 and s.overlaps, "few channels in and out: wider products, 2-12x"
+        ),
         Line("winograd", lambda s: s.winograd, "fewer products: 1.5-2.8x"),
         Line("columns", lambda s: s.c <= 4 and s.few_columns, "few channels, but enough in all columns: 1.4x"),
         Line("lax", _always, "XLA's own convolution is as fast as any rule here"),
     ),
     "input_vjp": (
+        Line("onednn", lambda s: s.onednn and s.gathers, "oneDNN's loops, made for this layer: 1.2-4x"),
         Line("merged", lambda s: s.depthwise and not s.unrolled, "depthwise, a window too large to unroll"),
         Line("taps", lambda s: s.narrow and s.unrolled, "XLA loops over single channels of narrow groups: 7-600x"),
         Line("merged", lambda s: s.wide_groups, "every group is a dense convolution: 2-4x"),
         Line("taps", lambda s: not s.dense and s.unrolled, "groups of some channels, NaN kept within each: 1x"),
         Line("im2col", lambda s: not s.dense, "groups of a few channels, a window too large to unroll"),
         Line("taps", lambda s: s.elements == 1, "1x1: one matrix product, 1-4x"),
-        Line("blocked", lambda s: s.c <= 8 and s.blocks, "few channels, long windows: wider products, 2-9x"),
-        Line("winograd", lambda s: s.winograd, "fewer products: 1.5-2.5x"),
+        Line("blocked", lambda s: s.c <= 8 and s.d <= 64 and s.blocks, "few channels, long windows: 1.2-9x"),
+        Line("winograd", lambda s: s.winograd and s.output >= 8, "fewer products: 1.1-2.5x"),
         Line("taps", lambda s: s.c <= 16 and s.few_columns, "few channels: one product and shifted additions, 2.3x"),
+        Line("taps", lambda s: s.c <= min(32, s.d) and s.few_columns, "few channels, more in y: the same, 1.2-2.4x"),
         Line("taps", lambda s: s.strided and s.unrolled, "XLA multiplies the zeros between cotangents: 1.1-1.3x"),
         Line("lax", _always, "XLA's own convolution is as fast as any rule here"),
     ),
     "weight_vjp": (
+        Line("onednn", lambda s: s.onednn and s.few_tiles, "oneDNN's loops, made for this layer: 1.1-30x"),
         Line("taps", lambda s: s.depthwise and s.unrolled, "a sum over positions without a product: 9-400x"),
         Line("merged", lambda s: not s.dense, "XLA runs group by group in scalar code: 20-1000x"),
         Line("taps", lambda s: s.elements == 1, "1x1: one matrix product, 4-15x"),
         Line("lax", lambda s: s.extended == 1 and s.c > 1, "one axis: XLA's own is fast, its window a whole row"),
-        Line("winograd4", lambda s: s.winograd and s.extended == 2 and s.output >= 8, "fewer products: 4-22x"),
-        Line("winograd", lambda s: s.winograd and s.extended == 2, "fewer products, of small images: 2-3x"),
-        Line("blocked", lambda s: s.c <= 16 and s.blocks, "few channels, long windows: wider products, 1.4-6x"),
-        Line("columns", lambda s: s.c < 32 and s.unrolled, "one product of all columns: 2-6x"),
+        Line("winograd4", lambda s: s.winograd_dw and s.output >= 8, "fewer products: 1.2-22x"),
+        Line("winograd", lambda s: s.winograd_dw, "fewer products, of small images: 2-3x"),
+        Line("lax", lambda s: s.strided and s.d < s.c, "fewer channels in y: XLA's own, 0.7x otherwise"),
+        Line("blocked", lambda s: s.c <= 16 and s.blocks and s.overlaps, "few channels, long windows: 1.4-6x"),
+        Line("columns", lambda s: s.c < 32 and s.overlaps and s.unrolled, "one product of all columns: 2-6x"),
         Line("taps", lambda s: s.unrolled, "one product for each window element: 2-5x"),
         Line("lax", _always, "a window too large to unroll"),
     ),
@@ -122,7 +151,7 @@ def conv_choice(
         if found["rule"] in candidates(map_, spec, jnp.dtype(dtype)):
             against = f" against {min(others.values()):.2f}" if others else ""
             return Line(found["rule"], _always, f"measured: {ms[found['rule']]:.2f} ms{against}")
-    traits = Traits(spec, dtype)
+    traits = Traits(spec, dtype, here and _onednn_may(spec, jnp.dtype(dtype)))
     return next(line for line in CPU[map_] if line.holds(traits))
 
 
@@ -137,9 +166,13 @@ def candidates(map_: str, spec: ConvSpec, dtype: Any) -> tuple[str, ...]:
         "winograd4": s.tiles and map_ == "weight_vjp",
         "merged": not s.dense,
         "lax": True,
-        "onednn": conv.onednn.refusal(spec, dtype) is None and conv.onednn.usable(),
+        "onednn": _onednn_may(spec, dtype),
     }
     return tuple(rule for rule, may in holds.items() if may)
+
+
+def _onednn_may(spec: ConvSpec, dtype: Any) -> bool:
+    return conv.onednn.refusal(spec, dtype) is None and conv.onednn.usable()
 
 
 def conv_spreads(map_: str, spec: ConvSpec, dtype: Any = jnp.float32) -> bool:

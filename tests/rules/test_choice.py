@@ -26,11 +26,14 @@ LINES = {  # (size, window, in, out, options of the geometry, groups) -> rules o
     "one input channel": ((28, 28), (5, 5), 1, 6, {}, 1, ("blocked", "blocked", "blocked")),
     "few channels": ((32, 32), (3, 3), 3, 64, {}, 1, ("columns", "taps", "columns")),
     "stem": ((56, 56), (7, 7), 3, 64, {"strides": 2}, 1, ("lax", "blocked", "blocked")),
+    "stem of few": ((56, 56), (7, 7), 3, 24, {"strides": 2}, 1, ("blocked", "blocked", "blocked")),
+    "fewer than y has": ((32, 32), (3, 3), 24, 64, {}, 1, ("lax", "taps", "winograd4")),
+    "strided, more than y has": ((17, 17), (3, 3), 64, 32, {"strides": 2}, 1, ("lax", "taps", "lax")),
     "wide": ((16, 16), (3, 3), 64, 64, {}, 1, ("winograd", "winograd", "winograd4")),
     "wide, dilated": ((20, 20), (3, 3), 64, 64, {"dilation": 2}, 1, ("winograd", "winograd", "winograd4")),
-    "wide, small image": ((6, 6), (3, 3), 64, 64, {}, 1, ("winograd", "winograd", "winograd")),
+    "wide, small image": ((6, 6), (3, 3), 64, 64, {}, 1, ("winograd", "lax", "winograd")),
     "wide, strided": ((17, 17), (3, 3), 64, 64, {"strides": 2}, 1, ("lax", "taps", "taps")),
-    "three axes": ((8, 8, 8), (3, 3, 3), 16, 32, {}, 1, ("winograd", "winograd", "columns")),
+    "three axes": ((8, 8, 8), (3, 3, 3), 16, 32, {}, 1, ("winograd", "taps", "winograd")),
     "one axis": ((64,), (5,), 64, 64, {}, 1, ("lax", "lax", "lax")),
     "wide, large window": ((20, 20), (9, 9), 64, 64, {}, 1, ("lax", "lax", "lax")),
 }
@@ -50,7 +53,7 @@ def test_each_cause_has_its_rule(name):
 def test_every_line_of_the_table_is_reached():
     for map_, choices in choice.CPU.items():
         reached = {choice.conv_choice(map_, spec_of(name)) for name in LINES}
-        assert [c for c in choices if c not in reached] == []
+        assert [c for c in choices if c not in reached and c.rule != "onednn"] == []
         assert {c.rule for c in choices} <= set(conv.RULES[map_])
 
 
@@ -193,7 +196,7 @@ def test_explain_tells_every_map_of_a_network():
     assert [(c.operation, c.map, c.rule) for c in told] == [
         ("conv", "forward", "winograd"),
         ("conv", "forward", "winograd"),
-        ("conv", "input_vjp", "winograd"),
+        ("conv", "input_vjp", "lax"),
         ("conv", "weight_vjp", "winograd"),
         ("max_pool", "input_vjp", "offsets"),
         ("conv", "weight_vjp", "winograd4"),

@@ -115,6 +115,16 @@ def test_other_dtypes_are_refused():
 
 
 @installed
+def test_auto_takes_it_where_it_is_faster(monkeypatch):
+    monkeypatch.setattr(onednn, "installed", lambda: True)
+    x, w = jnp.ones((2, 32, 32, 3)), jnp.ones((5, 5, 3, 32))
+    told = fnconv.explain(jax.grad(lambda x, w: (fnconv.conv(x, w) ** 2).sum(), (0, 1)), x, w, platform="cpu")
+    assert [c.rule for c in told] == ["onednn", "blocked", "onednn"]
+    half = fnconv.explain(fnconv.conv, x.astype("float16"), w.astype("float16"), platform="cpu")
+    assert half[0].rule != "onednn"
+
+
+@installed
 def test_exported_programs_do_not_call_it(monkeypatch):
     monkeypatch.setattr(onednn, "installed", lambda: True)
     x, w = jnp.ones((2, 32, 32, 3)), jnp.ones((5, 5, 3, 32))
@@ -179,7 +189,9 @@ assert calls(range(1010, 2010)) < 1.25 * first, first
 @installed
 @pytest.mark.slow
 def test_no_memory_is_an_error():
-    program = CALL + """
+    program = (
+        CALL
+        + """
 import resource, jax
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 x, w = jnp.ones((1, 4, 4, 2048)), jnp.ones((3, 3, 2048, 2048))
@@ -193,4 +205,5 @@ except Exception as error:
 else:
     raise SystemExit("no error")
 """
+    )
     assert start(program).communicate()[1] == ""

@@ -151,6 +151,7 @@ def missing() -> str | None:
         return f"the package {absent}: pip install 'fnconv[onednn]'"
     library, header = (_file(p, end) for p, end in zip(PACKAGES, ("libdnnl.so.3", "dnnl/dnnl.hpp"), strict=True))
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else threads that wait take the cores from XLA's
     try:
         path = _built(compiler, library, header.parents[2])
         handler = ctypes.CDLL(str(path)).fnconv_onednn

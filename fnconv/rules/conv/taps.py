@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fnconv.base.chunks import map_batch
 from fnconv.base.geometry import taps, volume, windows
 from fnconv.base.pairs import pad, split_groups, tap, tap_adjoint
 from fnconv.base.spec import ConvSpec
@@ -46,6 +47,11 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     """All dy w_k^T by one product, then one shifted addition for each k, Wei (2.29), (2.30)."""
     if is_narrow(spec):
         return depthwise.input_vjp(spec, dy, w)
+    size = volume(dy.shape[:-1]) * volume(windows(spec.axes)) * spec.in_channels * dy.dtype.itemsize
+    return map_batch(lambda dy: _put_back(spec, dy, w), size, dy)
+
+
+def _put_back(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     *_, c, out = spec.w_shape
     k, g, d = volume(windows(spec.axes)), spec.groups, out // spec.groups
     kernel = w.reshape(k, c, g, d)
