@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,13 +15,14 @@ def folder() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fnconv"
 
 
-def replaced(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file of the same folder, then put it in the place of `path`: readers see the old one or the new one."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A file to write, put in the place of `path` at the end: readers see the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     os.close(handle)
     try:
-        write(Path(name))
+        yield Path(name)
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)

@@ -43,7 +43,7 @@ class Traits:
         self.wide_groups = not self.dense and self.c >= conv.merged.WIDTHS["forward"]
         self.strided = any(a.stride > 1 for a in spec.axes)
         self.short = all(a.window <= conv.winograd.LONGEST for a in spec.axes)
-        self.overlaps = all(a.stride < min(3, a.window) for a in spec.axes)  # neighbouring windows do, by half or more
+        self.overlaps = all(a.window >= 3 * a.stride for a in spec.axes)  # neighbouring windows do, by two thirds
         self.extended = sum(a.window > 1 for a in spec.axes)  # axes along which the window is
         self.few_columns = self.unrolled and not self.strided
         self.blocks = spec.axes[-1].window >= 5 or self.d <= 16
@@ -115,11 +115,15 @@ CPU: dict[str, tuple[Line, ...]] = {
         Line("taps", lambda s: not s.dense and s.unrolled, "groups of some channels, NaN kept within each: 1x"),
         Line("im2col", lambda s: not s.dense, "groups of a few channels, a window too large to unroll"),
         Line("taps", lambda s: s.elements == 1, "1x1: one matrix product, 1-4x"),
-        Line("blocked", lambda s: s.c <= 8 and s.d <= 64 and s.blocks, "few channels, long windows: 1.2-9x"),
+        Line(
+            "blocked",
+            lambda s: s.c <= 8 and s.d <= 64 and s.blocks and s.overlaps,
+            "few channels, long windows: 1.2-9x",
+        ),
         Line("winograd", lambda s: s.winograd and s.output >= 8, "fewer products: 1.1-2.5x"),
         Line("taps", lambda s: s.c <= 16 and s.few_columns, "few channels: one product and shifted additions, 2.3x"),
         Line("taps", lambda s: s.c <= min(32, s.d) and s.few_columns, "few channels, more in y: the same, 1.2-2.4x"),
-        Line("taps", lambda s: s.strided and s.unrolled, "XLA multiplies the zeros between cotangents: 1.1-1.3x"),
+        Line("taps", lambda s: s.strided and s.elements <= 9, "XLA multiplies the zeros between cotangents: 1.1-2.3x"),
         Line("lax", _always, "XLA's own convolution is as fast as any rule here"),
     ),
     "weight_vjp": (
@@ -142,7 +146,10 @@ CPU: dict[str, tuple[Line, ...]] = {
 def conv_choice(
     map_: str, spec: ConvSpec, dtype: Any = jnp.float32, batch: int | None = None, *, here: bool = False
 ) -> Line:
-    """The line of the table that "auto" follows on a CPU; of what was measured, where it was, for a program of `here`."""
+    """The line of the table that "auto" follows on a CPU.
+
+    here: for a program that this process runs on one device, which follows what was measured, and may call oneDNN.
+    """
     if any(is_symbolic(a.size) for a in spec.axes):
         return Line("lax", _always, "sizes that are not known yet: the platform's own convolution")
     if here and isinstance(batch, int) and (found := measured.chosen(map_, spec, jnp.dtype(dtype), batch)):

@@ -98,7 +98,8 @@ def add(file: Path, found: Choices) -> None:
     with user_cache.locked(file):
         stored = read(file) if file.exists() else {}
         stored[machine()] = dict(sorted((stored.get(machine(), {}) | found).items()))
-        user_cache.replaced(file, lambda to: to.write_text(json.dumps(stored, indent=1) + "\n"))
+        with user_cache.replaced(file) as to:
+            to.write_text(json.dumps(stored, indent=1) + "\n")
     choices.cache_clear()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from fnconv.base.attach import LinearMap, Stack
 from fnconv.base.errors import invalid, mistyped
-from fnconv.base.spec import CONV_MAPS, ConvSpec
+from fnconv.base.spec import ConvSpec
 from fnconv.rules import choice, measured
 from fnconv.transform.explanation import MAPS, linear_maps, needed
 
@@ -104,7 +104,7 @@ def tune(
             progress(words, done, len(work))
         found.append(_measured(words, *equation))
     measured.add(file, {m.map: {"rule": m.rule, "ms": m.ms} for m in found})
-    jax.clear_caches()
+    jax.clear_caches()  # type: ignore[no-untyped-call]
     return Tuning(found)
 
 
@@ -129,8 +129,7 @@ def _measured(words: str, map_: LinearMap, spec: ConvSpec, stack: Stack, avals: 
     before = choice.conv_choice(name, spec, dtype).rule
     programs = {}
     for rule in dict.fromkeys((before, *choice.candidates(name, spec, dtype))):
-        rules = tuple(rule if m == name else r for m, r in zip(CONV_MAPS, spec.rules, strict=True))
-        f = partial(map_.fun, replace(spec, rules=rules))
+        f = partial(map_.fun, replace(spec, rules=(rule, rule, rule)))
         for axes in stack:
             f = jax.vmap(f, in_axes=axes)
         try:
@@ -143,7 +142,8 @@ def _measured(words: str, map_: LinearMap, spec: ConvSpec, stack: Stack, avals: 
 
 
 def _ready(program: Callable[..., Any], operands: Sequence[jax.Array]) -> None:
-    jax.block_until_ready(program(*operands))
+    for result in jax.tree.leaves(program(*operands)):
+        result.block_until_ready()
 
 
 def _times(thunks: dict[str, Callable[[], None]]) -> dict[str, float]:

@@ -5,14 +5,15 @@ import subprocess
 import sys
 import threading
 
-import fnconv
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fnconv.rules import conv as rules
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+import fnconv
+from fnconv.rules import conv as rules
 
 onednn = rules.onednn
 installed = pytest.mark.skipif(onednn._absent() is not None, reason="needs the extra onednn")
@@ -161,7 +162,12 @@ def test_without_a_compiler_the_error_says_so(tmp_path):
 
 
 def test_without_the_packages_the_error_says_so():
-    hide = "import importlib.metadata as m; m.distribution = lambda name: (_ for _ in ()).throw(m.PackageNotFoundError(name))\n"
+    hide = """
+import importlib.metadata
+def absent(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.distribution = absent
+"""
     _, error = start(hide + CALL).communicate()
     assert 'ValueError: conv: rule "onednn" needs the package onednn-cpu-gomp' in error
     program = hide + "import fnconv; assert 'onednn' not in fnconv.available_rules()['conv']['forward']"

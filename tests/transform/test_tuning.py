@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 
-import fnconv
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import fnconv
 from fnconv.rules import measured
 
 X, W = jnp.ones((2, 12, 12, 8)), jnp.ones((3, 3, 8, 16))
@@ -123,8 +124,12 @@ def test_nothing_to_measure(file):
 
 
 def test_processes_add_to_one_file(file):
-    program = "import sys, pathlib; from fnconv.rules import measured\n"
-    program += "for i in range(20): measured.add(pathlib.Path(sys.argv[1]), {'forward ' + sys.argv[2] + str(i): {'rule': 'lax', 'ms': {}}})"
+    program = """
+import pathlib, sys
+from fnconv.rules import measured
+for i in range(20):
+    measured.add(pathlib.Path(sys.argv[1]), {f"forward {sys.argv[2]}{i}": {"rule": "lax", "ms": {}}})
+"""
     started = [subprocess.Popen([sys.executable, "-c", program, str(file), name]) for name in "abc"]
     assert [p.wait() for p in started] == [0, 0, 0]
     assert len(json.loads(file.read_text())[measured.machine()]) == 60

@@ -29,7 +29,7 @@ from jax.custom_batching import custom_vmap
 
 from fnconv.base import user_cache
 from fnconv.base.errors import invalid, mistyped
-from fnconv.base.geometry import is_symbolic
+from fnconv.base.geometry import Axis, is_symbolic
 from fnconv.base.spec import ConvSpec
 
 DTYPES = ("float32", "bfloat16")
@@ -40,24 +40,22 @@ SOURCE = Path(__file__).with_suffix(".cc")
 
 def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     """y = phi(x) C."""
-    spec, x = _without_cropping(spec, x)
-    return _call(FORWARD, spec, x, w)
+    return _call(FORWARD, _without_cropping(spec), _cropped(spec, x), w)
 
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     """dx = phi*(dy C^T); cells that were cropped get zeros."""
-    inner, _ = _without_cropping(spec)
-    first = [max(0, -a.low) for a in spec.axes]
-    last = [a.size - b.size - n for a, b, n in zip(spec.axes, inner.axes, first, strict=True)]
+    inner = _without_cropping(spec)
     dx = _call(INPUT_VJP, inner, dy, w)
-    widths = [(0, 0, 0), *((*ends, 0) for ends in zip(first, last, strict=True)), (0, 0, 0)]
-    return lax.pad(dx, jnp.zeros((), dx.dtype), widths) if any(first) or any(last) else dx
+    ends = [_cells(a) for a in spec.axes]
+    widths = [(0, 0, 0), *((first, a.size - last, 0) for (first, last), a in zip(ends, spec.axes, strict=True))]
+    whole = inner.x_shape(1) == spec.x_shape(1)
+    return dx if whole else lax.pad(dx, jnp.zeros((), dx.dtype), [*widths, (0, 0, 0)])
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     """dC = phi(x)^T dy."""
-    spec, x = _without_cropping(spec, x)
-    return _call(WEIGHT_VJP, spec, x, dy)
+    return _call(WEIGHT_VJP, _without_cropping(spec), _cropped(spec, x), dy)
 
 
 def refusal(spec: ConvSpec, dtype: jnp.dtype) -> str | None:
@@ -71,18 +69,25 @@ def refusal(spec: ConvSpec, dtype: jnp.dtype) -> str | None:
     return None
 
 
-def _without_cropping(spec: ConvSpec, x: jax.Array | None = None) -> tuple[ConvSpec, jax.Array]:
-    """The same windows without negative paddings, and x without the cells of those; no more padding than is reached."""
+def _cells(a: Axis) -> tuple[int, int]:
+    """The first and the last cell that windows reach, and what is left over if it is too little for another window."""
+    last = min(a.size, a.reach - a.low)
+    return max(0, -a.low), a.size if a.size - last < a.stride else last
+
+
+def _cropped(spec: ConvSpec, x: jax.Array) -> jax.Array:
+    ends = [_cells(a) for a in spec.axes]
+    return x[(slice(None), *(slice(first, last) for first, last in ends))]
+
+
+def _without_cropping(spec: ConvSpec) -> ConvSpec:
+    """The same windows over the cropped x, with no more padding than they reach."""
     axes = []
-    for i, a in enumerate(spec.axes):
-        first, last = max(0, -a.low), min(a.size, a.reach - a.low)
-        if a.size - last < a.stride:  # too few for another window
-            last = a.size
-        if x is not None:
-            x = lax.slice_in_dim(x, first, last, axis=i + 1)
-        low = max(0, a.low)
-        axes.append(replace(a, size=last - first, low=low, high=max(0, a.reach - a.low - last), overshoot=0))
-    return replace(spec, axes=tuple(axes)), x
+    for a in spec.axes:
+        first, last = _cells(a)
+        high = max(0, a.reach - a.low - last)
+        axes.append(replace(a, size=last - first, low=max(0, a.low), high=high, overshoot=0))
+    return replace(spec, axes=tuple(axes))
 
 
 def _call(map_: int, spec: ConvSpec, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -97,7 +102,7 @@ def _call(map_: int, spec: ConvSpec, a: jax.Array, b: jax.Array) -> jax.Array:
         return np.array(values, np.int64)
 
     call = partial(
-        jax.ffi.ffi_call("fnconv_onednn", jax.ShapeDtypeStruct(shape, a.dtype), vmap_method="sequential"),
+        jax.ffi.ffi_call("fnconv_onednn", jax.eval_shape(lambda: jnp.zeros(shape, a.dtype)), vmap_method="sequential"),
         map=np.int64(map_),
         groups=np.int64(spec.groups),
         strides=ints([a.stride for a in spec.axes]),
@@ -157,7 +162,8 @@ def missing() -> str | None:
         handler = ctypes.CDLL(str(path)).fnconv_onednn
     except (OSError, subprocess.CalledProcessError) as error:
         return f"a C++ compiler that builds {SOURCE.name}: {getattr(error, 'stderr', None) or error}"
-    jax.ffi.register_ffi_target("fnconv_onednn", jax.ffi.pycapsule(handler), platform="cpu")
+    capsule = jax.ffi.pycapsule(handler)  # type: ignore[no-untyped-call]
+    jax.ffi.register_ffi_target("fnconv_onednn", capsule, platform="cpu")
     return None
 
 
@@ -176,10 +182,7 @@ def _built(compiler: str | None, library: Path, headers: Path) -> Path:
             raise FileNotFoundError("neither c++ nor g++ is on the path")
         options = ["-O2", "-std=c++17", "-fPIC", "-shared", "-w", f"-I{jax.ffi.include_dir()}", f"-I{headers}"]
         link = [str(library), f"-Wl,-rpath,{library.parent}"]
-        user_cache.replaced(
-            path,
-            lambda to: subprocess.run(
-                [compiler, *options, str(SOURCE), "-o", str(to), *link], check=True, capture_output=True, text=True
-            ),
-        )
+        with user_cache.replaced(path) as to:
+            command = [compiler, *options, str(SOURCE), "-o", str(to), *link]
+            subprocess.run(command, check=True, capture_output=True, text=True)
     return path
