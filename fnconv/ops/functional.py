@@ -35,6 +35,12 @@ from fnconv.ops.max_pool import adaptive_max_pool as adaptive_max_pool
 from fnconv.ops.max_pool import max_pool as max_pool
 from fnconv.ops.max_pool import max_pool_with_indices as max_pool_with_indices
 from fnconv.ops.max_pool import max_unpool as max_unpool
+from fnconv.ops.norm import batch_norm as batch_norm
+from fnconv.ops.norm import batch_norm_inference as batch_norm_inference
+from fnconv.ops.norm import group_norm as group_norm
+from fnconv.ops.norm import instance_norm as instance_norm
+from fnconv.ops.norm import layer_norm as layer_norm
+from fnconv.ops.norm import rms_norm as rms_norm
 from fnconv.ops.patches import col2im as col2im
 from fnconv.ops.patches import im2col as im2col
 from fnconv.ops.pyramid import spatial_pyramid_pool as spatial_pyramid_pool

@@ -30,6 +30,7 @@ ROUNDED = (
     "conv-winograd",
     "sigmoid",
     "tanh",
+    "gelu",
     "softmax",
     "log_softmax",
     "adaptive_avg_pool",

@@ -21,6 +21,7 @@ import test_exact_integers as exact
 import test_extremes
 import test_integers_modulo
 import test_nan_in_maxima
+import test_norm
 import test_one_nan
 import test_orders
 import test_pools as pools
@@ -80,6 +81,8 @@ CHECKS: dict[str, Callable[[], object]] = {
     "log_sigmoid: digits": lambda: test_elementwise.check_digits("log_sigmoid", "float32"),
     "gelu: digits": lambda: test_elementwise.check_digits("gelu", "float32"),
     "relu6: kinks": test_elementwise.test_slopes_at_kinks,
+    "layer_norm: a large mean": lambda: test_norm.check_large_means("float32"),
+    "layer_norm: two values": lambda: test_norm.test_two_values_far_from_zero("float32", 0),
     "tanh: extremes": lambda: test_extremes.check_extremes("tanh", "float32"),
     "lp_pool: extremes": lambda: test_extremes.check_norms(2, "float32"),
     "cross-entropy: ignored labels": test_extremes.check_ignored_labels,

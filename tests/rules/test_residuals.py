@@ -142,6 +142,15 @@ def test_leaky_relu_keeps_one_byte_for_every_element() -> None:
     assert kept(fnconv.leaky_relu, X) == [("bool", X.shape)]
 
 
+@pytest.mark.parametrize("function", [fnconv.layer_norm, lambda x, *p: fnconv.batch_norm(x, *p).y])
+def test_norms_keep_x_and_three_numbers_for_each_group(function: Callable[..., Any]) -> None:
+    """Beside the parameters, which are arguments."""
+    x, *rest = kept(function, X, np.ones(X.shape[-1], np.float32), np.ones(X.shape[-1], np.float32))
+    assert x == ("float32", X.shape)
+    groups = max(X.size // X.shape[-1], X.shape[-1])
+    assert size(rest) <= 4 * (3 * groups + 4 * X.shape[-1])
+
+
 def autodiff_avg_pool(x: jax.Array) -> jax.Array:
     return lax.reduce_window(x, np.float32(0), lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
 

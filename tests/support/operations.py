@@ -296,15 +296,67 @@ def _pointwise() -> Iterator[Operation]:
     yield Operation("squared_error", fnconv.squared_error, lambda p, t: (p - t) ** 2, (integers(3, 4), integers(3, 4)))
 
 
+def _norms() -> Iterator[Operation]:
+    """With epsilon = 1; no group is constant."""
+    x, three = distinct(2, 3, 2, 4) / 8, (integers(4), integers(4))
+    yield Operation(
+        "layer_norm",
+        partial(fnconv.layer_norm, epsilon=1),
+        lambda x, *p: plain.norm(x, (-1,), *p),
+        (x, *three),
+        exact=False,
+    )
+    yield Operation(
+        "rms_norm",
+        partial(fnconv.rms_norm, epsilon=1),
+        lambda x, p: plain.norm(x, (-1,), p, mean=0),
+        (x, three[0]),
+        exact=False,
+    )
+
+    def moments(*arrays: jax.Array, **options: Any) -> jax.Array:
+        """y, and what depends on the mean and the variance."""
+        y, mean, variance, _ = fnconv.batch_norm(*arrays, epsilon=1, **options)
+        shape = (-1,) if options.get("layout") != "channels_first" else (-1, 1, 1)
+        return y + (mean * variance).reshape(shape)
+
+    def plain_moments(x: jax.Array, *p: jax.Array) -> jax.Array:
+        return plain.norm(x, (0, 1, 2), *p) + x.mean((0, 1, 2)) * x.var((0, 1, 2))
+
+    def plain_groups(x: jax.Array, *p: jax.Array) -> jax.Array:
+        parts = (a.reshape(*a.shape[:-1], 2, 2) for a in (x, *p))
+        return plain.norm(next(parts), (1, 2, 4), *parts).reshape(x.shape)
+
+    yield from both_layouts("batch_norm", moments, plain_moments, (x, *three), "x..x", exact=False)
+    group = partial(fnconv.group_norm, groups=2, epsilon=1)
+    yield from both_layouts("group_norm", group, plain_groups, (x, *three), "x..x", exact=False)
+    instance = partial(fnconv.instance_norm, epsilon=1)
+    yield from both_layouts(
+        "instance_norm", instance, lambda x, *p: plain.norm(x, (1, 2), *p), (x, *three), "x..x", exact=False
+    )
+
+    def given(x: jax.Array, mean: jax.Array, deviation: jax.Array, *p: jax.Array, **options: Any) -> jax.Array:
+        return fnconv.batch_norm_inference(x, mean, deviation**2, *p, epsilon=1, **options)
+
+    yield from both_layouts(
+        "batch_norm_inference",
+        given,
+        lambda x, mean, deviation, scale, bias: (x - mean) / jnp.sqrt(deviation**2 + 1) * scale + bias,
+        (x, integers(4), integers(4), *three),
+        "x....x",
+        exact=False,
+    )
+
+
 GATES = ("silu", "gelu", "mish")
-OPERATIONS = (*_convolutions(), *_pools(), *_columns(), *_pointwise())
+OPERATIONS = (*_convolutions(), *_pools(), *_columns(), *_pointwise(), *_norms())
 # Those whose rules another entry runs as well, in a plainer geometry.
 SIMILAR = (
     *(f"conv{map_}-{name}" for map_ in ("", "_input_vjp", "_weight_vjp") for name in ("cropped", "3d")),
     *(f"conv{map_}-groups-dilated" for map_ in ("_input_vjp", "_weight_vjp")),
     *("max_pool-dilated-ceil", "max_pool-ties", "avg_pool-uncounted", "lp_pool-3", "softmax-axis"),
     *("mish", "softplus", "log_sigmoid", "elu", "celu", "selu", "soft_sign", "gelu-exact"),
-    *("hard_tanh", "hard_sigmoid", "hard_silu"),
+    *("hard_tanh", "hard_sigmoid", "hard_silu", "instance_norm"),
     *("spatial_pyramid_pool-avg-channels_last", "im2col-channels_last", "col2im-channels_last"),
 )
 CHANNELS_LAST = tuple(o for o in OPERATIONS if not o.name.endswith("-channels_first"))

@@ -31,6 +31,14 @@ def windows(x: jax.Array, window: Sequence[int], strides: Any, padding: Pairs, d
     return jnp.stack(elements)
 
 
+def norm(
+    x: jax.Array, axes: tuple[int, ...], scale: Any = 1, bias: Any = 0, epsilon: float = 1, mean: Any = None
+) -> Any:
+    """Over axes; a mean that is given is subtracted in place of x's own."""
+    d = x - (jnp.mean(x, axes, keepdims=True) if mean is None else mean)
+    return d / jnp.sqrt(jnp.mean(d * d, axes, keepdims=True) + epsilon) * scale + bias
+
+
 def conv(x: jax.Array, w: jax.Array, b: Any = None, *, strides: Any, padding: Pairs, dilation: Any, groups: int) -> Any:
     *window, c, out = w.shape
     cols = windows(x, window, strides, padding, dilation)

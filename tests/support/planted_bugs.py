@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 from fnconv.base import chunks, dtypes, geometry, lowering, window_sums
 from fnconv.base.attach import attach
 from fnconv.base.spec import ConvSpec
-from fnconv.ops import activation, conv, elementwise, loss, lp_pool, max_pool
+from fnconv.ops import activation, conv, elementwise, loss, lp_pool, max_pool, norm
 from fnconv.rules import choice
 from fnconv.rules import conv as conv_rules
 from fnconv.rules import max_pool as max_rules
@@ -315,6 +316,23 @@ def flat_only_outside(patch: Patch) -> None:
     patch.setattr(elementwise, "_relu6", relu6)
 
 
+def square_of_the_mean_subtracted(patch: Patch) -> None:
+    """mean(x^2) - mean(x)^2."""
+
+    def moments(spec: Any, x: jax.Array) -> tuple[jax.Array, ...]:
+        n = norm._count(spec, x)
+        mean, square = (norm._sum(spec, v) / n for v in (x, x * x))
+        return jnp.zeros_like(mean), mean, square - mean * mean
+
+    patch.setattr(norm, "_moments", moments)
+
+
+def not_orthogonal_to_z(patch: Patch) -> None:
+    """The gradient through the mean, and none through the variance."""
+    original = norm._over_devices
+    patch.setattr(norm, "_over_devices", lambda spec, x, g, gz, *rest: original(spec, x, g, 0 * gz, *rest))
+
+
 def zeros_times_nan(patch: Patch) -> None:
     def wrong(x: jax.Array, first: np.ndarray, count: np.ndarray, i: int) -> jax.Array:
         cells = np.arange(x.shape[i])[:, None]
@@ -396,6 +414,8 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "log sigmoid' as 1 - s": (one_minus_sigmoid, "log_sigmoid: digits"),
     "gelu by 1 + tanh": (cdf_by_tanh, "gelu: digits"),
     "ReLU6'(6) = 1": (flat_only_outside, "relu6: kinks"),
+    "variance as mean(x^2) - m^2": (square_of_the_mean_subtracted, "layer_norm: a large mean"),
+    "no gradient through the variance": (not_orthogonal_to_z, "layer_norm: two values"),
     "an ignored label's logits count": (
         lambda patch: patch.setattr(loss, "_asked", lambda logits, labels: labels == labels),
         "cross-entropy: ignored labels"),
