@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.judge.own.bounds import Traced
-from fnconv.judge.own.case import NORMAL, Arrays, Case, Function, Sample, normal
+from fnconv.judge.own.case import NORMAL, Arrays, Case, DataKind, Function, normal
 from fnconv.ops import functional as ops
 
 SHAPE, CHANNELS = (3, 4, 6), (6,)
@@ -22,7 +22,7 @@ def _offset(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach
     return (x + 500, *rest)
 
 
-OFFSET = Sample("a mean of 500", _offset)
+OFFSET = DataKind("a mean of 500", _offset)
 
 
 def cases() -> Iterator[Case]:
