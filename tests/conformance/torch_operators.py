@@ -276,16 +276,6 @@ def cross_entropies(arguments: dict[str, Any]) -> Bound:
     return Formulas(formula, formula)
 
 
-def along(formula: Callable[[int], Formulas]) -> Callable[[dict[str, Any]], Bound]:
-    """A scalar, a row of one, and an empty array round nothing."""
-
-    def bound(arguments: dict[str, Any]) -> Bound:
-        x = arguments["input"]
-        return formula(arguments["dim"]) if x.ndim and x.numel() else Multilinear()
-
-    return bound
-
-
 def traced(ours: Callable[..., Any], theirs: Callable[..., Any] | None = None) -> Callable[[dict[str, Any]], Bound]:
     """theirs: of the input, as Torch computes the slope, if not as we do."""
 
@@ -294,6 +284,14 @@ def traced(ours: Callable[..., Any], theirs: Callable[..., Any] | None = None) -
         return Traced(function, theirs or function)
 
     return bound
+
+
+def along(ours: Callable[..., Any]) -> Callable[[dict[str, Any]], Bound]:
+    """A scalar, a row of one, and an empty array round nothing."""
+    sums = traced(ours)
+    return lambda arguments: (
+        sums(arguments) if arguments["input"].ndim and arguments["input"].numel() else Multilinear()
+    )
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
@@ -330,8 +328,8 @@ for _name, _function in {
 for _variant in ("", " with_dtype"):
     _log = partial(softmax, function=fnconv.log_softmax)
     OPERATORS |= {
-        f"softmax{_variant}": Operator(softmax, bound=along(formulas.softmax)),
-        f"log_softmax{_variant}": Operator(_log, bound=along(formulas.log_softmax)),
+        f"softmax{_variant}": Operator(softmax, bound=along(softmax)),
+        f"log_softmax{_variant}": Operator(_log, bound=along(_log)),
     }
 for _n in (1, 2, 3):
     OPERATORS |= {

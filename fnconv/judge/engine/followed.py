@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
+from dataclasses import replace
+from functools import partial, reduce
 from operator import mul
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.judge.engine.replay import STRUCTURES, Arithmetic, bind, replay
-from fnconv.judge.engine.rounding import EXACT
+from fnconv.base.attach import LinearMap
+from fnconv.judge.engine.replay import STRUCTURES, Arithmetic, bind, opened, replay
+from fnconv.judge.engine.rounding import EXACT, in_float64
 from fnconv.judge.engine.running_error import Approx, Format, Values
 
 MONOTONE: dict[str, Callable[[Any], Any]] = {
@@ -35,7 +38,7 @@ STEPS: dict[str, Callable[..., Approx]] = {
     "abs": lambda e, a: a.abs(),
     "add": lambda e, a, b: a + b,
     "add_any": lambda e, a, b: a + b,
-    "convert_element_type": lambda e, a: a.stored(_format(e)),
+    "convert_element_type": lambda e, a: _converted(a, _format(e)),
     "div": lambda e, a, b: a / b,
     "integer_pow": lambda e, a: _power(a, e.params["y"]),
     "max": lambda e, a, b: _either(a.value >= b.value, a, b, np.maximum(a.error, b.error)),
@@ -56,6 +59,12 @@ def follow(jaxpr: Any, operands: Sequence[Values]) -> list[Approx]:
         return replay(jaxpr, [f.exact(o) for f, o in zip(formats, operands, strict=True)], _Followed())
 
 
+def _converted(a: Approx, to: Format) -> Approx:
+    """In another type; a wider one holds the same numbers."""
+    wider = to.u <= a.format.u and to.tiny <= a.format.tiny
+    return replace(a if wider else a.stored(to), format=to)
+
+
 def _power(a: Approx, y: int) -> Approx:
     product = reduce(mul, [a] * abs(y))
     return product if y > 0 else a.format.exact(1) / product
@@ -70,6 +79,11 @@ class _Followed(Arithmetic):
 
     def equation(self, e: Any, operands: Sequence[Any]) -> Sequence[Any]:
         name = e.primitive.name
+        if isinstance(e.params.get("map"), LinearMap):
+            function = partial(e.primitive.impl, **e.params)
+            return replay(jax.make_jaxpr(function)(*(v.aval for v in e.invars)), operands, self)
+        if name == "cond":  # of platforms: the one that there is
+            return replay(e.params["branches"][int(operands[0])], operands[1:], self)
         if name in STRUCTURES:
             return super().equation(e, operands)
         values = [o.value if isinstance(o, Approx) else o for o in operands]
@@ -80,10 +94,17 @@ class _Followed(Arithmetic):
         lifted = [o if isinstance(o, Approx) else _format(e).exact(o) for o in operands]
         if name in STEPS:
             return [STEPS[name](e, *(operands[:1] if name == "select_n" else []), *lifted[name == "select_n" :])]
-        if name not in EXACT:
+        if name not in EXACT and not _is_extremum(e):
             raise NotImplementedError(f"the error of {name}")
-        moved = [[np.asarray(v, np.float64) for v in bind(e, vs)] for vs in (values, [o.error for o in lifted])]
+        errors = [o.error if isinstance(o, Approx) else o for o in operands]
+        moved = [[np.asarray(v, np.float64) for v in in_float64(e, vs)] for vs in (values, errors)]
         return [Approx(v, abs(error), _format(e)) for v, error in zip(*moved, strict=True)]
+
+
+def _is_extremum(e: Any) -> bool:
+    """Whether it is a reduction to the largest or the smallest."""
+    steps = {i.primitive.name for i in opened(e.params["jaxpr"]).eqns} if e.primitive.name == "reduce" else {""}
+    return steps <= {"max", "min"}
 
 
 def _format(e: Any) -> Format:

@@ -111,11 +111,11 @@ class Float64(Arithmetic):
             return STRUCTURES[name](e, operands, self)
         if not is_native(e):
             try:
-                results = [operands[0]] if name == "reduce_precision" else _in_float64(e, operands)
+                results = [operands[0]] if name == "reduce_precision" else in_float64(e, operands)
             except (TypeError, ValueError, NotImplementedError):
                 pass
             else:
-                return self.rounded(e, operands, results, lambda *other: _in_float64(e, other))
+                return self.rounded(e, operands, results, lambda *other: in_float64(e, other))
         own = [_cast(o, v.aval.dtype) for o, v in zip(operands, e.invars, strict=True)]
         return self.rounded(e, operands, [widened(r) for r in bind(e, own)], None)
 
@@ -156,7 +156,7 @@ def _name(e: Any) -> str:
     return str(e.primitive.name.replace("-", "_"))
 
 
-def _in_float64(e: Any, operands: Arrays) -> Arrays:
+def in_float64(e: Any, operands: Arrays) -> Arrays:
     return bind(e, operands, {key: _widened_parameter(value) for key, value in e.params.items()})
 
 

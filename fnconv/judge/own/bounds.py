@@ -120,31 +120,22 @@ class Selecting:
 class Formulas:
     """Results followed step by step, in the order in which the rule and the reference compute them.
 
-    A formula takes the format of the computation, that of the storage, the operands and the cotangent.
-    accumulates: half precisions compute in float32 rather than in the storage type.
-    tangent: the formula of the tangent; without one it is that of the cotangent "dx", the Jacobian being symmetric.
+    A formula takes the format of the computation, in which half precisions are float32, that of the storage, the
+    operands and the cotangent.  tangent: the formula of the tangent, by either.
     """
 
     manual: Formula
     reference: Formula
-    accumulates: bool = True
     tangent: Formula | None = None
 
-    def of_tangents(self, operands: int) -> Formulas:
-        def along(formula: Formula) -> Formula:
-            def tangent(a: Format, s: Format, given: tuple[Approx, ...], _: Approx) -> Mapping[str, Approx]:
-                return {TANGENT: formula(a, s, given[:1], given[1])["dx"]}
-
-            return self.tangent or tangent
-
-        return Formulas(along(self.manual), along(self.reference), self.accumulates)
+    def of_tangents(self, operands: int) -> Formulas | None:
+        return Formulas(self.tangent, self.tangent) if self.tangent else None
 
     def magnitude(self, run: Reference, operands: tuple[Values, ...], cotangent: Values) -> Results:
         return {name: abs(value) for name, value in run(operands, cotangent).items()}
 
     def errors(self, run: Reference, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
-        wide = accumulator(jnp.dtype(dtype)) if self.accumulates else dtype
-        manual = _follow(self.manual, Format.of(wide), Format.of(dtype), operands, cotangent)
+        manual = _follow(self.manual, Format.of(accumulator(jnp.dtype(dtype))), Format.of(dtype), operands, cotangent)
         reference = _follow(self.reference, F64, F64, operands, cotangent)
         return {name: manual[name].error + reference[name].error for name in manual}
 

@@ -1,8 +1,7 @@
-"""How the functions that are not linear are computed, step by step, for the bounds on their rounding errors.
+"""How power averages are computed, step by step, for the bounds on their rounding errors.
 
-Written out where sums in float32 are stored in between; `bounds.Traced` reads what works element by element from the
-programs.  A formula is written twice where the rule and automatic differentiation take different ways.  `a` computes,
-`s` stores.
+Written out because the program reads powers of two from bits, which `bounds.Traced` cannot follow in float64, and twice
+because the rule and automatic differentiation take different ways.  `a` computes, `s` stores.
 """
 
 from __future__ import annotations
@@ -12,93 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from fnconv.judge.engine.running_error import Approx, Format, Values
+from fnconv.judge.engine.running_error import Approx, Format
 from fnconv.judge.own import references
 from fnconv.judge.own.bounds import TANGENT, Formulas
 from fnconv.judge.own.references import Window
 
 Operands = tuple[Approx, ...]
 Results = Mapping[str, Approx]
-
-
-# ---- softmax --------------------------------------------------------------------------------------------------------
-
-
-def _centred(x: Approx, axis: int) -> Approx:
-    return x - x.value.max(axis=axis, keepdims=True)
-
-
-def _softmax(x: Approx, axis: int) -> Approx:
-    e = _centred(x, axis).exp()
-    return e / e.sum(axis, keepdims=True)
-
-
-def _log_softmax(x: Approx, axis: int) -> Approx:
-    centred = _centred(x, axis)
-    return centred - centred.exp().sum(axis, keepdims=True).log()
-
-
-def softmax(axis: int) -> Formulas:
-    def both(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-        """dx = y (dy - sum(dy y)); y is stored in between."""
-        y = _softmax(operands[0], axis).stored(s)
-        return {"y": y, "dx": (y * (dy - (dy * y).sum(axis, keepdims=True))).stored(s)}
-
-    return Formulas(both, both)
-
-
-def log_softmax(axis: int) -> Formulas:
-    def both(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-        """dx = dy - p sum(dy); p is stored in between."""
-        p = _softmax(operands[0], axis).stored(s)
-        y = _log_softmax(operands[0], axis).stored(s)
-        return {"y": y, "dx": (dy - p * dy.sum(axis, keepdims=True)).stored(s)}
-
-    def tangent(a: Format, s: Format, given: Operands, _: Approx) -> Results:
-        x, t = given
-        p = _softmax(x, axis).stored(s)
-        return {TANGENT: (t - (p * t).sum(axis, keepdims=True)).stored(s)}
-
-    return Formulas(both, both, tangent=tangent)
-
-
-def cross_entropy(hot: Values | None) -> Formulas:
-    """hot: the weights of integer labels; None where weights are the second operand."""
-
-    def split(a: Format, operands: Operands) -> tuple[Approx, Approx]:
-        return (operands[0], operands[1]) if hot is None else (operands[0], a.exact(hot))
-
-    def manual(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-        """d logits = (p sum(labels) - labels) dy with p = exp(log p)."""
-        logits, weights = split(a, operands)
-        log_p, dy = _log_softmax(logits, -1), dy.column()
-        d_logits = (log_p.exp() * weights.sum(-1, keepdims=True) - weights) * dy
-        return _losses(s, weights, log_p, d_logits, dy)
-
-    def automatic(a: Format, s: Format, operands: Operands, dy: Approx) -> Results:
-        """The cotangent of log p is c = -labels dy; that of the logits c - p sum(c)."""
-        logits, weights = split(a, operands)
-        log_p, p, dy = _log_softmax(logits, -1), _softmax(logits, -1), dy.column()
-        c = -(weights * dy)
-        return _losses(s, weights, log_p, c - p * c.sum(-1, keepdims=True), dy)
-
-    def _losses(s: Format, weights: Approx, log_p: Approx, d_logits: Approx, dy: Approx) -> Results:
-        y = -(weights * log_p).sum(-1)
-        results = {"y": y.stored(s), "dlogits": d_logits.stored(s)}
-        return results if hot is not None else results | {"dlabels": (-(log_p * dy)).stored(s)}
-
-    def tangent(a: Format, s: Format, given: Operands, _: Approx) -> Results:
-        """<p sum(labels) - labels, t>, and -<log p, t> of the labels' t."""
-        operands, moved = given[: len(given) // 2], given[len(given) // 2 :]
-        logits, weights = split(a, operands)
-        log_p = _log_softmax(logits, -1)
-        total = ((log_p.exp() * weights.sum(-1, keepdims=True) - weights) * moved[0]).sum(-1).stored(s)
-        return {TANGENT: total if hot is not None else (total - (log_p * moved[1]).sum(-1).stored(s)).stored(s)}
-
-    return Formulas(manual, automatic, tangent=tangent)
-
-
-# ---- power-average pooling ------------------------------------------------------------------------------------------
 
 
 def lp_pool(g: Window, p: float) -> Formulas:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -12,7 +13,6 @@ import numpy as np
 
 from fnconv.judge.own.bounds import Bound, Selecting, Traced
 from fnconv.judge.own.case import Arrays, Case, DataKind, Function
-from fnconv.judge.own.suite import formulas
 from fnconv.ops import functional as ops
 
 SHAPE = (4, 6)
@@ -45,7 +45,8 @@ MODERATE, EXTREME = DataKind("floats", _moderate), DataKind("arguments of +-1e4"
 
 def cases() -> Iterator[Case]:
     """All cases of this module."""
-    yield _one("relu", ops.relu, lambda x: jnp.where(x > 0, x, jnp.zeros((), x.dtype)), Selecting(), SMALL, MODERATE)
+    plain = lambda x: jnp.where(x > 0, x, jnp.zeros((), x.dtype))  # noqa: E731
+    yield _case("relu", str(SHAPE), ops.relu, plain, Selecting(), SMALL, MODERATE)
     yield _leaky_relu(0.25, SMALL)
     yield _leaky_relu(0.01)
     for name in ELEMENTWISE:
@@ -55,32 +56,16 @@ def cases() -> Iterator[Case]:
     yield _traced("gelu", partial(ops.gelu, **exact), partial(jax.nn.gelu, **exact), text=", exact")
     for name in ("elu", "celu"):
         yield _traced(name, partial(getattr(ops, name), alpha=0.3), partial(getattr(jax.nn, name), alpha=0.3))
-    for axis in (-1, 0):
-        yield _softmax("softmax", ops.softmax, jax.nn.softmax, formulas.softmax(axis), axis)
-        yield _softmax("log_softmax", ops.log_softmax, jax.nn.log_softmax, formulas.log_softmax(axis), axis)
-    hot = LABELS[:, None] == np.arange(SHAPE[1])
-    yield _case(
-        "softmax_cross_entropy",
-        f"{SHAPE}, integer labels",
-        lambda logits: ops.softmax_cross_entropy(logits, jnp.asarray(LABELS)),
-        lambda logits: _cross_entropy(logits, jnp.asarray(hot, logits.dtype)),
-        ("logits",),
-        formulas.cross_entropy(hot.astype(np.float64)),
-        MODERATE,
-        EXTREME,
-    )
-    yield _case(  # any weights: their gradient is -log p
-        "softmax_cross_entropy",
-        f"{SHAPE}, weights for labels",
-        ops.softmax_cross_entropy,
-        _cross_entropy,
-        ("logits", "labels"),
-        formulas.cross_entropy(None),
-        MODERATE,
-        EXTREME,
-    )
-    functions, names = (ops.squared_error, _square_of_difference), ("prediction", "target")
-    yield _case("squared_error", str(SHAPE), *functions, names, Traced(*functions, names), SMALL, MODERATE)
+    for name, axis in product(("softmax", "log_softmax"), (-1, 0)):
+        manual, plain = (partial(getattr(module, name), axis=axis) for module in (ops, jax.nn))
+        yield _traced(name, manual, plain, text="" if axis else ", axis 0", axis=axis)
+    manual, hot = partial(ops.softmax_cross_entropy, labels=LABELS), LABELS[:, None] == np.arange(SHAPE[1])
+    plain = partial(_cross_entropy, weights=hot)
+    yield _traced("softmax_cross_entropy", manual, plain, operands=("logits",), text=", integer labels")
+    functions, operands = (ops.softmax_cross_entropy, _cross_entropy), ("logits", "labels")
+    yield _traced("softmax_cross_entropy", *functions, operands=operands, text=", weights for labels")
+    squares, operands = (ops.squared_error, _square_of_difference), ("prediction", "target")
+    yield _case("squared_error", str(SHAPE), *squares, Traced(*squares, operands), SMALL, MODERATE, operands=operands)
 
 
 def _case(
@@ -88,9 +73,9 @@ def _case(
     text: str,
     manual: Function,
     reference: Function,
-    operands: Sequence[str],
     bound: Bound,
     *samples: DataKind,
+    operands: tuple[str, ...] = ("x",),
     axis: int = -1,
 ) -> Case:
     """axis: along which there are sums; the others are a batch."""
@@ -99,14 +84,10 @@ def _case(
     return Case(name, text, lambda rule: manual, reference, shapes, bound, samples, batched=results, quick=True)
 
 
-def _one(name: str, manual: Function, reference: Function, bound: Bound, *samples: DataKind, text: str = "") -> Case:
-    """A function of one array."""
-    return _case(name, f"{SHAPE}{text}", manual, reference, ("x",), bound, *samples)
-
-
-def _traced(name: str, manual: Function, reference: Function, *samples: DataKind, text: str = "") -> Case:
-    """A function of one array, whose bound is that of its program."""
-    return _one(name, manual, reference, Traced(manual, reference), *samples, MODERATE, EXTREME, text=text)
+def _traced(name: str, manual: Function, reference: Function, *samples: DataKind, text: str = "", **more: Any) -> Case:
+    """A function whose bound is that of its program."""
+    bound = Traced(manual, reference, more.get("operands", ("x",)))
+    return _case(name, f"{SHAPE}{text}", manual, reference, bound, *samples, MODERATE, EXTREME, **more)
 
 
 def _leaky_relu(slope: float, *samples: DataKind) -> Case:
@@ -116,15 +97,9 @@ def _leaky_relu(slope: float, *samples: DataKind) -> Case:
     return _traced("leaky_relu", partial(ops.leaky_relu, slope=slope), reference, *samples, text=f", slope {slope}")
 
 
-def _softmax(name: str, manual: Any, reference: Any, bound: Bound, axis: int) -> Case:
-    text = str(SHAPE) if axis == -1 else f"{SHAPE}, axis {axis}"
-    functions = partial(manual, axis=axis), partial(reference, axis=axis)
-    return _case(name, text, *functions, ("x",), bound, MODERATE, EXTREME, axis=axis)
-
-
 def _square_of_difference(prediction: Any, target: Any) -> Any:
     return (prediction - target) ** 2
 
 
 def _cross_entropy(logits: Any, weights: Any) -> jax.Array:
-    return -jnp.sum(weights * jax.nn.log_softmax(logits), axis=-1)
+    return -jnp.sum(jnp.asarray(weights, logits.dtype) * jax.nn.log_softmax(logits), axis=-1)
