@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from fnconv.base.attach import AS_INPUT, attach
-from fnconv.base.dtypes import accumulator
-from fnconv.base.geometry import volume
+from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other, attach
+from fnconv.base.dtypes import to_accumulator
+from fnconv.base.geometry import Axis, is_symbolic, sliding, volume
 from fnconv.base.layout import canonical, restore
+from fnconv.base.lowering import along, computed_once
 from fnconv.base.spec import PoolSpec
 from fnconv.base.typing import ArrayLike, IntOrTuple, Layout, Padding, RuleNames
 from fnconv.ops.max_pool import pool_arguments
 from fnconv.ops.patches import columns, columns_adjoint
+from fnconv.rules import maps
+from fnconv.rules.choice import slides
 
 
 def lp_pool(
@@ -33,8 +40,8 @@ def lp_pool(
 
     The gradient is 0, not NaN, where a window is all zero; sign(0) = 0.  Beside an infinite entry finite ones have
     gradient 0 and its own is NaN, inf / inf, unless p = 1; NaN spreads over its window, for p = 1 to itself alone.
-    Powers are taken of x divided by the window's maximum, or by a power of two near it, so that they neither overflow
-    nor vanish; where y itself overflows, slopes are those beside an infinity.
+    Powers are taken of x divided by the window's maximum, or by a power of two, so that they neither overflow nor
+    vanish; where y itself overflows, slopes are those beside an infinity.
 
     Differs from Torch's: that one takes x^p without the modulus, and scales windows clipped by ceil_mode up.
 
@@ -64,16 +71,84 @@ def lp_pool(
     return restore(_lp_pool(spec, canonical(x, len(spec.axes), layout)), batch, layout)
 
 
+# ---- entries of windows ---------------------------------------------------------------------------------------------
+
+total, spread = LinearMap("window_sum", maps.sums_of_windows), LinearMap("window_spread", maps.spread_over_windows)
+adjoint_to_each_other(total, spread)
+
+Map = Callable[[jax.Array], jax.Array]
+
+
+class Entries(NamedTuple):
+    """How x (N, *S, C) becomes the entries of its windows, and y (N, *O, C) what belongs to each entry.
+
+    `fold` is the adjoint of `unfold`; `total` adds the entries of each window up.
+    """
+
+    unfold: Map
+    fold: Map
+    spread: Map
+    total: Map
+
+
+def _entries(spec: PoolSpec, n: int, channels: int) -> Entries:
+    """x itself where no cell lies in two windows, with 0 for what lies in none; else columns (N, O, K, C)."""
+    axes = sliding(spec.axes)
+    if _slides(spec) and all(a.stride >= a.span and not is_symbolic(a.size) for a in axes):
+        return Entries(partial(_met, axes), lambda x: x, partial(spread, spec), partial(total, spec))
+    return Entries(
+        partial(columns, spec),
+        partial(columns_adjoint, spec),
+        lambda y: y.reshape(n, volume(spec.output), 1, channels),
+        lambda cols: jnp.sum(cols, axis=2).reshape(n, *spec.output, channels),
+    )
+
+
+def _met(axes: Sequence[Axis], x: jax.Array) -> jax.Array:
+    """x, and 0 in the cells that no window meets: NaN there must not reach anything."""
+    for i, a in enumerate(axes, start=1):
+        met = np.isin(np.arange(a.size), a.positions())
+        x = x if met.all() else jnp.where(along(met, i, x.ndim), x, jnp.zeros((), x.dtype))
+    return x
+
+
+def _slides(spec: PoolSpec) -> bool:
+    return slides(spec, "forward") and slides(spec, "input_vjp")
+
+
+# ---- the norm -------------------------------------------------------------------------------------------------------
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _norm(spec: PoolSpec, x: jax.Array) -> jax.Array:
-    cols = jnp.abs(columns(spec, x).astype(accumulator(x.dtype)))  # (N, O, K, C)
-    if spec.p == 1:
-        y = jnp.sum(cols, axis=2)
+    wide = to_accumulator(x)
+    if _slides(spec) and spec.p in (1, 2):
+        y = computed_once(total(spec, jnp.abs(wide)) if spec.p == 1 else _root_of_squares(spec, wide))
     else:
-        largest = jnp.max(cols, axis=2, initial=0)
-        scale = _power_of_two(largest)
-        y = scale * _norm_of_moderate(spec.p, cols * (1 / scale)[:, :, None], largest / scale)
+        y = _norm_of_columns(spec.p, jnp.abs(columns(spec, wide)))
     return y.astype(x.dtype).reshape(x.shape[0], *spec.output, x.shape[-1])
+
+
+def _root_of_squares(spec: PoolSpec, x: jax.Array) -> jax.Array:
+    """The root of one of three sums: of squares as they are, of large numbers made small, of small ones made large."""
+    number = partial(jnp.asarray, dtype=x.dtype)
+    e = int(jnp.finfo(x.dtype).maxexp)  # type: ignore[no-untyped-call]
+    up, down, one, zero = number(2.0 ** (e * 45 // 64)), number(2.0 ** -(e * 45 // 64)), number(1), number(0)
+    squares = total(spec, jnp.square(x))
+    large, small = squares > 2.0 ** (e * 7 // 8), squares < 2.0 ** -(e * 5 // 8)
+    # no entry of a window whose sum is small is left out below; others could overflow, and so would their derivatives
+    of_small = total(spec, jnp.square(jnp.where(jnp.abs(x) < 2.0 ** -(e // 4), x, zero) * up))
+    squares = jnp.where(large, total(spec, jnp.square(x * down)), jnp.where(small, of_small, squares))
+    return jnp.where(large, up, jnp.where(small, down, one)) * _power(squares, 0.5)
+
+
+def _norm_of_columns(p: float, cols: jax.Array) -> jax.Array:
+    """(N, O, K, C) -> (N, O, C)."""
+    if p == 1:
+        return jnp.sum(cols, axis=2)
+    largest = jnp.max(cols, axis=2, initial=0)
+    scale = _power_of_two(largest)
+    return scale * _norm_of_moderate(p, cols * (1 / scale)[:, :, None], largest / scale)
 
 
 def _norm_of_moderate(p: float, cols: jax.Array, largest: jax.Array) -> jax.Array:
@@ -92,58 +167,60 @@ def _power(x: jax.Array, p: float) -> jax.Array:
     return jnp.where(x == 0, zero, jnp.sqrt(safe) if p == 0.5 else safe**p)
 
 
-@_norm.defjvp
-def _norm_jvp(spec: PoolSpec, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """dy = the window's sum of slope * dx; it serves the second derivative."""
-    (x,), (dx,) = primals, tangents
-    y = _norm(spec, x)
-    dy = jnp.sum(_slopes(spec, x, _kept(spec, y)) * columns(spec, dx).astype(accumulator(x.dtype)), axis=2)
-    return y, dy.astype(y.dtype).reshape(y.shape)
-
-
-def _slopes(spec: PoolSpec, x: jax.Array, y: jax.Array | None) -> jax.Array:
-    """dy / dx_i = sign(x_i) (|x_i| / y)^(p - 1) for every window element, 0 where y is: (N, O, K, C)."""
-    cols = columns(spec, x).astype(accumulator(x.dtype))
-    if y is None:
-        return jnp.sign(cols)
-    norm = y.astype(cols.dtype).reshape(x.shape[0], volume(spec.output), 1, x.shape[-1])
-    inverse = 1 / _power_of_two(jax.lax.stop_gradient(norm))  # XLA multiplies by a norm's inverse, which must be normal
-    cols, norm = cols * inverse, norm * inverse
-    # nothing below is divided by 0, nor differentiated at a power of 0
-    one, zero = jnp.ones((), cols.dtype), jnp.zeros((), cols.dtype)
-    safe = jnp.where(norm == 0, one, norm)
-    if spec.p == 2:
-        return jnp.where(norm == 0, zero, cols / safe)
-    magnitude = jnp.where(cols == 0, one, jnp.abs(cols))
-    at_zero = jnp.where(jnp.isnan(norm), norm, zero)
-    return jnp.where(cols == 0, at_zero, jnp.sign(cols) * (magnitude / safe) ** (spec.p - 1))
-
-
-def _kept(spec: PoolSpec, y: jax.Array) -> jax.Array | None:
-    """y, which the slopes need; for p = 1 nothing, since they are signs."""
-    return None if spec.p == 1 else y
-
-
-Residuals = tuple[jax.Array, jax.Array | None]
-
-
-def _lp_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, Residuals]:
-    y = _norm(spec, x)
-    return y, (x, _kept(spec, y))
-
-
-def _lp_pool_bwd(spec: PoolSpec, residuals: Residuals, dy: jax.Array) -> tuple[jax.Array]:
-    slopes = _slopes(spec, *residuals)
-    wide = dy.astype(slopes.dtype).reshape(dy.shape[0], volume(spec.output), 1, dy.shape[-1])
-    return (columns_adjoint(spec, wide * slopes).astype(dy.dtype),)
-
-
 def _power_of_two(largest: jax.Array) -> jax.Array:
     """A power of two near each value, whose inverse is a normal number; 1 for 0 and for infinities and NaN."""
     one = jnp.ones((), largest.dtype)
     _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, one))
     limit = jnp.finfo(largest.dtype).maxexp - 3  # type: ignore[no-untyped-call]
     return jnp.ldexp(one, jnp.clip(exponent - 1, -limit, limit))
+
+
+@_norm.defjvp
+def _norm_jvp(spec: PoolSpec, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """dy = the window's sum of slope * dx; it serves the second derivative."""
+    (x,), (dx,) = primals, tangents
+    y, entries = _norm(spec, x), _entries(spec, x.shape[0], x.shape[-1])
+    dy = entries.total(_slopes(spec, entries, x, y) * entries.unfold(to_accumulator(dx)))
+    return y, dy.astype(y.dtype)
+
+
+def _slopes(spec: PoolSpec, entries: Entries, x: jax.Array, y: jax.Array | None) -> jax.Array:
+    """dy / dx_i = sign(x_i) (|x_i| / y)^(p - 1) for every entry of a window, 0 where y is."""
+    cells = entries.unfold(to_accumulator(x))
+    if y is None or spec.p == 1:
+        return jnp.sign(cells)
+    norm = entries.spread(to_accumulator(y))
+    one, zero = jnp.ones((), cells.dtype), jnp.zeros((), cells.dtype)
+    big = 2.0 ** (jnp.finfo(cells.dtype).maxexp // 2)  # type: ignore[no-untyped-call]
+    # XLA multiplies by a norm's inverse, which must be normal
+    scale = jnp.where(norm > big, 1 / big * one, jnp.where(norm < 1 / big, big * one, one))
+    cells, norm = cells * scale, norm * scale
+    # nothing below is divided by 0, nor differentiated at a power of 0
+    safe, cells = jnp.where(norm == 0, one, norm), jnp.where(norm == 0, zero, cells)
+    if spec.p == 2:
+        return cells / safe
+    magnitude = jnp.where(cells == 0, one, jnp.abs(cells))
+    at_zero = jnp.where(jnp.isnan(norm), norm, zero)
+    return jnp.where(cells == 0, at_zero, jnp.sign(cells) * (magnitude / safe) ** (spec.p - 1))
+
+
+# ---- dx -------------------------------------------------------------------------------------------------------------
+
+Residuals = tuple[jax.Array, jax.Array | None]
+
+
+_stored = jax.jit(lax.optimization_barrier)  # else XLA keeps y a second time, in the dtype of sums
+
+
+def _lp_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, Residuals]:
+    y: jax.Array = _stored(_norm(spec, x))
+    return y, (x, None if spec.p == 1 else y)  # for p = 1 slopes are signs
+
+
+def _lp_pool_bwd(spec: PoolSpec, residuals: Residuals, dy: jax.Array) -> tuple[jax.Array]:
+    entries = _entries(spec, dy.shape[0], dy.shape[-1])
+    shares = entries.spread(to_accumulator(dy)) * _slopes(spec, entries, *residuals)
+    return (entries.fold(shares).astype(dy.dtype),)
 
 
 _lp_pool = attach(_norm, _lp_pool_fwd, _lp_pool_bwd, placement=AS_INPUT)

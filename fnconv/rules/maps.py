@@ -15,6 +15,7 @@ from fnconv.base.errors import mistyped
 from fnconv.base.geometry import volume, windows
 from fnconv.base.lowering import computed_once, may_target_tpu, unless_empty
 from fnconv.base.spec import ConvSpec, PoolSpec
+from fnconv.base.window_sums import window_sum, window_sum_adjoint
 from fnconv.rules import avg_pool, conv, im2col, max_pool
 from fnconv.rules.choice import compares, conv_choice, pool_rule, rescans, slides
 from fnconv.rules.max_pool.segment_sum import offset_dtype
@@ -121,6 +122,24 @@ def _avg_pool_rule(map_: str, spec: PoolSpec) -> Callable[..., jax.Array]:
     if not slides(spec, map_):
         return rule
     return lambda spec, v: lax.platform_dependent(v, cpu=partial(rule, spec), default=partial(rules["lax"], spec))
+
+
+def sums_of_windows(spec: PoolSpec, x: jax.Array) -> jax.Array:
+    """The sum of every window, zeros in the padding, whatever rule the spec names."""
+    shape = (x.shape[0], *spec.output, x.shape[-1])
+    return unless_empty(_by_platform(window_sum, avg_pool.lax.sums), shape, x)(spec, x)
+
+
+def spread_over_windows(spec: PoolSpec, y: jax.Array) -> jax.Array:
+    """The adjoint of `sums_of_windows`; where windows are disjoint, each cell has its window's entry."""
+    shape = (y.shape[0], *spec.size, y.shape[-1])
+    return unless_empty(_by_platform(window_sum_adjoint, avg_pool.lax.sums_adjoint), shape, y)(spec, y)
+
+
+def _by_platform(on_cpu: Callable[..., jax.Array], elsewhere: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    return lambda spec, v: lax.platform_dependent(
+        v, cpu=partial(on_cpu, axes=spec.axes), default=partial(elsewhere, axes=spec.axes)
+    )
 
 
 def im2col_forward(spec: PoolSpec, x: jax.Array) -> jax.Array:

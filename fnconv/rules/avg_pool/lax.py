@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from fnconv.base.dtypes import to_accumulator
-from fnconv.base.geometry import Axis, sliding
+from fnconv.base.geometry import AnyAxis, sliding
 from fnconv.base.pairs import pad, zero_insert
 from fnconv.base.spec import PoolSpec
 from fnconv.rules.avg_pool.divide import by_size
@@ -17,19 +17,25 @@ from fnconv.rules.avg_pool.divide import by_size
 
 def forward(spec: PoolSpec, x: jax.Array) -> jax.Array:
     """The mean of each window."""
-    return by_size(spec, _sums(to_accumulator(x), sliding(spec.axes))).astype(x.dtype)
+    return by_size(spec, sums(to_accumulator(x), spec.axes)).astype(x.dtype)
 
 
 def input_vjp(spec: PoolSpec, dy: jax.Array) -> jax.Array:
     """Every cell collects the shares of the windows it lies in: the zero-inserted shares, summed at stride 1."""
-    axes = sliding(spec.axes)
-    shares = zero_insert(by_size(spec, to_accumulator(dy)), [a.stride for a in axes])
-    return _sums(shares, [a.input_gradient() for a in axes]).astype(dy.dtype)
+    return sums_adjoint(by_size(spec, to_accumulator(dy)), spec.axes).astype(dy.dtype)
 
 
-def _sums(x: jax.Array, axes: Sequence[Axis]) -> jax.Array:
+def sums(x: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
+    """The sum of every sliding window: (N, *S, C) -> (N, *O, C)."""
+    moving = sliding(axes)
     window, strides, dilation = (
-        (1, *v, 1) for v in zip(*((a.window, a.stride, a.dilation) for a in axes), strict=True)
+        (1, *v, 1) for v in zip(*((a.window, a.stride, a.dilation) for a in moving), strict=True)
     )
     zero = np.zeros((), x.dtype)
-    return lax.reduce_window(pad(x, axes), zero, lax.add, window, strides, "VALID", window_dilation=dilation)
+    return lax.reduce_window(pad(x, moving), zero, lax.add, window, strides, "VALID", window_dilation=dilation)
+
+
+def sums_adjoint(y: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
+    """What each cell collects of the windows it lies in: (N, *O, C) -> (N, *S, C)."""
+    moving = sliding(axes)
+    return sums(zero_insert(y, [a.stride for a in moving]), [a.input_gradient() for a in moving])
