@@ -42,6 +42,7 @@ class Traits:
         self.narrow = conv.taps.is_narrow(spec)
         self.wide_groups = not self.dense and self.c >= conv.merged.WIDTHS["forward"]
         self.strided = any(a.stride > 1 for a in spec.axes)
+        self.patches = self.dense and self.elements > 1 and conv.space_to_depth.meet(spec)
         self.short = all(a.window <= conv.winograd.LONGEST for a in spec.axes)
         self.overlaps = all(a.window >= 3 * a.stride for a in spec.axes)  # neighbouring windows do, by two thirds
         self.extended = sum(a.window > 1 for a in spec.axes)  # axes along which the window is
@@ -93,6 +94,7 @@ def _always(s: Traits) -> bool:
 CPU: dict[str, tuple[Line, ...]] = {
     "forward": (
         Line("onednn", lambda s: s.onednn, "oneDNN's loops, made for this layer: 1.3-10x"),
+        Line("space_to_depth", lambda s: s.patches, "windows that meet: one product of the cells as they lie, 1-10x"),
         Line("merged", lambda s: s.depthwise and not s.unrolled, "depthwise, a window too large to unroll"),
         Line("taps", lambda s: s.narrow and s.unrolled, "XLA loops over single channels of narrow groups: 8-50x"),
         Line("merged", lambda s: s.wide_groups, "every group is a dense convolution: 2-4x"),
@@ -108,6 +110,7 @@ CPU: dict[str, tuple[Line, ...]] = {
         Line("lax", _always, "XLA's own convolution is as fast as any rule here"),
     ),
     "input_vjp": (
+        Line("space_to_depth", lambda s: s.patches, "windows that meet: one product of the cells as they lie, 1-10x"),
         Line("onednn", lambda s: s.onednn and s.gathers, "oneDNN's loops, made for this layer: 1.2-4x"),
         Line("merged", lambda s: s.depthwise and not s.unrolled, "depthwise, a window too large to unroll"),
         Line("taps", lambda s: s.narrow and s.unrolled, "XLA loops over single channels of narrow groups: 7-600x"),
@@ -128,6 +131,7 @@ CPU: dict[str, tuple[Line, ...]] = {
     ),
     "weight_vjp": (
         Line("onednn", lambda s: s.onednn and s.few_tiles, "oneDNN's loops, made for this layer: 1.1-30x"),
+        Line("space_to_depth", lambda s: s.patches, "windows that meet: one product of the cells as they lie, 1-10x"),
         Line("taps", lambda s: s.depthwise and s.unrolled, "a sum over positions without a product: 9-400x"),
         Line("merged", lambda s: not s.dense, "XLA runs group by group in scalar code: 20-1000x"),
         Line("taps", lambda s: s.elements == 1, "1x1: one matrix product, 4-15x"),
@@ -172,6 +176,7 @@ def candidates(map_: str, spec: ConvSpec, dtype: Any) -> tuple[str, ...]:
         "winograd": s.tiles,
         "winograd4": s.tiles and map_ == "weight_vjp",
         "merged": not s.dense,
+        "space_to_depth": s.patches,
         "lax": True,
         "onednn": _onednn_may(spec, dtype),
     }

@@ -26,6 +26,7 @@ LINES = {  # (size, window, in, out, options of the geometry, groups) -> rules o
     "one input channel": ((28, 28), (5, 5), 1, 6, {}, 1, ("blocked", "blocked", "blocked")),
     "few channels": ((32, 32), (3, 3), 3, 64, {}, 1, ("columns", "taps", "columns")),
     "stem": ((56, 56), (7, 7), 3, 64, {"strides": 2}, 1, ("lax", "blocked", "blocked")),
+    "patches": ((32, 32), (4, 4), 3, 96, {"strides": 4}, 1, ("space_to_depth",) * 3),
     "stem of few": ((56, 56), (7, 7), 3, 24, {"strides": 2}, 1, ("blocked", "blocked", "blocked")),
     "fewer than y has": ((32, 32), (3, 3), 24, 64, {}, 1, ("lax", "taps", "winograd4")),
     "strided, more than y has": ((17, 17), (3, 3), 64, 32, {"strides": 2}, 1, ("lax", "taps", "lax")),

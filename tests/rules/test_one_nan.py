@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 CASES = {
     "plain": Conv((5, 6), (3, 3), 1, 1, inputs=3, outputs=2),
     "strided, cells left over": Conv((8, 5), (2, 2), (3, 2), inputs=2, outputs=3),
+    "strided, overlapping": Conv((9,), (3,), 2, inputs=2, outputs=2),
     "dilated, cropped": Conv((9,), (3,), 2, ((-1, 2),), 2, inputs=2, outputs=2),
     "grouped": Conv((6, 4), (3, 1), 1, ((1, 1), (0, 0)), inputs=4, outputs=4, groups=2),
     "depthwise": Conv((11, 4), (3, 2), (1, 2), inputs=3, outputs=6, groups=3),

@@ -26,6 +26,7 @@ from fnconv.rules.conv import (
     lax,
     merged,
     onednn,
+    space_to_depth,
     taps,
     winograd,
     winograd4,
@@ -43,6 +44,7 @@ FORMULATIONS = (  # simplest first
     winograd,
     winograd4,
     merged,
+    space_to_depth,
     onednn,
     lax,
 )
