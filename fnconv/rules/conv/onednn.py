@@ -58,6 +58,11 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     return _call(WEIGHT_VJP, _without_cropping(spec), _cropped(spec, x), dy)
 
 
+def spreads(spec: ConvSpec, map_: str) -> bool:
+    """Its loops multiply zeros that fill up blocks."""
+    return True
+
+
 def refusal(spec: ConvSpec, dtype: jnp.dtype) -> str | None:
     """Why the rule does not take these operands, or None."""
     if dtype.name not in DTYPES:
