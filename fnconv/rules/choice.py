@@ -67,6 +67,11 @@ class Traits:
         return self.dense and self.tiles and self.extended > 1 and min(self.c, self.d) >= channels
 
     @property
+    def many_tiles(self) -> bool:
+        """Enough for their products to pay, which three axes always are."""
+        return self.output >= 8 or self.extended > 2
+
+    @property
     def gathers(self) -> bool:
         """Whether dx is more than one product, of channels enough: else oneDNN is no faster."""
         return self.elements > 1 and (self.c > 8 or not self.dense) and not (self.depthwise and self.strided)
@@ -105,7 +110,7 @@ CPU: dict[str, tuple[Line, ...]] = {
         Line(
             "blocked", lambda s: s.c <= 4 and s.d <= 32 and s.overlaps, "few channels in and out: wider products, 2-12x"
         ),
-        Line("winograd", lambda s: s.winograd, "fewer products: 1.5-2.8x"),
+        Line("winograd", lambda s: s.winograd and s.many_tiles, "fewer products: 1.1-2.8x"),
         Line("columns", lambda s: s.c <= 4 and s.few_columns, "few channels, but enough in all columns: 1.4x"),
         Line("lax", _always, "XLA's own convolution is as fast as any rule here"),
     ),
@@ -123,7 +128,7 @@ CPU: dict[str, tuple[Line, ...]] = {
             lambda s: s.c <= 8 and s.d <= 64 and s.blocks and s.overlaps,
             "few channels, long windows: 1.2-9x",
         ),
-        Line("winograd", lambda s: s.winograd and s.output >= 8, "fewer products: 1.1-2.5x"),
+        Line("winograd", lambda s: s.winograd and s.many_tiles, "fewer products: 1.1-2.5x"),
         Line("taps", lambda s: s.c <= 16 and s.few_columns, "few channels: one product and shifted additions, 2.3x"),
         Line("taps", lambda s: s.c <= min(32, s.d) and s.few_columns, "few channels, more in y: the same, 1.2-2.4x"),
         Line("taps", lambda s: s.strided and s.elements <= 9, "XLA multiplies the zeros between cotangents: 1.1-2.3x"),

@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+from threading import Lock
 
 import jax
 import jax.numpy as jnp
@@ -152,9 +153,17 @@ def usable() -> bool:
     return installed() and missing() is None
 
 
-@cache
 def missing() -> str | None:
     """What the rule lacks here, or None; the first call builds and loads the handler."""
+    with _loading:
+        return _load()
+
+
+_loading = Lock()
+
+
+@cache
+def _load() -> str | None:
     if platform.system() != "Linux":
         return "Linux"
     if absent := _absent():
