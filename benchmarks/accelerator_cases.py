@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 import fnconv
-from benchmarks import convolutions, models, pools
+from benchmarks import convolutions, models, pools, unet
 from benchmarks.cases import LAYERS, POOLS, Pool
 from benchmarks.networks import NETWORKS
 
@@ -159,3 +159,10 @@ def _steps() -> Iterator[Case]:
         )
         gradients = (jax.grad(partial(models.loss, side, network, False)) for side in models.SIDES.values())
         yield Case(f"step of {network.name} float32", "step", *gradients, (weights, images, labels))
+    yield transformed("U-Net, transformed, float32", unet.loss, unet.args())
+
+
+def transformed(name: str, loss: Function, args: tuple[Any, ...]) -> Case:
+    """The gradient of a user's loss by its first argument, and the same under `with_manual_rules`."""
+    shapes = jax.eval_shape(lambda: args)
+    return Case(f"step of {name}", "step", jax.grad(loss), jax.grad(fnconv.with_manual_rules(loss)), shapes)

@@ -164,12 +164,12 @@ def measured(target: str, fn: Callable[..., Any], *shapes: Any) -> dict[str, Any
     }
 
 
-def run(target: str, only: Callable[[str], bool]) -> Iterator[Row]:
-    """A row for each case, as it is compiled."""
-    from benchmarks.accelerator_cases import cases
+def run(target: str, only: Callable[[str], bool], model: Any = None) -> Iterator[Row]:
+    """A row for each case, as it is compiled; or of one model, (its name, its loss, the loss's arguments)."""
+    from benchmarks.accelerator_cases import cases, transformed
 
     devices(target)
-    for case in cases():
+    for case in cases() if model is None else [transformed(*model)]:
         if only(f"{case.name} {case.map}"):
             sides = {side: measured(target, getattr(case, side), *case.shapes) for side in ("autodiff", "fnconv")}
             yield {"name": case.name, "map": case.map, **sides}

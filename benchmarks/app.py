@@ -159,17 +159,23 @@ def tangents(
 def accelerators(
     target: Annotated[str, typer.Option(help="h100, a100 or tpu-v5e.")],
     only: Only = "",
+    model: Annotated[str, typer.Option(help="FILE.py:LOSS of yours alone; args() of FILE.py are its arguments.")] = "",
     json_file: Json = None,
 ) -> None:
     """Programs for a GPU or a TPU that is not there: compiled and counted, not run. Needs the extra `aot`."""
     from benchmarks import accelerators as module
     from benchmarks import environment, table
+    from fnconv.cli import user_file
 
     if target not in module.TARGETS:
         raise typer.BadParameter(f"--target must be one of {', '.join(module.TARGETS)}; got {target}")
     found, rows, start, pattern = environment.describe(), [], time.perf_counter(), re.compile(only)
+    yours = None
+    if model:
+        loss = user_file.load("benchmarks", "--model", model)
+        yours = (model, loss, user_file.arguments("benchmarks", loss, model, user_file.ARGS))
     try:
-        for row in module.run(target, lambda name: pattern.search(name) is not None):
+        for row in module.run(target, lambda name: pattern.search(name) is not None, yours):
             rows.append(row)
             typer.echo(module.line(target, row))
     except module.Missing as error:

@@ -29,8 +29,10 @@ from benchmarks import (
     report,
     targets,
     timing,
+    unet,
     verify,
 )
+from benchmarks.accelerator_cases import transformed
 from benchmarks.jax_layers import Autodiff, Manual
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +71,13 @@ def test_a_network_asks_for_the_same_parameters_on_both_sides(network: networks.
         logits = jax.eval_shape(lambda x, layers=layers: network.build(layers, x, True), jnp.asarray(images))
         assert logits.shape == (2, 10)
         assert next(layers.parameters.given, None) is None
+
+
+def test_a_user_s_model_is_counted_with_the_gradient_of_each_weight():
+    case = transformed("U-Net", unet.loss, unet.args())
+    shapes = [w.shape for w in unet.args()[0]]
+    for side in (case.autodiff, case.fnconv):
+        assert [g.shape for g in jax.eval_shape(side, *case.shapes)] == shapes
 
 
 # ---- equality -------------------------------------------------------------------------------------------------------
