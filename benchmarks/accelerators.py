@@ -186,17 +186,26 @@ def ratio(target: str, row: Row) -> float:
 GROUPS = ("conv", "pool max", "pool avg", "in context max", "in context avg", "step")
 
 
+def grouped(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Rows by (group, map)."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        group = next((g for g in GROUPS if row["name"].startswith(f"{g} ")), "other operations")
+        found.setdefault((group, row["map"]), []).append(row)
+    return found
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+
+
 def standings(target: str, rows: Sequence[Row]) -> list[tuple[str, str, int, float, float, str]]:
     """(group, map, number of rows, geometric mean, the smallest, of what) for every group and map, and for all."""
     found = []
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        group = next((g for g in GROUPS if row["name"].startswith(f"{g} ")), "other operations")
-        grouped.setdefault((group, row["map"]), []).append(row)
-    for (group, map_), of in [*grouped.items(), (("all", ""), list(rows))]:
+    for (group, map_), of in [*grouped(rows).items(), (("all", ""), list(rows))]:
         ratios = [ratio(target, row) for row in of]
-        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-        found.append((group, map_, len(of), mean, min(ratios), of[ratios.index(min(ratios))]["name"]))
+        least = min(ratios)
+        found.append((group, map_, len(of), geometric_mean(ratios), least, of[ratios.index(least)]["name"]))
     return found
 
 

@@ -13,6 +13,7 @@ from benchmarks.targets import RESIDUALS, Row, Standing, ratio, share, standings
 
 FOLDER = Path(__file__).parent
 README, DETAILS, PICTURE = FOLDER.parent / "README.md", FOLDER / "README.md", RESULTS / "picture.svg"
+COUNTED_PICTURE = RESULTS / "accelerators.svg"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 
@@ -21,10 +22,12 @@ def write(folder: Path = RESULTS) -> list[Path]:
     results = load(folder)
     for path, block in ((README, summary(results)), (DETAILS, details(results))):
         path.write_text(replaced(path.read_text(), block))
-    if not any(name in results for name in TIMED):
-        return [README, DETAILS]
-    picture.draw(results, PICTURE)
-    return [README, DETAILS, PICTURE]
+    written = [README, DETAILS]
+    for names, draw, path in ((TIMED, picture.draw, PICTURE), (COUNTED, picture.draw_counted, COUNTED_PICTURE)):
+        if any(name in results for name in names):
+            draw(results, path)
+            written.append(path)
+    return written
 
 
 def replaced(text: str, block: str) -> str:
@@ -99,6 +102,9 @@ def details(results: Results) -> str:
                 parts += _random(result["rows"])
             case _:
                 parts.append(_cases(result["rows"]))
+    if any(name in results for name in COUNTED):
+        link = COUNTED_PICTURE.relative_to(FOLDER).as_posix()
+        parts.append(f"![What is counted of autodiff's programs for accelerators over fnconv's]({link})")
     return "\n\n".join(parts) or "None is kept here yet."
 
 

@@ -321,12 +321,15 @@ def test_readme_is_what_the_measurements_generate(path, block):
     assert report.replaced(text, block(kept.load())) == text, "run python -m benchmarks report"
 
 
-def test_the_picture_is_of_these_measurements():
+@pytest.mark.parametrize(
+    ("path", "names"), [(report.PICTURE, kept.TIMED), (report.COUNTED_PICTURE, kept.COUNTED)], ids=["timed", "counted"]
+)
+def test_the_picture_is_of_these_measurements(path, names):
     results = kept.load()
-    drawn = any(name in results for name in kept.TIMED)
-    assert report.PICTURE.exists() == drawn
+    drawn = any(name in results for name in names)
+    assert path.exists() == drawn
     if drawn:
-        assert kept.digest(results) in report.PICTURE.read_text()
+        assert kept.digest(results) in path.read_text()
 
 
 STEP = row("net", "step", [], autodiff=6, fnconv=2, torch=3)
@@ -369,6 +372,10 @@ def test_picture_carries_its_digest(tmp_path):
     results = {"layers": result("layers", ROWS)}
     picture.draw(results, tmp_path / "a.svg")
     assert kept.digest(results) in (tmp_path / "a.svg").read_text()
+    counted = [{"name": "conv a", "map": "fwd", "autodiff": {"bytes": 8}, "fnconv": {"bytes": n}} for n in (2, 8)]
+    results = {"accelerators-h100": result("accelerators-h100", counted)}
+    picture.draw_counted(results, tmp_path / "b.svg")
+    assert kept.digest(results) in (tmp_path / "b.svg").read_text()
 
 
 def test_smoke_runs_and_misplaced_results_are_refused(tmp_path):
