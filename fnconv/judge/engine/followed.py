@@ -31,7 +31,6 @@ MONOTONE: dict[str, Callable[[Any], Any]] = {
     "log1p": np.log1p,
     "logistic": lambda x: np.exp(-np.logaddexp(0, -x)),
     "rsqrt": lambda x: x**-0.5,
-    "sqrt": np.sqrt,
     "tanh": np.tanh,
 }
 STEPS: dict[str, Callable[..., Approx]] = {
@@ -47,6 +46,7 @@ STEPS: dict[str, Callable[..., Approx]] = {
     "neg": lambda e, a: -a,
     "reduce_sum": lambda e, a: a.sum(e.params["axes"]),
     "select_n": lambda e, which, a, b: _either(which, b, a, np.where(which, b.error, a.error)),
+    "sqrt": lambda e, a: a.sqrt(),
     "square": lambda e, a: a * a,
     "sub": lambda e, a, b: a - b,
 }
