@@ -15,9 +15,12 @@ from fnconv.ops.conv import conv_weight_vjp as conv_weight_vjp
 from fnconv.ops.conv_block import conv_block as conv_block
 from fnconv.ops.dense import dense as dense
 from fnconv.ops.dense import flatten as flatten
+from fnconv.ops.dropout import dropout as dropout
 from fnconv.ops.elementwise import celu as celu
 from fnconv.ops.elementwise import elu as elu
+from fnconv.ops.elementwise import gate as gate
 from fnconv.ops.elementwise import gelu as gelu
+from fnconv.ops.elementwise import glu as glu
 from fnconv.ops.elementwise import hard_sigmoid as hard_sigmoid
 from fnconv.ops.elementwise import hard_silu as hard_silu
 from fnconv.ops.elementwise import hard_tanh as hard_tanh
@@ -28,6 +31,10 @@ from fnconv.ops.elementwise import selu as selu
 from fnconv.ops.elementwise import silu as silu
 from fnconv.ops.elementwise import soft_sign as soft_sign
 from fnconv.ops.elementwise import softplus as softplus
+from fnconv.ops.loss import absolute_error as absolute_error
+from fnconv.ops.loss import huber_loss as huber_loss
+from fnconv.ops.loss import kl_divergence as kl_divergence
+from fnconv.ops.loss import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from fnconv.ops.loss import softmax_cross_entropy as softmax_cross_entropy
 from fnconv.ops.loss import squared_error as squared_error
 from fnconv.ops.lp_pool import lp_pool as lp_pool

@@ -9,9 +9,10 @@ import numpy as np
 from fnconv.base.attach import attach
 from fnconv.base.dtypes import to_accumulator
 from fnconv.base.errors import invalid
-from fnconv.base.spec import as_array, same_dtype
+from fnconv.base.spec import as_array, number, same_dtype
 from fnconv.base.typing import ArrayLike
-from fnconv.ops.activation import _softmax_primal, log_p, row_top
+from fnconv.ops.activation import _logistic, _softmax_primal, log_p, row_top
+from fnconv.ops.elementwise import elementwise, log_one_plus_exp
 
 # ---- softmax cross-entropy ------------------------------------------------------------------------------------------
 
@@ -115,7 +116,7 @@ def _product(weights: jax.Array, logs: jax.Array) -> jax.Array:
 _cross_entropy = attach(_cross_entropy_primal, _cross_entropy_fwd, _cross_entropy_bwd, has_spec=False)
 
 
-# ---- squared error --------------------------------------------------------------------------------------------------
+# ---- of a prediction and a target, element by element ---------------------------------------------------------------
 
 
 def squared_error(prediction: ArrayLike, target: ArrayLike) -> jax.Array:
@@ -131,13 +132,73 @@ def squared_error(prediction: ArrayLike, target: ArrayLike) -> jax.Array:
     >>> jax.grad(lambda p: squared_error(p, jnp.array([1., 1.])).sum())(jnp.array([3., 1.])).tolist()
     [4.0, 0.0]
     """
-    name = "squared_error"
-    prediction = as_array(name, "prediction", prediction, integers=False)
-    target = as_array(name, "target", target, integers=False)
-    same_dtype(name, prediction=prediction, target=target)
-    if prediction.shape != target.shape:
-        raise invalid(name, "target", f"must have prediction's shape {prediction.shape}", target.shape)
-    return _squared_error(prediction, target)
+    return _squared_error(*_alike("squared_error", prediction=prediction, target=target))
+
+
+def absolute_error(prediction: ArrayLike, target: ArrayLike) -> jax.Array:
+    """|prediction - target| for each element; gradients +-sign(prediction - target) dy, 0 where they are equal.
+
+    >>> import jax
+    >>> float(absolute_error(1., 3.)), float(jax.grad(absolute_error)(1., 3.)), float(jax.grad(absolute_error)(1., 1.))
+    (2.0, -1.0, 0.0)
+    """
+    return _absolute_error((), *_alike("absolute_error", prediction=prediction, target=target))
+
+
+def huber_loss(prediction: ArrayLike, target: ArrayLike, delta: float = 1.0) -> jax.Array:
+    """e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2), e = prediction - target (Huber, 1964).
+
+    Gradients +-dy min(max(e, -delta), delta).  delta: a positive finite number known at trace time.
+
+    >>> import jax
+    >>> float(huber_loss(3., 0.)), float(jax.grad(huber_loss)(3., 0.)), float(jax.grad(huber_loss)(0.5, 0.))
+    (2.5, 1.0, 0.5)
+    """
+    delta = number("huber_loss", "delta", delta)
+    if not 0 < delta < np.inf:
+        raise invalid("huber_loss", "delta", "must be positive and finite", delta)
+    return _huber_loss((delta,), *_alike("huber_loss", prediction=prediction, target=target))
+
+
+def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """-labels log s(logits) - (1 - labels) log s(-logits) for each element, s the sigmoid.
+
+    d logits = dy ((1 - labels) s(logits) - labels s(-logits)), which is s - labels without its cancellation;
+    d labels = -logits dy.  Both floating, of one shape and dtype.
+
+    >>> import jax
+    >>> float(sigmoid_binary_cross_entropy(-1e4, 1.)), float(jax.grad(sigmoid_binary_cross_entropy)(0., 1.))
+    (10000.0, -0.5)
+    """
+    name = "sigmoid_binary_cross_entropy"
+    return _binary_cross_entropy((), *_alike(name, logits=logits, labels=labels))
+
+
+def kl_divergence(log_predictions: ArrayLike, targets: ArrayLike) -> jax.Array:
+    """sum(targets (log targets - log_predictions)) over the last axis, 0 log 0 being 0, in log_predictions' dtype.
+
+    d log_predictions = -targets dy; d targets = (log targets + 1 - log_predictions) dy, without the logarithm and the 1
+    where a target is 0.  Both (*batch, classes), floating, of one dtype.
+
+    >>> import jax.numpy as jnp
+    >>> float(kl_divergence(jnp.log(jnp.array([0.25, 0.75])), jnp.array([0.25, 0.75])))
+    0.0
+    """
+    log_predictions, targets = _alike("kl_divergence", log_predictions=log_predictions, targets=targets)
+    if log_predictions.ndim < 1:
+        raise invalid("kl_divergence", "log_predictions", "must have an axis of classes", log_predictions.shape)
+    each = _kl_divergence((), log_predictions, targets)
+    return jnp.sum(to_accumulator(each), axis=-1).astype(each.dtype)
+
+
+def _alike(name: str, **given: ArrayLike) -> list[jax.Array]:
+    """Two floating arrays of one shape and dtype."""
+    arrays = {k: as_array(name, k, v, integers=False) for k, v in given.items()}
+    same_dtype(name, **arrays)
+    (first, a), (second, b) = arrays.items()
+    if a.shape != b.shape:
+        raise invalid(name, second, f"must have {first}'s shape {a.shape}", b.shape)
+    return [a, b]
 
 
 def _squared_error_primal(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -153,4 +214,36 @@ def _squared_error_bwd(error: jax.Array, dy: jax.Array) -> Pair:
     return d_prediction, -d_prediction
 
 
+def _huber_value(p: jax.Array, t: jax.Array, delta: float) -> jax.Array:
+    size = jnp.abs(p - t)
+    small = jnp.minimum(size, delta)
+    return small * (size - small / 2)
+
+
+def _binary_cross_entropy_value(z: jax.Array, labels: jax.Array) -> jax.Array:
+    return _product(labels, log_one_plus_exp(-z)) + _product(1 - labels, log_one_plus_exp(z))
+
+
+def _log_of_target(t: jax.Array) -> jax.Array:
+    return jnp.log(jnp.where(t > 0, t, jnp.ones((), t.dtype)))
+
+
 _squared_error = attach(_squared_error_primal, _squared_error_fwd, _squared_error_bwd, has_spec=False)
+_absolute_error = elementwise(
+    "absolute_error", lambda p, t: jnp.abs(p - t), lambda p, t: jnp.sign(p - t), lambda p, t: jnp.sign(t - p)
+)
+_huber_loss = elementwise(
+    "huber_loss", _huber_value, lambda p, t, d: jnp.clip(p - t, -d, d), lambda p, t, d: jnp.clip(t - p, -d, d)
+)
+_binary_cross_entropy = elementwise(
+    "sigmoid_binary_cross_entropy",
+    _binary_cross_entropy_value,
+    lambda z, labels: (1 - labels) * _logistic(z) - labels * _logistic(-z),
+    lambda z, labels: -z,
+)
+_kl_divergence = elementwise(
+    "kl_divergence",
+    lambda q, t: t * (_log_of_target(t) - q),
+    lambda q, t: -t,
+    lambda q, t: _log_of_target(t) + (t > 0).astype(t.dtype) - q,
+)

@@ -32,6 +32,7 @@ from fnconv.base.layout import check_layout
 from fnconv.base.spec import as_array, number
 from fnconv.base.typing import ArrayLike, Layout
 from fnconv.ops.activation import _axis
+from fnconv.ops.elementwise import summed_to
 
 Arrays = tuple[jax.Array, ...]
 
@@ -98,7 +99,7 @@ def _bwd(spec: _Spec, residuals: Arrays, cotangents: Arrays) -> Arrays:
     mean_g, mean_gz, dm, dv = (v / n for v in _over_devices(spec, x, *sums, d_mean, d_variance))
     dx = r * factor * (g - mean_g * spec.centred - z * mean_gz) + (dm * spec.centred + 2 * d * dv)
     d_bias, d_scale = sums if alike else (dy, dy * z)
-    return dx.astype(x.dtype), _summed_to(scale, d_scale), _summed_to(bias, d_bias)
+    return dx.astype(x.dtype), summed_to(scale, d_scale), summed_to(bias, d_bias)
 
 
 def _deviation(x: jax.Array, origin: jax.Array, mean: jax.Array | float) -> jax.Array:
@@ -133,12 +134,6 @@ def _psum(values: Any, devices: str) -> Any:
     return lax.psum(values, devices)  # type: ignore[no-untyped-call]
 
 
-def _summed_to(a: jax.Array, v: jax.Array) -> jax.Array:
-    """v, added up to the shape and type of a."""
-    axes = tuple(i for i, (size, of_v) in enumerate(zip(a.shape, v.shape, strict=True)) if size == 1 != of_v)
-    return jnp.sum(v, axis=axes, keepdims=True).astype(a.dtype)
-
-
 _norm = attach(_primal, _fwd, _bwd)
 
 
@@ -164,7 +159,7 @@ def _given_bwd(epsilon: float, operands: Arrays, dy: jax.Array) -> Arrays:
     dz = wide * _deviation(x, to_accumulator(mean), 0)
     d_variance = dz * (to_accumulator(scale) * r * r * r / -2)
     others = zip(operands[1:], (-dx, d_variance, dz * r, wide), strict=True)
-    return dx.astype(x.dtype), *(_summed_to(a, v) for a, v in others)
+    return dx.astype(x.dtype), *(summed_to(a, v) for a, v in others)
 
 
 _given = attach(_given_primal, _given_fwd, _given_bwd)
@@ -195,7 +190,6 @@ def layer_norm(
     Raises:
       ValueError, TypeError: at trace time, naming the argument, the rule broken, the value and the shape.
 
-    >>> import jax, jax.numpy as jnp
     >>> layer_norm(jnp.array([[1., 3.], [1000., 1002.]]), epsilon=0.).tolist()
     [[-1.0, 1.0], [-1.0, 1.0]]
     """
@@ -209,7 +203,6 @@ def rms_norm(
 
     Arguments and errors as `layer_norm`'s.
 
-    >>> import jax, jax.numpy as jnp
     >>> rms_norm(jnp.array([3., -3.]), epsilon=0.).tolist()
     [1.0, -1.0]
     """
@@ -229,7 +222,6 @@ def group_norm(
 
     x (N, *spatial, C) or (N, C, *spatial), groups a divisor of C, scale and bias (C,); the rest as in `layer_norm`.
 
-    >>> import jax, jax.numpy as jnp
     >>> group_norm(jnp.array([[1., 3., 10., 20.]]), groups=2, epsilon=0.).tolist()
     [[-1.0, 1.0, -1.0, 1.0]]
     """
@@ -255,7 +247,6 @@ def instance_norm(
 ) -> jax.Array:
     """Each channel of each image over space (Ulyanov et al., 2016); arguments and errors as `group_norm`'s.
 
-    >>> import jax, jax.numpy as jnp
     >>> instance_norm(jnp.array([[[1., 5.], [3., 5.]]]), epsilon=0.).tolist()[0][0][0]
     -1.0
     """
@@ -292,7 +283,6 @@ def batch_norm(
     axis_name: of `jax.shard_map`, `jax.pmap` or `jax.vmap`, over which the batch extends in equal parts: each direction
     takes one sum over it.
 
-    >>> import jax, jax.numpy as jnp
     >>> y, mean, variance, unbiased = batch_norm(jnp.array([[1.], [3.]]), epsilon=0.)
     >>> y.tolist(), mean.tolist(), variance.tolist(), unbiased.tolist()
     ([[-1.0], [1.0]], [2.0], [1.0], [2.0])
@@ -320,7 +310,6 @@ def batch_norm_inference(
 ) -> jax.Array:
     """With given moments (C,): dx = r scale dy; they, scale and bias have gradients as well.  See `batch_norm`.
 
-    >>> import jax.numpy as jnp
     >>> batch_norm_inference(jnp.array([[5.]]), jnp.array([1.]), jnp.array([4.]), epsilon=0.).tolist()
     [[2.0]]
     """

@@ -144,7 +144,7 @@ def find_rule(
     rule = _function_rule(name, params)
     if rule is not None and rule.operation in PARAMETER:
         x, *given = operands
-        number = chains.constant(given[0]) if given else _factor(params["jaxpr"])
+        number = chains.constant(given[0]) if given else _written(params["jaxpr"])
         return rule, {PARAMETER[rule.operation]: number}, [x]
     return rule, {}, operands
 
@@ -159,13 +159,18 @@ def _function_rule(name: str, params: Any) -> Rule | None:
     return None
 
 
-def _factor(jaxpr: Any) -> float | None:
-    """By what the body of a leaky ReLU or an ELU multiplies, where that is no operand."""
+def _written(jaxpr: Any) -> float | None:
+    """The parameter of a function of jax.nn that is no operand: its factor, or the axis that it splits."""
     for e in _open(jaxpr).eqns:
-        inner = _factor(e.params["jaxpr"]) if e.primitive.name in JITS else None
-        known = [_constant(v) for v in e.invars] if e.primitive.name == "mul" else [inner]
-        if any(number is not None for number in known):
-            return next(number for number in known if number is not None)
+        match e.primitive.name:
+            case "split":
+                return int(e.params["axis"])
+            case "mul":
+                found = [_constant(v) for v in e.invars]
+            case name:
+                found = [_written(e.params["jaxpr"])] if name in JITS else []
+        if any(number is not None for number in found):
+            return next(number for number in found if number is not None)
     return None
 
 

@@ -51,7 +51,7 @@ def with_manual_rules(
     Left as they are, and reported: what stands inside a `jax.custom_jvp` or `jax.custom_vjp` function, whose rule is
     the author's wish; operands that are not float16, bfloat16, float32 or float64; `jax.nn.leaky_relu`, `elu` and
     `celu` with a parameter that is an array; `reduce_window` with a computation of the user's; activations that fnconv
-    does not have, as `jax.nn.glu`, of which the sigmoid is replaced.  The tanh or sigmoid of a gelu or silu that is
+    does not have, as `jax.nn.squareplus`.  The tanh or sigmoid of a gelu or silu that is
     found by its formula is reported beside it; nothing reads its result.
 
     Checkpoint policies that ask for products by name, as `dots_saveable`, save fnconv's convolutions and contractions

@@ -26,10 +26,10 @@ Operation = Callable[..., jax.Array]
 Params = Mapping[str, Any]
 
 # functions of jax.nn by their names, which are those of the operations
-PARAMETER = {"leaky_relu": "slope", "elu": "alpha", "celu": "alpha"}
+PARAMETER = {"leaky_relu": "slope", "elu": "alpha", "celu": "alpha", "glu": "axis"}
 ELEMENTWISE = (
     *("elu", "celu", "selu", "silu", "mish", "softplus", "log_sigmoid", "soft_sign"),
-    *("relu6", "hard_tanh", "hard_sigmoid", "hard_silu"),
+    *("relu6", "hard_tanh", "hard_sigmoid", "hard_silu", "glu"),
 )
 
 OPERATIONS = (
@@ -136,7 +136,9 @@ def _of_jax_nn(name: str) -> Callable[[Params, Sequence[Any]], Operation]:
         given = params[PARAMETER[name]]
         if given is None:
             raise Declined(f"its {PARAMETER[name]} is not known at trace time")
-        return partial(leaky_relu, given) if name == "leaky_relu" else partial(getattr(elementwise, name), alpha=given)
+        if name == "leaky_relu":
+            return partial(leaky_relu, given)
+        return partial(getattr(elementwise, name), **{PARAMETER[name]: given})
 
     return build
 
@@ -145,7 +147,7 @@ def _of_jax_nn(name: str) -> Callable[[Params, Sequence[Any]], Operation]:
 CUSTOM_JVP = {"relu": Rule("relu", lambda params, avals: relu), "relu6": Rule("relu6", _of_jax_nn("relu6"))}
 JITTED = {name: Rule(name, _of_jax_nn(name)) for name in ("leaky_relu", *ELEMENTWISE) if name != "relu6"}
 # those that fnconv has no operation for
-STAYS = "glu log1mexp sparse_plus sparse_sigmoid squareplus"
+STAYS = "log1mexp sparse_plus sparse_sigmoid squareplus"
 _JAX_NN = inspect.unwrap(jax.nn.relu).__code__.co_filename
 
 

@@ -16,6 +16,7 @@ import pytest
 import test_activations_losses as elementwise
 import test_bounds
 import test_choice
+import test_dropout_losses
 import test_elementwise
 import test_exact_integers as exact
 import test_extremes
@@ -83,6 +84,7 @@ CHECKS: dict[str, Callable[[], object]] = {
     "relu6: kinks": test_elementwise.test_slopes_at_kinks,
     "layer_norm: a large mean": lambda: test_norm.check_large_means("float32"),
     "layer_norm: two values": lambda: test_norm.test_two_values_far_from_zero("float32", 0),
+    "sigmoid_binary_cross_entropy: digits": lambda: test_dropout_losses.check_binary_cross_entropy("float32"),
     "tanh: extremes": lambda: test_extremes.check_extremes("tanh", "float32"),
     "lp_pool: extremes": lambda: test_extremes.check_norms(2, "float32"),
     "cross-entropy: ignored labels": test_extremes.check_ignored_labels,

@@ -279,6 +279,15 @@ def _pointwise() -> Iterator[Operation]:
     for name in ("relu6", "hard_tanh", "hard_sigmoid", "hard_silu"):  # between the kinks, which are whole numbers
         fn, reference = (partial(lambda f, x: f(0.75 * x), getattr(m, name)) for m in (fnconv, jax.nn))
         yield Operation(name, fn, reference, (x,), exact=name in ("relu6", "hard_tanh"))
+    yield Operation("glu", fnconv.glu, jax.nn.glu, (x,), exact=False)
+    yield Operation("gate", fnconv.gate, lambda x, s: x * s, (x, integers(3, 1)))
+    yield Operation("dropout", lambda x: fnconv.dropout(x, jax.random.key(1)), plain.dropped, (x,))
+    pair = (x, integers(3, 4) + 0.5)
+    yield Operation("absolute_error", fnconv.absolute_error, lambda p, t: abs(p - t), pair)
+    yield Operation("huber_loss", fnconv.huber_loss, plain.huber, pair)
+    yield Operation("kl_divergence", fnconv.kl_divergence, plain.kl_divergence, (x, np.abs(x)), exact=False)
+    binary = fnconv.sigmoid_binary_cross_entropy
+    yield Operation("sigmoid_binary_cross_entropy", binary, plain.binary_cross_entropy, pair, exact=False)
     exact = {"approximate": False}
     yield Operation("gelu-exact", partial(fnconv.gelu, **exact), partial(jax.nn.gelu, **exact), (x,), exact=False)
     yield Operation("softmax-axis", partial(fnconv.softmax, axis=0), partial(jax.nn.softmax, axis=0), (x,), exact=False)
@@ -357,6 +366,7 @@ SIMILAR = (
     *("max_pool-dilated-ceil", "max_pool-ties", "avg_pool-uncounted", "lp_pool-3", "softmax-axis"),
     *("mish", "softplus", "log_sigmoid", "elu", "celu", "selu", "soft_sign", "gelu-exact"),
     *("hard_tanh", "hard_sigmoid", "hard_silu", "instance_norm"),
+    *("glu", "absolute_error", "huber_loss", "kl_divergence"),
     *("spatial_pyramid_pool-avg-channels_last", "im2col-channels_last", "col2im-channels_last"),
 )
 CHANNELS_LAST = tuple(o for o in OPERATIONS if not o.name.endswith("-channels_first"))

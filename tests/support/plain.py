@@ -31,6 +31,26 @@ def windows(x: jax.Array, window: Sequence[int], strides: Any, padding: Pairs, d
     return jnp.stack(elements)
 
 
+def dropped(x: jax.Array, seed: int = 1) -> jax.Array:
+    """Half of x, twice as large."""
+    return jnp.where(
+        jax.random.bernoulli(jax.random.key(seed), jnp.float32(0.5), x.shape), 2 * x, jnp.zeros((), x.dtype)
+    )
+
+
+def huber(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    e = prediction - target
+    return jnp.where(abs(e) <= 1, e * e / 2, abs(e) - 0.5)
+
+
+def kl_divergence(q: jax.Array, t: jax.Array) -> jax.Array:
+    return jnp.sum(t * (jnp.log(t) - q), axis=-1)
+
+
+def binary_cross_entropy(z: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.logaddexp(z, 0.0) - labels * z
+
+
 def norm(
     x: jax.Array, axes: tuple[int, ...], scale: Any = 1, bias: Any = 0, epsilon: float = 1, mean: Any = None
 ) -> Any:

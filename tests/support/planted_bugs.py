@@ -297,7 +297,7 @@ def four_times_dy(patch: Patch) -> None:
 
 def one_minus_sigmoid(patch: Patch) -> None:
     slope = lambda x: 1 - activation._logistic(x)  # noqa: E731
-    value = lambda x: -elementwise._log_one_plus_exp(-x)  # noqa: E731
+    value = lambda x: -elementwise.log_one_plus_exp(-x)  # noqa: E731
     patch.setattr(elementwise, "_log_sigmoid", elementwise.elementwise("log_sigmoid", value, slope))
 
 
@@ -325,6 +325,12 @@ def square_of_the_mean_subtracted(patch: Patch) -> None:
         return jnp.zeros_like(mean), mean, square - mean * mean
 
     patch.setattr(norm, "_moments", moments)
+
+
+def sigmoid_minus_label(patch: Patch) -> None:
+    slopes = lambda z, labels: activation._logistic(z) - labels, lambda z, labels: -z
+    wrong = elementwise.elementwise("sigmoid_binary_cross_entropy", loss._binary_cross_entropy_value, *slopes)
+    patch.setattr(loss, "_binary_cross_entropy", wrong)
 
 
 def not_orthogonal_to_z(patch: Patch) -> None:
@@ -417,6 +423,7 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "ReLU6'(6) = 1": (flat_only_outside, "relu6: kinks"),
     "variance as mean(x^2) - m^2": (square_of_the_mean_subtracted, "layer_norm: a large mean"),
     "no gradient through the variance": (not_orthogonal_to_z, "layer_norm: two values"),
+    "s - label, which cancels": (sigmoid_minus_label, "sigmoid_binary_cross_entropy: digits"),
     "an ignored label's logits count": (
         lambda patch: patch.setattr(loss, "_asked", lambda logits, labels: labels == labels),
         "cross-entropy: ignored labels"),

@@ -207,6 +207,7 @@ ACTIVATIONS = {
     "elu, 0.5": lambda x: jax.nn.elu(x, 0.5),
     "celu, 0.5": lambda x: jax.nn.celu(x, 0.5),
     "swish": jax.nn.swish,
+    "glu, first axis": lambda x: jax.nn.glu(x.reshape(2, 5), axis=0),
     "gelu": jax.nn.gelu,
     "gelu, exact": lambda x: jax.nn.gelu(x, approximate=False),
 }
@@ -266,9 +267,9 @@ def test_the_parts_of_an_activation_that_is_not_selected(wrap):
     report = with_manual_rules(wrap(lambda x: jax.nn.silu(x)), only=["sigmoid"]).replaced(SMOOTH)
     assert report.counts == {"sigmoid": 1}
     assert [(s.operation, s.reason) for s in report.left] == [("silu", "not in `only`")]
-    report = with_manual_rules(wrap(lambda x: jax.nn.glu(x))).replaced(SMOOTH)
-    assert report.counts == {"sigmoid": 1}
-    assert [(s.operation, s.types) for s in report.left] == [("glu", "f32[3,4] -> f32[3,2]")]
+    report = with_manual_rules(wrap(lambda x: jax.nn.tanh(jax.nn.squareplus(x)))).replaced(SMOOTH)
+    assert report.counts == {"tanh": 1}
+    assert [(s.operation, s.types) for s in report.left] == [("squareplus", "f32[3,4] -> f32[3,4]")]
     assert "test_transform_operations.py" in report.left[0].source
 
 

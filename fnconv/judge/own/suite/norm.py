@@ -1,8 +1,9 @@
-"""Normalisation, also where the mean is large against the deviation."""
+"""Normalisation, also where the mean is large against the deviation; gates and dropout."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.judge.own.bounds import Traced
+from fnconv.judge.own.bounds import Multilinear, Traced
 from fnconv.judge.own.case import NORMAL, Arrays, Case, DataKind, Function, normal
 from fnconv.ops import functional as ops
 
@@ -35,6 +36,17 @@ def cases() -> Iterator[Case]:
     yield _case("batch_norm", lambda *a: ops.batch_norm(*a).y, partial(_plain, axes=(0, 1), epsilon=1e-5), three)
     five = {"x": SHAPE, "mean": CHANNELS, "deviation": CHANNELS, "scale": CHANNELS, "bias": CHANNELS}
     yield _case("batch_norm_inference", _given, _plain_given, five)
+    yield _case("gate", ops.gate, lambda x, s: x * s, {"x": SHAPE, "s": (3, 1, 6)})
+    yield replace(_case("dropout", _dropped, _plain_dropped, {"x": SHAPE}), bound=Multilinear())
+
+
+def _dropped(x: Any) -> Any:
+    return ops.dropout(x, jax.random.key(3), 0.375)
+
+
+def _plain_dropped(x: Any) -> Any:
+    drawn = jax.random.bernoulli(jax.random.key(3), jnp.float32(0.625), SHAPE)
+    return jnp.where(drawn, x / 0.625, jnp.zeros((), x.dtype))
 
 
 def _case(name: str, manual: Function, reference: Function, operands: dict[str, tuple[int, ...]]) -> Case:

@@ -18,7 +18,7 @@ from fnconv.ops import functional as ops
 SHAPE = (4, 6)
 ELEMENTWISE = (
     *("celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "log_sigmoid", "mish", "relu6", "selu", "silu"),
-    *("sigmoid", "soft_sign", "softplus", "tanh"),
+    *("sigmoid", "soft_sign", "softplus", "tanh", "glu"),
 )
 LABELS = np.array([0, 5, 2, 7], np.int32)  # the last is no class: loss and gradient 0
 
@@ -64,8 +64,16 @@ def cases() -> Iterator[Case]:
     yield _traced("softmax_cross_entropy", manual, plain, operands=("logits",), text=", integer labels")
     functions, operands = (ops.softmax_cross_entropy, _cross_entropy), ("logits", "labels")
     yield _traced("softmax_cross_entropy", *functions, operands=operands, text=", weights for labels")
-    squares, operands = (ops.squared_error, _square_of_difference), ("prediction", "target")
-    yield _case("squared_error", str(SHAPE), *squares, Traced(*squares, operands), SMALL, MODERATE, operands=operands)
+    operands = ("prediction", "target")
+    for function, plain, *samples in (
+        (ops.squared_error, _square_of_difference, SMALL, MODERATE),
+        (ops.absolute_error, lambda p, t: abs(p - t), MODERATE),
+        (ops.huber_loss, _huber, MODERATE, EXTREME),
+        (ops.sigmoid_binary_cross_entropy, _binary_cross_entropy, MODERATE, EXTREME),
+        (ops.kl_divergence, _kl_divergence, MODERATE),
+    ):
+        bound = Traced(function, plain, operands)
+        yield _case(function.__name__, str(SHAPE), function, plain, bound, *samples, operands=operands)
 
 
 def _case(
@@ -99,6 +107,19 @@ def _leaky_relu(slope: float, *samples: DataKind) -> Case:
 
 def _square_of_difference(prediction: Any, target: Any) -> Any:
     return (prediction - target) ** 2
+
+
+def _huber(prediction: Any, target: Any) -> Any:
+    e = prediction - target
+    return jnp.where(abs(e) <= 1, e * e / 2, abs(e) - 0.5)
+
+
+def _binary_cross_entropy(logits: Any, labels: Any) -> Any:
+    return -labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits)
+
+
+def _kl_divergence(q: Any, t: Any) -> Any:
+    return jnp.sum(t * (jnp.log(jnp.where(t > 0, t, jnp.ones((), t.dtype))) - q), axis=-1)
 
 
 def _cross_entropy(logits: Any, weights: Any) -> jax.Array:
