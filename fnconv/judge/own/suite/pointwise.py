@@ -65,15 +65,15 @@ def cases() -> Iterator[Case]:
     functions, operands = (ops.softmax_cross_entropy, _cross_entropy), ("logits", "labels")
     yield _traced("softmax_cross_entropy", *functions, operands=operands, text=", weights for labels")
     operands = ("prediction", "target")
-    for function, plain, *samples in (
+    for fn, reference, *samples in (
         (ops.squared_error, _square_of_difference, SMALL, MODERATE),
         (ops.absolute_error, lambda p, t: abs(p - t), MODERATE),
         (ops.huber_loss, _huber, MODERATE, EXTREME),
         (ops.sigmoid_binary_cross_entropy, _binary_cross_entropy, MODERATE, EXTREME),
         (ops.kl_divergence, _kl_divergence, MODERATE),
     ):
-        bound = Traced(function, plain, operands)
-        yield _case(function.__name__, str(SHAPE), function, plain, bound, *samples, operands=operands)
+        bound = Traced(fn, reference, operands)
+        yield _case(fn.__name__, str(SHAPE), fn, reference, bound, *samples, operands=operands)
 
 
 def _case(
