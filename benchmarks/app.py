@@ -178,15 +178,15 @@ def accelerators(
         for row in module.run(target, lambda name: pattern.search(name) is not None, yours):
             rows.append(row)
             typer.echo(module.line(target, row))
+            if json_file is not None:  # after each row: all of them take hours on a TPU
+                kept = {"command": f"accelerators-{target}", "smoke": False, "environment": found, "rows": rows}
+                kept["seconds"] = round(time.perf_counter() - start)
+                json_file.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
     except module.Missing as error:
         typer.echo(f"benchmarks: {error}", err=True)
         raise typer.Exit(2) from None
     if rows:
         Console().print(table.counted(module.unit(target), module.standings(target, rows)))
-    if json_file is not None:
-        kept = {"command": f"accelerators-{target}", "smoke": False, "environment": found, "rows": rows}
-        kept["seconds"] = round(time.perf_counter() - start)
-        json_file.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
 
 
 @app.command()
