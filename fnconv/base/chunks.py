@@ -32,6 +32,11 @@ def for_devices(number: int, *, here: bool = False) -> Iterator[None]:
         _target.reset(token)
 
 
+def for_one_device() -> bool:
+    """Whether a program is lowered that no partitioner cuts."""
+    return _target.get()[0] == 1
+
+
 def for_one_device_here() -> bool:
     """Whether a program is lowered that may call what this process alone has, and that no device shares."""
     return _target.get() == (1, True)
@@ -39,7 +44,7 @@ def for_one_device_here() -> bool:
 
 def chunks(batch: int, size: int, limit: int = BYTES) -> int:
     """Into how many equal parts a batch is cut so that temporaries of `size` bytes in all fit the limit."""
-    if _target.get()[0] > 1 or not isinstance(batch, int) or not batch:  # a symbolic batch is one part
+    if not for_one_device() or not isinstance(batch, int) or not batch:  # a symbolic batch is one part
         return 1
     wanted = min(batch, max(1, ceil(size / limit)))
     return next(n for n in range(wanted, batch + 1) if batch % n == 0)

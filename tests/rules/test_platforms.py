@@ -20,6 +20,9 @@ from cases import CONVS, POOLS, Conv, Pool
 from jax import lax
 
 import fnconv
+from fnconv.base import chunks
+from fnconv.base.geometry import Axis
+from fnconv.base.spec import PoolSpec
 from fnconv.ops import activation
 from fnconv.rules import maps, max_pool
 
@@ -165,3 +168,14 @@ def test_a_tpu_compares_in_the_order_of_maxima() -> None:
     larger = (above > below) & (above != np.finfo(np.float16).smallest_subnormal) | np.isnan(above) & ~np.isnan(below)
     np.testing.assert_array_equal(compared[1:] > compared[:-1], larger)
     np.testing.assert_array_equal(compared[1:] == compared[:-1], ~larger)
+
+
+def test_a_tpu_s_gradient_for_several_devices_is_that_for_one() -> None:
+    spec = PoolSpec((Axis(9, 3, 2, low=1, high=1), Axis(8, 2, 1)))
+    x = np.random.default_rng(0).choice([-np.inf, -1, 0, -0.0, 1, 2, np.inf, np.nan], (4, 9, 8, 3))
+    dy = np.random.default_rng(1).integers(1, 9, (4, *spec.output, 3))
+    got = []
+    for number in (1, 2):
+        with chunks.for_devices(number):
+            got.append(max_pool.lax.input_vjp(spec, jnp.asarray(x, "float32"), jnp.asarray(dy, "float32")))
+    np.testing.assert_array_equal(*got)

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from fnconv.base import chunks
 from fnconv.base.dtypes import accumulator, lowest
 from fnconv.base.geometry import Axis, may_be_empty, sliding
 from fnconv.base.pairs import pad
@@ -44,7 +45,8 @@ def input_vjp(spec: PoolSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     disjoint = all(a.stride >= a.window for a in axes)  # nothing is added
     wide = dy.dtype if disjoint else accumulator(dy.dtype)
     scalar = jnp.zeros((), wide)
-    keep, add = (jax.make_jaxpr(f)(scalar, scalar) for f in (lax.ge, lax.add))
+    alone = chunks.for_one_device()
+    keep, add = (jax.make_jaxpr(f)(scalar, scalar) for f in (_stays if alone else lax.ge, lax.add))
 
     @custom_vmap
     def scatter(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -70,14 +72,20 @@ def input_vjp(spec: PoolSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
         dx = scatter(*(o.reshape(-1, *o.shape[2:]) for o in full))
         return dx.reshape(full[0].shape), True
 
-    return scatter(_below_nan(x.astype(wide)), dy.astype(wide)).astype(dy.dtype)
+    compared = x.astype(wide)
+    return scatter(compared if alone else _below_nan(compared), dy.astype(wide)).astype(dy.dtype)
+
+
+def _stays(winner: jax.Array, other: jax.Array) -> jax.Array:
+    """Whether a winner stays one beside an element that comes after it."""
+    return (winner >= other) | (winner != winner)
 
 
 def _below_nan(x: jax.Array) -> jax.Array:
     """x in the same order with infinity for NaN: every positive number as the next smaller one, the least as 0.
 
-    So `>=` alone keeps the first winner, be it NaN.  XLA's partitioner knows no other comparison here: it would gather
-    the batch.  The least positive number, subnormal or not as the device has them, ties with 0; nothing else is moved.
+    So `>=` alone decides as `_stays` does.  XLA's partitioner knows no other comparison here: it would gather the
+    batch.  The least positive number, subnormal or not as the device has them, ties with 0; nothing else is moved.
     """
     bits = lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}")
     smaller = lax.bitcast_convert_type(bits - 1, x.dtype)
