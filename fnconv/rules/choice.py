@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.base.geometry import Axis, is_symbolic, volume, windows
+from fnconv.base.geometry import Axis, is_symbolic, outputs, volume, windows
 from fnconv.base.lowering import UNROLL
 from fnconv.base.spec import ConvSpec, PoolSpec
 from fnconv.rules import conv, max_pool, measured
@@ -32,8 +32,9 @@ class Traits:
     onednn: whether that library may be called.
     """
 
-    def __init__(self, spec: ConvSpec, dtype: Any, onednn: bool = False) -> None:
+    def __init__(self, spec: ConvSpec, dtype: Any, batch: int | None = None, onednn: bool = False) -> None:
         self.onednn = onednn
+        self.few_positions = batch is not None and batch * volume(outputs(spec.axes)) < 1000
         self.c, self.d = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         self.elements = volume(windows(spec.axes))
         self.unrolled = self.elements <= UNROLL
@@ -69,7 +70,7 @@ class Traits:
     @property
     def many_tiles(self) -> bool:
         """Enough for their products to pay, which three axes always are."""
-        return self.output >= 8 or self.extended > 2
+        return (self.output >= 8 or self.extended > 2) and not self.few_positions
 
     @property
     def gathers(self) -> bool:
@@ -85,7 +86,8 @@ class Traits:
     @property
     def winograd_dw(self) -> bool:
         """The same for the weight gradient, where XLA's own program is slower."""
-        return self.dense and self.tiles and self.extended > 1 and min(self.c, self.d) >= 16
+        channels = 64 if self.few_positions else 24 if self.extended == 2 else 16
+        return self.dense and self.tiles and self.extended > 1 and min(self.c, self.d) >= channels
 
 
 def _always(s: Traits) -> bool:
@@ -111,7 +113,7 @@ CPU: dict[str, tuple[Line, ...]] = {
             "blocked", lambda s: s.c <= 4 and s.d <= 32 and s.overlaps, "few channels in and out: wider products, 2-12x"
         ),
         Line("winograd", lambda s: s.winograd and s.many_tiles, "fewer products: 1.1-2.8x"),
-        Line("columns", lambda s: s.c <= 4 and s.few_columns, "few channels, but enough in all columns: 1.4x"),
+        Line("columns", lambda s: s.c == 1 and s.few_columns, "one channel, but enough in all columns: 1.5x"),
         Line("lax", _always, "XLA's own convolution is as fast as any rule here"),
     ),
     "input_vjp": (
@@ -143,7 +145,7 @@ CPU: dict[str, tuple[Line, ...]] = {
         Line("lax", lambda s: s.extended == 1 and s.c > 1, "one axis: XLA's own is fast, its window a whole row"),
         Line("winograd4", lambda s: s.winograd_dw and s.output >= 8, "fewer products: 1.2-22x"),
         Line("winograd", lambda s: s.winograd_dw, "fewer products, of small images: 2-3x"),
-        Line("lax", lambda s: s.strided and s.d < s.c, "fewer channels in y: XLA's own, 0.7x otherwise"),
+        Line("lax", lambda s: s.d < s.c and (s.strided or s.d <= 16), "fewer channels in y: 0.7x otherwise"),
         Line("blocked", lambda s: s.c <= 16 and s.blocks and s.overlaps, "few channels, long windows: 1.4-6x"),
         Line("columns", lambda s: s.c < 32 and s.overlaps and s.unrolled, "one product of all columns: 2-6x"),
         Line("taps", lambda s: s.unrolled, "one product for each window element: 2-5x"),
@@ -167,7 +169,9 @@ def conv_choice(
         if found["rule"] in candidates(map_, spec, jnp.dtype(dtype)):
             against = f" against {min(others.values()):.2f}" if others else ""
             return Line(found["rule"], _always, f"measured: {ms[found['rule']]:.2f} ms{against}")
-    traits = Traits(spec, dtype, here and _onednn_may(spec, jnp.dtype(dtype)))
+    traits = Traits(
+        spec, dtype, batch if isinstance(batch, int) else None, here and _onednn_may(spec, jnp.dtype(dtype))
+    )
     return next(line for line in CPU[map_] if line.holds(traits))
 
 

@@ -24,7 +24,8 @@ LINES = {  # (size, window, in, out, options of the geometry, groups) -> rules o
     "groups between, large window": ((20, 20), (9, 9), 16, 16, {}, 2, ("im2col", "im2col", "merged")),
     "pointwise": ((9, 9), (1, 1), 8, 8, {}, 1, ("taps", "taps", "taps")),
     "one input channel": ((28, 28), (5, 5), 1, 6, {}, 1, ("blocked", "blocked", "blocked")),
-    "few channels": ((32, 32), (3, 3), 3, 64, {}, 1, ("columns", "taps", "columns")),
+    "few channels": ((32, 32), (3, 3), 3, 64, {}, 1, ("lax", "taps", "columns")),
+    "one channel to many": ((32, 32), (3, 3), 1, 64, {}, 1, ("columns", "taps", "columns")),
     "stem": ((56, 56), (7, 7), 3, 64, {"strides": 2}, 1, ("lax", "blocked", "blocked")),
     "patches": ((32, 32), (4, 4), 3, 96, {"strides": 4}, 1, ("space_to_depth",) * 3),
     "stem of few": ((56, 56), (7, 7), 3, 24, {"strides": 2}, 1, ("blocked", "blocked", "blocked")),
@@ -187,7 +188,7 @@ def test_chunks_divide_the_batch():
 
 
 def test_explain_tells_every_map_of_a_network():
-    x, w = jnp.ones((2, 16, 16, 64)), jnp.ones((3, 3, 64, 64))
+    x, w = jnp.ones((16, 16, 16, 64)), jnp.ones((3, 3, 64, 64))
 
     def loss(w, x):
         y = fnconv.max_pool(fnconv.relu(fnconv.conv(x, w)), (2, 2))
