@@ -22,7 +22,7 @@ from fnconv.rules import conv as rules
 from fnconv.rules.choice import conv_choice
 
 CASES = {
-    "winograd": Conv((10, 9), (3, 3), 1, 1, inputs=32, outputs=32, images=12),
+    "winograd": Conv((10, 9), (3, 3), 1, 1, inputs=32, outputs=32, batch=(12,)),
     "few channels": Conv((8, 12), (3, 5), 1, 1, inputs=1, outputs=4),
     "strided": Conv((9, 9), (3, 3), 2, 1, inputs=32, outputs=32),
     "groups of 32": Conv((9, 9), (3, 3), 1, 1, inputs=64, outputs=64, groups=2),

@@ -47,7 +47,10 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     """All dy w_k^T by one product, then one shifted addition for each k, Wei (2.29), (2.30)."""
     if is_narrow(spec):
         return depthwise.input_vjp(spec, dy, w)
-    size = volume(dy.shape[:-1]) * volume(windows(spec.axes)) * spec.in_channels * dy.dtype.itemsize
+    k = volume(windows(spec.axes))
+    if k == 1:  # the product is dx
+        return _put_back(spec, dy, w)
+    size = volume(dy.shape[:-1]) * k * spec.in_channels * dy.dtype.itemsize
     return map_batch(lambda dy: _put_back(spec, dy, w), size, dy)
 
 
