@@ -32,7 +32,7 @@ from fnconv.base.layout import check_layout
 from fnconv.base.spec import as_array, number
 from fnconv.base.typing import ArrayLike, Layout
 from fnconv.ops.activation import _axis
-from fnconv.ops.elementwise import summed_to
+from fnconv.ops.elementwise import elementwise, summed_to
 
 Arrays = tuple[jax.Array, ...]
 
@@ -140,29 +140,21 @@ _norm = attach(_primal, _fwd, _bwd)
 # ---- with given moments ---------------------------------------------------------------------------------------------
 
 
-def _given_primal(epsilon: float, *operands: jax.Array) -> jax.Array:
-    return _given_fwd(epsilon, *operands)[0]
+def _scaled(
+    x: jax.Array, mean: jax.Array, variance: jax.Array, scale: jax.Array, bias: jax.Array, e: float
+) -> jax.Array:
+    return (x - mean) * (lax.rsqrt(variance + e) * scale) + bias
 
 
-def _given_fwd(epsilon: float, *operands: jax.Array) -> tuple[jax.Array, Arrays]:
-    x, mean, variance, scale, bias = operands
-    r = lax.rsqrt(to_accumulator(variance) + epsilon)
-    y = _deviation(x, to_accumulator(mean), 0) * (r * to_accumulator(scale)) + to_accumulator(bias)
-    return y.astype(x.dtype), operands
-
-
-def _given_bwd(epsilon: float, operands: Arrays, dy: jax.Array) -> Arrays:
-    """Affine in x and in the mean; of the variance r' = -r^3 / 2."""
-    x, mean, variance, scale, _ = operands
-    wide, r = to_accumulator(dy), lax.rsqrt(to_accumulator(variance) + epsilon)
-    dx = wide * (r * to_accumulator(scale))
-    dz = wide * _deviation(x, to_accumulator(mean), 0)
-    d_variance = dz * (to_accumulator(scale) * r * r * r / -2)
-    others = zip(operands[1:], (-dx, d_variance, dz * r, wide), strict=True)
-    return dx.astype(x.dtype), *(summed_to(a, v) for a, v in others)
-
-
-_given = attach(_given_primal, _given_fwd, _given_bwd)
+_given = elementwise(
+    "batch_norm_inference",
+    _scaled,
+    lambda x, m, v, scale, bias, e: lax.rsqrt(v + e) * scale,
+    lambda x, m, v, scale, bias, e: -lax.rsqrt(v + e) * scale,
+    lambda x, m, v, scale, bias, e: (x - m) * (lax.rsqrt(v + e) ** 3 * scale / -2),
+    lambda x, m, v, scale, bias, e: (x - m) * lax.rsqrt(v + e),
+    lambda x, m, v, scale, bias, e: jnp.ones((), x.dtype),
+)
 
 
 # ---- which axes -----------------------------------------------------------------------------------------------------
@@ -316,7 +308,7 @@ def batch_norm_inference(
     name = "batch_norm_inference"
     x, at = _features(name, x, layout)
     given = _parameters(name, x, (at,), mean=mean, variance=variance, scale=scale, bias=bias)
-    return _given(_epsilon(name, epsilon), x, *given)
+    return _given((_epsilon(name, epsilon),), x, *given)
 
 
 def _over_axes(name: str, x: ArrayLike, axes: Any, epsilon: float, centred: int, *scale_bias: Any) -> jax.Array:

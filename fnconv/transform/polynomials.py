@@ -116,8 +116,8 @@ class Polynomials:
 
 
 def _tolerance(x: Any) -> float:
-    """Constants of the program have been rounded to its dtype, some of them twice."""
-    return 4 * float(jnp.finfo(getattr(x, "aval", x).dtype).eps)  # type: ignore[no-untyped-call]
+    """Constants have been typed and rounded to the program's dtype, of which the next number is another constant."""
+    return max(0.75 * float(jnp.finfo(getattr(x, "aval", x).dtype).eps), 2.0**-22)  # type: ignore[no-untyped-call]
 
 
 def _close(a: Any, b: Any, tolerance: float) -> bool:

@@ -25,6 +25,7 @@ TOOLS = {
         "compare",
         "explain",
         "jvp",
+        "tune",
         "tune_cpu",
         "with_manual_rules",
     ),
