@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 Monomial = tuple[Any, ...]
@@ -102,7 +103,8 @@ class Polynomials:
             return {}
         numbers = [self.constant(v) for v in operands]
         moving = [self._of(v) for v, number in zip(operands, numbers, strict=True) if number is None]
-        if not moving or (primitive == "div" and not numbers[1]):
+        floats = all(_is_float(v) for v, number in zip(operands, numbers, strict=True) if number is None)
+        if not moving or not floats or (primitive == "div" and not numbers[1]):
             return {}
         origins = [key for key in moving[0] if all(key in other for other in moving[1:])]
         found: dict[int, tuple[Any, Polynomial]] = {}
@@ -115,9 +117,18 @@ class Polynomials:
         return found
 
 
+def _is_float(x: Any) -> bool:
+    return bool(jnp.issubdtype(_dtype(x), jnp.floating))
+
+
+def _dtype(x: Any) -> Any:
+    aval = getattr(x, "aval", None)
+    return (jax.typeof(x) if aval is None else aval).dtype
+
+
 def _tolerance(x: Any) -> float:
     """Constants have been typed and rounded to the program's dtype, of which the next number is another constant."""
-    return max(0.75 * float(jnp.finfo(getattr(x, "aval", x).dtype).eps), 2.0**-22)  # type: ignore[no-untyped-call]
+    return max(0.75 * float(jnp.finfo(_dtype(x)).eps), 2.0**-22)  # type: ignore[no-untyped-call]
 
 
 def _close(a: Any, b: Any, tolerance: float) -> bool:

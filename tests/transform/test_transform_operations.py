@@ -266,6 +266,20 @@ def test_activations_by_their_formula(name):
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["values", "jaxpr"])
+def test_arithmetic_of_other_numbers_stays(wrap):
+    """Integers, complex numbers, booleans, keys: no polynomial is sought in them."""
+
+    def fn(i, z):
+        key = jax.random.fold_in(jax.random.key(0), i[0])
+        return -(i * i) + 2 * i, z * z / 2, (i > 1) | (i < 0), jax.random.normal(key, (2,)) * 0.5, i**3
+
+    args = jnp.arange(3), jnp.asarray([0, 1j, 2j])
+    manual = with_manual_rules(wrap(fn))
+    assert not manual.replaced(*args).replaced
+    jax.tree.map(np.testing.assert_array_equal, manual(*args), wrap(fn)(*args))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["values", "jaxpr"])
 def test_the_parts_of_an_activation_that_is_not_selected(wrap):
     """The sigmoid of a silu; and one that fnconv does not have is named."""
     report = with_manual_rules(wrap(lambda x: jax.nn.silu(x)), only=["sigmoid"]).replaced(SMOOTH)
