@@ -23,6 +23,8 @@ def describe(settings: dict[str, Any] | None = None) -> dict[str, Any]:
     """Everything that a reader needs in order to compare: as JSON."""
     import jax
 
+    from fnconv.rules.conv import onednn
+
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "processor": _processor(),
@@ -30,6 +32,7 @@ def describe(settings: dict[str, Any] | None = None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: _version(name) for name in ("jax", "jaxlib", "numpy", "torch")},
+        "onednn": _version(onednn.PACKAGES[0]) if onednn.installed() else None,
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),

@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 TIMED = ("layers", "pools", "models")
 COUNTED = tuple(f"accelerators-{target}" for target in TARGETS)
 COMMANDS = ("random", *TIMED, "memory", "scaling", "tangents", *COUNTED)
-SUFFIXES = ("", "-tuned", "-gpu")
+SUFFIXES = ("", "-onednn", "-tuned", "-onednn-tuned", "-gpu")
 
 Results = Mapping[str, dict[str, Any]]  # by file name without ending: "layers", "layers-tuned", "layers-gpu", ...
 
@@ -35,6 +35,7 @@ def proper_name(result: Mapping[str, Any]) -> str:
     """The name under which a measurement is kept: command, and platform or settings where they are not the usual."""
     environment = result["environment"]
     suffix = f"-{environment['platform']}" if environment["platform"] != "cpu" else ""
+    suffix += "-onednn" if environment.get("onednn") else ""
     return f"{result['command']}{suffix}{'-tuned' if environment['tuned'] else ''}"
 
 

@@ -74,7 +74,7 @@ def _networks(rows: Sequence[Row], memory: Sequence[Row]) -> str:
 
 def _machine(result: Mapping[str, Any]) -> str:
     environment = result["environment"]
-    versions = ", ".join(f"{name} {environment[name]}" for name in ("jax", "torch") if environment[name])
+    versions = ", ".join(f"{name} {environment[name]}" for name in ("jax", "torch", "onednn") if environment.get(name))
     flags = f", XLA_FLAGS `{environment['XLA_FLAGS']}`" if environment["XLA_FLAGS"] else ""
     where = environment["device"] if environment["platform"] != "cpu" else f"{environment['cores']} cores of"
     return f"{where} {environment['processor']}, {versions}{flags}, {environment['date']}"
