@@ -47,6 +47,7 @@ class Traits:
         self.short = all(a.window <= conv.winograd.LONGEST for a in spec.axes)
         self.overlaps = all(a.window >= 3 * a.stride for a in spec.axes)  # neighbouring windows do, by two thirds
         self.extended = sum(a.window > 1 for a in spec.axes)  # axes along which the window is
+        self.solid = self.extended > 2 and self.unrolled
         self.few_columns = self.unrolled and not self.strided
         self.blocks = spec.axes[-1].window >= 5 or self.d <= 16
         # images of equal residue modulo a dilation, large enough for tiles
@@ -113,6 +114,8 @@ CPU: dict[str, tuple[Line, ...]] = {
             "blocked", lambda s: s.c <= 4 and s.d <= 32 and s.overlaps, "few channels in and out: wider products, 2-12x"
         ),
         Line("winograd", lambda s: s.winograd and s.many_tiles, "fewer products: 1.1-2.8x"),
+        Line("columns", lambda s: s.solid and s.c <= 32, "three axes, no fast path of XLA's: 1.6-4x"),
+        Line("taps", lambda s: s.solid, "three axes, no fast path of XLA's: 1.5-2.4x"),
         Line("columns", lambda s: s.c == 1 and s.few_columns, "one channel, but enough in all columns: 1.5x"),
         Line("lax", _always, "XLA's own convolution is as fast as any rule here"),
     ),
@@ -133,6 +136,7 @@ CPU: dict[str, tuple[Line, ...]] = {
         Line("winograd", lambda s: s.winograd and s.many_tiles, "fewer products: 1.1-2.5x"),
         Line("taps", lambda s: s.c <= 16 and s.few_columns, "few channels: one product and shifted additions, 2.3x"),
         Line("taps", lambda s: s.c <= min(32, s.d) and s.few_columns, "few channels, more in y: the same, 1.2-2.4x"),
+        Line("taps", lambda s: s.solid and (s.strided or s.c <= s.d), "three axes, no fast path of XLA's: 2-50x"),
         Line("taps", lambda s: s.strided and s.elements <= 9, "XLA multiplies the zeros between cotangents: 1.1-2.3x"),
         Line("lax", _always, "XLA's own convolution is as fast as any rule here"),
     ),
@@ -145,6 +149,7 @@ CPU: dict[str, tuple[Line, ...]] = {
         Line("lax", lambda s: s.extended == 1 and s.c > 1, "one axis: XLA's own is fast, its window a whole row"),
         Line("winograd4", lambda s: s.winograd_dw and s.output >= 8, "fewer products: 1.2-22x"),
         Line("winograd", lambda s: s.winograd_dw, "fewer products, of small images: 2-3x"),
+        Line("taps", lambda s: s.solid, "three axes, no fast path of XLA's: 1.4-9x"),
         Line("lax", lambda s: s.d < s.c and (s.strided or s.d <= 16), "fewer channels in y: 0.7x otherwise"),
         Line("blocked", lambda s: s.c <= 16 and s.blocks and s.overlaps, "few channels, long windows: 1.4-6x"),
         Line("columns", lambda s: s.c < 32 and s.overlaps and s.unrolled, "one product of all columns: 2-6x"),

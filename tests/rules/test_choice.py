@@ -36,6 +36,8 @@ LINES = {  # (size, window, in, out, options of the geometry, groups) -> rules o
     "wide, small image": ((6, 6), (3, 3), 64, 64, {}, 1, ("lax", "lax", "winograd")),
     "wide, strided": ((17, 17), (3, 3), 64, 64, {"strides": 2}, 1, ("lax", "taps", "taps")),
     "three axes": ((8, 8, 8), (3, 3, 3), 16, 32, {}, 1, ("winograd", "winograd", "winograd")),
+    "three axes, few channels": ((8, 8, 8), (3, 3, 3), 8, 32, {"strides": 2}, 1, ("columns", "taps", "taps")),
+    "three axes, strided": ((8, 8, 8), (3, 3, 3), 64, 16, {"strides": 2}, 1, ("taps", "taps", "taps")),
     "one axis": ((64,), (5,), 64, 64, {}, 1, ("lax", "lax", "lax")),
     "wide, large window": ((20, 20), (9, 9), 64, 64, {}, 1, ("lax", "lax", "lax")),
 }
