@@ -220,7 +220,7 @@ def test_precision_reaches_the_gradients():
         convolutions = re.findall(r"stablehlo.convolution.*?<precision (\w+)>, #stablehlo<precision (\w+)>", text)
         products = re.findall(r"stablehlo.dot_general.*?precision = \[(\w+), (\w+)\]", text)
         found = convolutions + products
-        assert len(found) == len(re.findall(r"stablehlo\.(?:convolution|dot_general)\b", text)) == 3
+        assert len(found) == len(re.findall(r"stablehlo\.(?:convolution|dot_general)\b", text)) >= 3  # one for each map
         return set(found)
 
     assert precisions(None) == {("DEFAULT", "DEFAULT")}
