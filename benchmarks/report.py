@@ -53,7 +53,20 @@ def summary(results: Results) -> str:
     ]
     if "models" in results:
         parts.append(_networks(results["models"]["rows"], results.get("memory", {}).get("rows", ())))
+    if any(name in results for name in COUNTED):
+        parts.append(_on_accelerators(results))
     return "\n\n".join(parts)
+
+
+def _on_accelerators(results: Results) -> str:
+    """What all programs for each target have in common, in one sentence."""
+    told = []
+    for target in (name.removeprefix("accelerators-") for name in COUNTED if name in results):
+        _, _, number, mean, least, where = accelerators.standings(target, results[f"accelerators-{target}"]["rows"])[-1]
+        what = "estimated cycles" if target in accelerators.TPUS else "bytes moved"
+        told.append(f"{target} {figure(mean)} of {what} ({number} programs, least {figure(least)}: {where})")
+    link = f"{DETAILS.relative_to(README.parent).as_posix()}"
+    return f"[Compiled, counted, not run]({link}), autodiff's ÷ ours, geometric means: {'; '.join(told)}."
 
 
 def _networks(rows: Sequence[Row], memory: Sequence[Row]) -> str:
