@@ -150,7 +150,11 @@ CPU: dict[str, tuple[Line, ...]] = {
         Line("winograd4", lambda s: s.winograd_dw and s.output >= 8, "fewer products: 1.2-22x"),
         Line("winograd", lambda s: s.winograd_dw, "fewer products, of small images: 2-3x"),
         Line("taps", lambda s: s.solid, "three axes, no fast path of XLA's: 1.4-9x"),
-        Line("lax", lambda s: s.d < s.c and (s.strided or s.d <= 16), "fewer channels in y: 0.7x otherwise"),
+        Line(
+            "lax",
+            lambda s: s.d < s.c and (s.strided or s.d <= 16 or s.elements > 9),
+            "fewer channels in y: 0.7x otherwise",
+        ),
         Line("blocked", lambda s: s.c <= 16 and s.blocks and s.overlaps, "few channels, long windows: 1.4-6x"),
         Line("columns", lambda s: s.c < 32 and s.overlaps and s.unrolled, "one product of all columns: 2-6x"),
         Line("taps", lambda s: s.unrolled, "one product for each window element: 2-5x"),
