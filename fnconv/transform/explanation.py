@@ -82,8 +82,8 @@ def explain(fn: Callable[..., Any], *args: Any, platform: str | None = None, **k
     >>> import jax.numpy as jnp
     >>> from fnconv import conv
     >>> x, w = jnp.zeros((8, 28, 28, 1)), jnp.zeros((5, 5, 1, 6))
-    >>> print(explain(lambda x, w: conv(x, w), x, w, platform="cpu"))
-    conv forward, 28x28 1->6, window 5x5: blocked; one input channel: wider products of its blocks, 3-4x
+    >>> print(explain(lambda x, w: conv(x, w), x, w, platform="gpu"))
+    conv forward, 28x28 1->6, window 5x5: lax; the platform's own convolution, in a geometry derived by hand, on gpu
     >>> print(explain(lambda x, w: conv(x, w, rule="im2col"), x, w))
     conv forward, 28x28 1->6, window 5x5: im2col; asked for by name
     """
