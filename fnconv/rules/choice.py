@@ -241,4 +241,5 @@ def compares(spec: PoolSpec) -> bool:
 
 def rescans(spec: PoolSpec) -> bool:
     """Whether a TPU finds the winners of a max pool in x again, for the gradient: that is its own scatter."""
-    return slides(spec, "input_vjp") and max_pool.lax.scatters(spec)
+    few = volume(windows(spec.axes)) <= UNROLL  # of a large window it does not fit a TPU's fast memory
+    return slides(spec, "input_vjp") and few and max_pool.lax.scatters(spec)

@@ -91,7 +91,7 @@ def max_pool_input_vjp(spec: PoolSpec, offset: jax.Array, witness: jax.Array, dy
     shape = (dy.shape[0], *spec.size, dy.shape[-1])
     others = dict[str, Callable[..., jax.Array]]()
     if compares(spec):
-        others["cuda"] = lambda offset, _, dy: rules["offsets"](spec, offset, dy)
+        others["cuda"] = others["tpu"] = lambda offset, _, dy: rules["offsets"](spec, offset, dy)
     if jnp.issubdtype(witness.dtype, jnp.floating):
         others["tpu"] = lambda _, x, dy: max_pool.lax.input_vjp(spec, x, dy)
     if 0 in (*shape, *dy.shape) or not others:

@@ -132,10 +132,10 @@ def _choice(equation: Any, platform: str) -> Key:
         rule, because = choice.pool_rule(operation, map_, spec), "the one that auto runs for these windows"
         if operation == "avg_pool" and platform != "cpu" and choice.slides(spec, map_):
             rule, because = "lax", f"the platform's own sum over windows, on {platform}"
-        elif name == "unselect" and platform == "gpu" and choice.compares(spec):
-            rule, because = "offsets", "windows side by side: one comparison, on gpu"
         elif name == "unselect" and platform == "tpu" and choice.rescans(spec):
             rule, because = "lax", "the platform's own scatter to the winners, found in x again, on tpu"
+        elif name == "unselect" and platform != "cpu" and choice.compares(spec):
+            rule, because = "offsets", f"windows side by side: one comparison, on {platform}"
     elif platform == "cpu":
         batch = operand.shape[sum(axes[0] is not None for axes in equation.params["stack"])]
         line = choice.conv_choice(map_, spec, operand.dtype, batch, here=True)
