@@ -10,7 +10,7 @@ ROUNDS   its transforms round even where all operands are whole numbers
 spreads  spreads(spec, map_): whether zeros that stand for cells out of reach are multiplied, so that a NaN or an
          infinity may reach results whose sums it is not in (default never)
 
-and raises ValueError for sizes that it refuses.
+and raises ValueError for sizes and dtypes that it refuses.
 """
 
 from collections.abc import Callable

@@ -29,7 +29,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from fnconv.base import user_cache
-from fnconv.base.errors import invalid, mistyped
+from fnconv.base.errors import invalid
 from fnconv.base.geometry import Axis, is_symbolic
 from fnconv.base.spec import ConvSpec
 
@@ -98,7 +98,7 @@ def _without_cropping(spec: ConvSpec) -> ConvSpec:
 
 def _call(map_: int, spec: ConvSpec, a: jax.Array, b: jax.Array) -> jax.Array:
     if reason := refusal(spec, a.dtype):
-        raise mistyped("conv", 'rule "onednn"', reason, a.dtype.name, a.shape, "an operand")
+        raise invalid("conv", 'rule "onednn"', reason, a.dtype.name, a.shape, "an operand")
     if reason := missing():
         raise invalid("conv", "rule", f'"onednn" needs {reason}', "none")
     batch = a.shape[0]
