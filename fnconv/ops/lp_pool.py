@@ -199,7 +199,7 @@ def _slopes(spec: PoolSpec, entries: Entries, x: jax.Array, y: jax.Array | None)
     safe, cells = jnp.where(norm == 0, one, norm), jnp.where(norm == 0, zero, cells)
     if spec.p == 2:
         return cells / safe
-    magnitude = jnp.where(cells == 0, one, jnp.abs(cells))
+    magnitude = jnp.where(cells == 0, safe, jnp.abs(cells))  # a ratio of 1, whose powers are finite
     at_zero = jnp.where(jnp.isnan(norm), norm, zero)
     return jnp.where(cells == 0, at_zero, jnp.sign(cells) * (magnitude / safe) ** (spec.p - 1))
 
