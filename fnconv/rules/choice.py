@@ -76,13 +76,12 @@ class Traits:
     @property
     def gathers(self) -> bool:
         """Whether dx is more than one product, of channels enough: else oneDNN is no faster."""
-        return self.elements > 1 and (self.c > 8 or not self.dense) and not (self.depthwise and self.strided)
+        return self.elements > 1 and (self.c > 8 or not self.dense)
 
     @property
     def few_tiles(self) -> bool:
         """Where the fewer products of tiles save less than oneDNN's loops do."""
-        tiles = self.winograd_dw and (self.extended > 2 or min(self.c, self.d) >= 64)
-        return not tiles and not (self.depthwise and self.strided)
+        return not (self.winograd_dw and (self.extended > 2 or min(self.c, self.d) >= 64))
 
     @property
     def winograd_dw(self) -> bool:
