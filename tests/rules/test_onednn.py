@@ -176,7 +176,8 @@ importlib.metadata.distribution = absent
 
 @installed
 @pytest.mark.slow
-def test_two_thousand_shapes_leave_nothing_behind():
+def test_two_thousand_shapes_do_not_keep_their_primitives():
+    """A thousand of them would be 160 MB and more; JAX alone leaves 20 behind."""
     program = """
 import resource, jax, jax.numpy as jnp, fnconv
 f = jax.jit(lambda x, w: fnconv.conv(x, w, rule="onednn"))
@@ -187,7 +188,8 @@ def calls(sizes):
             jax.clear_caches()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 first = calls(range(10, 1010))
-assert calls(range(1010, 2010)) < 1.25 * first, first
+grown = calls(range(1010, 2010)) - first
+assert grown < 100_000, f"{grown} kB"
 """
     assert start(program).communicate()[1] == ""
 

@@ -20,7 +20,7 @@ using dnnl::memory;
 using Ints = ffi::Span<const int64_t>;
 
 enum Map : int64_t { FORWARD, INPUT_VJP, WEIGHT_VJP };
-constexpr size_t KEPT = 1024;  // geometries whose primitives are kept
+constexpr size_t KEPT = 256;  // geometries whose primitives are kept, about 0.2 MB each
 
 struct Program {
   dnnl::primitive convolution, reorder;
@@ -109,6 +109,8 @@ static Program compile(const Geometry& g, const ffi::AnyBuffer& x, const ffi::An
 
 static std::shared_ptr<const Program> program(const Geometry& g, const ffi::AnyBuffer& x, const ffi::AnyBuffer& w,
                                               const ffi::AnyBuffer& y) {
+  static const auto kept_here_alone = dnnl_set_primitive_cache_capacity(0);
+  (void)kept_here_alone;
   static std::mutex lock;
   static std::unordered_map<std::string, std::shared_ptr<const Program>> kept;
   std::string key = std::to_string(g.map) + "," + std::to_string(g.groups) + "," + std::to_string(int(type(x)));
