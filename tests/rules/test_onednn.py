@@ -176,6 +176,7 @@ importlib.metadata.distribution = absent
 
 @installed
 @pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="about 0.1 MB for each shape stays with the process, JAX alone leaves 0.02")
 def test_two_thousand_shapes_do_not_keep_their_primitives():
     """A thousand of them would be 160 MB and more; JAX alone leaves 20 behind."""
     program = """
