@@ -212,10 +212,18 @@ def _evaluate(*operands: jax.Array, **params: Any) -> jax.Array:
     return _mapped(**params)(*operands)
 
 
+def unmapped(operand: Any, stack: Stack) -> tuple[tuple[int, ...], int]:
+    """The shape of a first operand inside the vmaps around it, and how many of that shape they map over."""
+    shape, copies = list(operand.shape), 1
+    for axes in reversed(stack):
+        copies *= 1 if axes[0] is None else shape.pop(axes[0])
+    return tuple(shape), copies
+
+
 @partial(jax.jit, static_argnames=("devices", "here", "map", "spec", "stack"))
 def _evaluate_for(*operands: jax.Array, devices: int, here: bool, **params: Any) -> jax.Array:
     """`_evaluate`, which may cut the batch into chunks where the program is for one device."""
-    with chunks.for_devices(devices, here=here):
+    with chunks.for_devices(devices, here=here, copies=unmapped(operands[0], params["stack"])[1]):
         return _mapped(**params)(*operands)
 
 

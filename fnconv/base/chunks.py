@@ -19,13 +19,16 @@ from jax import lax
 
 BYTES = 16 * 2**20
 
-_target: ContextVar[tuple[int, bool]] = ContextVar("target", default=(1, False))
+_target: ContextVar[tuple[int, bool, int]] = ContextVar("target", default=(1, False, 1))
 
 
 @contextmanager
-def for_devices(number: int, *, here: bool = False) -> Iterator[None]:
-    """Within it, a program for this number of devices is lowered; `here`: to be run by this process, not exported."""
-    token = _target.set((number, here))
+def for_devices(number: int, *, here: bool = False, copies: int = 1) -> Iterator[None]:
+    """Within it, a program for this number of devices is lowered.
+
+    here: to be run by this process, not exported.  copies: how many of the batches that a rule sees vmap maps over.
+    """
+    token = _target.set((number, here, copies if isinstance(copies, int) else 1))
     try:
         yield
     finally:
@@ -39,14 +42,19 @@ def for_one_device() -> bool:
 
 def for_one_device_here() -> bool:
     """Whether a program is lowered that may call what this process alone has, and that no device shares."""
-    return _target.get() == (1, True)
+    return _target.get()[:2] == (1, True)
+
+
+def images(batch: int) -> int:
+    """Of a batch and of its copies under vmap."""
+    return batch * _target.get()[2]
 
 
 def chunks(batch: int, size: int, limit: int = BYTES) -> int:
-    """Into how many equal parts a batch is cut so that temporaries of `size` bytes in all fit the limit."""
+    """Into how many equal parts a batch is cut so that temporaries, `size` bytes for each copy, fit the limit."""
     if not for_one_device() or not isinstance(batch, int) or not batch:  # a symbolic batch is one part
         return 1
-    wanted = min(batch, max(1, ceil(size / limit)))
+    wanted = min(batch, max(1, ceil(images(size) / limit)))
     return next(n for n in range(wanted, batch + 1) if batch % n == 0)
 
 

@@ -15,6 +15,15 @@ def folder() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fnconv"
 
 
+def writable(path: Path) -> bool:
+    """Whether a file may be put there; makes its folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(path.parent, os.W_OK) and not path.is_dir()
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A file to write, put in the place of `path` at the end: readers see the old one or the new one."""

@@ -29,7 +29,7 @@ class Line:
 class Traits:
     """What the table asks of a convolution: its groups, the input and output channels of one, and its windows.
 
-    onednn: whether that library may be called.
+    batch: of all images, vmap's copies too; None: many.  onednn: whether that library may be called.
     """
 
     def __init__(self, spec: ConvSpec, dtype: Any, batch: int | None = None, onednn: bool = False) -> None:
@@ -69,6 +69,12 @@ class Traits:
         return self.dense and self.tiles and self.extended > 1 and min(self.c, self.d) >= channels
 
     @property
+    def winograd_dw(self) -> bool:
+        """The same for the weight gradient, where XLA's own program is slower."""
+        channels = 64 if self.few_positions else 24 if self.extended == 2 else 16
+        return self.dense and self.tiles and self.extended > 1 and min(self.c, self.d) >= channels
+
+    @property
     def many_tiles(self) -> bool:
         """Enough for their products to pay, which three axes always are."""
         return (self.output >= 8 or self.extended > 2) and not self.few_positions
@@ -83,21 +89,15 @@ class Traits:
         """Where the fewer products of tiles save less than oneDNN's loops do."""
         return not (self.winograd_dw and (self.extended > 2 or min(self.c, self.d) >= 64))
 
-    @property
-    def winograd_dw(self) -> bool:
-        """The same for the weight gradient, where XLA's own program is slower."""
-        channels = 64 if self.few_positions else 24 if self.extended == 2 else 16
-        return self.dense and self.tiles and self.extended > 1 and min(self.c, self.d) >= channels
-
 
 def _always(s: Traits) -> bool:
     return True
 
 
 # What "auto" runs on a CPU, first line that holds; on other platforms it runs "lax", cuDNN's and the TPU's own.
-# The factors are times of autodiff's program over the rule's, float32, two cores, layers of 8 to 56 cells and 1 to
-# 512 channels, see benchmarks/results.  They are about causes, not shapes: XLA's CPU convolution has one fast path,
-# for dense kernels of stride 1, and its weight gradient is a convolution whose window is a whole image.
+# The factors are times of autodiff's program over the rule's, float32, two cores, layers as networks use them, see
+# benchmarks/README.  They are about causes, not shapes: XLA's CPU convolution has one fast path, for dense kernels of
+# stride 1, and its weight gradient is a convolution whose window is a whole image.
 CPU: dict[str, tuple[Line, ...]] = {
     "forward": (
         Line("onednn", lambda s: s.onednn, "oneDNN's loops, made for this layer: 1.3-10x"),
@@ -177,9 +177,8 @@ def conv_choice(
         if found["rule"] in candidates(map_, spec, jnp.dtype(dtype)):
             against = f" against {min(others.values()):.2f}" if others else ""
             return Line(found["rule"], _always, f"measured: {ms[found['rule']]:.2f} ms{against}")
-    traits = Traits(
-        spec, dtype, batch if isinstance(batch, int) else None, here and _onednn_may(spec, jnp.dtype(dtype))
-    )
+    onednn = here and conv.onednn.usable(spec, jnp.dtype(dtype))
+    traits = Traits(spec, dtype, batch if isinstance(batch, int) else None, onednn)
     return next(line for line in CPU[map_] if line.holds(traits))
 
 
@@ -195,20 +194,16 @@ def candidates(map_: str, spec: ConvSpec, dtype: Any) -> tuple[str, ...]:
         "merged": not s.dense,
         "space_to_depth": s.patches,
         "lax": True,
-        "onednn": _onednn_may(spec, dtype),
+        "onednn": conv.onednn.usable(spec, dtype),
     }
     return tuple(rule for rule, may in holds.items() if may)
-
-
-def _onednn_may(spec: ConvSpec, dtype: Any) -> bool:
-    return conv.onednn.refusal(spec, dtype) is None and conv.onednn.usable()
 
 
 def conv_spreads(map_: str, spec: ConvSpec, dtype: Any = jnp.float32) -> bool:
     """Whether a NaN or an infinity may reach results whose sums it is not in, on a CPU."""
     rule = spec.rule(map_)
     if rule == "auto":
-        rule = conv_choice(map_, spec, dtype).rule
+        rule = conv_choice(map_, spec, dtype, here=True).rule
         if rule == "merged" and conv_spreads(map_, conv.merged.block(spec, map_), dtype):
             return True
     return rule in conv.SPREADS and conv.SPREADS[rule](spec, map_)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.base.chunks import for_one_device_here
+from fnconv.base.chunks import for_one_device_here, images
 from fnconv.base.dtypes import lowest
 from fnconv.base.errors import mistyped
 from fnconv.base.geometry import volume, windows
@@ -41,7 +41,7 @@ def _conv_rule(map_: str, spec: ConvSpec, operand: jax.Array) -> Callable[..., j
         raise mistyped("conv", f'rule "{name}" for {map_}', "divides, and takes no integers", dtype.name)
     if name != "auto":
         return rules[name]
-    chosen = conv_choice(map_, spec, dtype, operand.shape[0], here=for_one_device_here()).rule
+    chosen = conv_choice(map_, spec, dtype, images(operand.shape[0]), here=for_one_device_here()).rule
     if chosen == "lax":
         return rules["lax"]
     formulation = rules[chosen]

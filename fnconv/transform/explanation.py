@@ -11,7 +11,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from fnconv.base.attach import LinearMap
+from fnconv.base.attach import LinearMap, unmapped
 from fnconv.base.errors import mistyped
 from fnconv.base.geometry import Axis
 from fnconv.base.spec import ConvSpec, PoolSpec
@@ -137,8 +137,8 @@ def _choice(equation: Any, platform: str) -> Key:
         elif name == "unselect" and platform != "cpu" and choice.compares(spec):
             rule, because = "offsets", f"windows side by side: one comparison, on {platform}"
     elif platform == "cpu":
-        batch = operand.shape[sum(axes[0] is not None for axes in equation.params["stack"])]
-        line = choice.conv_choice(map_, spec, operand.dtype, batch, here=True)
+        (batch, *_), copies = unmapped(operand, equation.params["stack"])
+        line = choice.conv_choice(map_, spec, operand.dtype, batch * copies, here=True)
         rule, because = line.rule, line.because
     else:
         rule, because = "lax", f"the platform's own convolution, in a geometry derived by hand, on {platform}"

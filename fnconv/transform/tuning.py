@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.base.attach import LinearMap, Stack
+from fnconv.base import user_cache
+from fnconv.base.attach import LinearMap, Stack, unmapped
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.spec import ConvSpec
 from fnconv.rules import choice, measured
@@ -81,7 +82,8 @@ def tune(
 
     Raises:
       TypeError: fn is not callable.
-      ValueError: FNCONV_CHOICES=off and no path is given, so that nothing would follow the choices.
+      ValueError: FNCONV_CHOICES=off and no path is given, so that nothing would follow the choices; or the file cannot
+        be written.
 
     >>> import tempfile, jax, jax.numpy as jnp
     >>> from fnconv import conv
@@ -92,23 +94,25 @@ def tune(
     """
     if not callable(fn):
         raise mistyped("tune", "fn", "must be a function", type(fn).__name__)
-    if path is not None:
-        measured.follow(Path(path))
-    file = measured.path()
+    file = measured.path() if path is None else Path(path)
     if file is None:
         raise invalid("tune", "path", "must name a file where FNCONV_CHOICES is off", None)
+    if not user_cache.writable(file):
+        raise invalid("tune", "path", "must name a file that can be written", str(file))
     work = dict(_automatic(needed(jax.make_jaxpr(fn)(*args, **kwargs).jaxpr)))
     found = []
-    for done, (words, equation) in enumerate(work.items()):
-        if progress is not None:
-            progress(words, done, len(work))
-        found.append(_measured(words, *equation))
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        for done, (words, equation) in enumerate(work.items()):
+            if progress is not None:
+                progress(words, done, len(work))
+            found.append(_measured(words, *equation))
+    measured.follow(file)
     measured.add(file, {m.map: {"rule": m.rule, "ms": m.ms} for m in found})
     jax.clear_caches()  # type: ignore[no-untyped-call]
     return Tuning(found)
 
 
-Equation = tuple[LinearMap, ConvSpec, Stack, Sequence[Any]]
+Equation = tuple[LinearMap, ConvSpec, Stack, Sequence[Any], int]
 
 
 def _automatic(jaxpr: Any) -> Iterator[tuple[str, Equation]]:
@@ -117,19 +121,23 @@ def _automatic(jaxpr: Any) -> Iterator[tuple[str, Equation]]:
         map_, spec, stack = (equation.params[name] for name in ("map", "spec", "stack"))
         if map_.name in MAPS and isinstance(spec, ConvSpec) and spec.rule(name := MAPS[map_.name][1]) == "auto":
             avals = [v.aval for v in equation.invars]
-            batch = avals[0].shape[sum(axes[0] is not None for axes in stack)]
             if all(isinstance(n, int) and n for a in avals for n in a.shape):
-                yield measured.key(name, spec, avals[0].dtype, batch), (map_, spec, stack, avals)
+                (batch, *_), copies = unmapped(avals[0], stack)
+                images = batch * copies
+                yield measured.key(name, spec, avals[0].dtype, images), (map_, spec, stack, avals, images)
 
 
-def _measured(words: str, map_: LinearMap, spec: ConvSpec, stack: Stack, avals: Sequence[Any]) -> Measurement:
+def _measured(
+    words: str, map_: LinearMap, spec: ConvSpec, stack: Stack, avals: Sequence[Any], images: int
+) -> Measurement:
     name, dtype = MAPS[map_.name][1], avals[0].dtype
     random = np.random.default_rng(0)
     operands = [jnp.asarray(random.standard_normal(a.shape), dtype) for a in avals]
-    before = choice.conv_choice(name, spec, dtype).rule
+    before = choice.conv_choice(name, spec, dtype, images, here=True).rule
     programs = {}
     for rule in dict.fromkeys((before, *choice.candidates(name, spec, dtype))):
-        f = partial(map_.fun, replace(spec, rules=(rule, rule, rule)))
+        asked = "auto" if rule == before else rule
+        f = partial(map_, replace(spec, rules=(asked, asked, asked)))
         for axes in stack:
             f = jax.vmap(f, in_axes=axes)
         try:

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 import fnconv
 from fnconv.rules import conv as rules
@@ -76,14 +74,13 @@ def test_one_kernel_for_all_images_is_one_call():
 
 
 @installed
-def test_over_two_devices():
-    mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
-    x, w = jnp.ones((4, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
-    apart = jax.device_put(x, NamedSharding(mesh, P("i")))
-    f = jax.shard_map(
-        lambda x, w: fnconv.conv(x, w, rule="onednn"), mesh=mesh, in_specs=(P("i"), P()), out_specs=P("i")
-    )
-    np.testing.assert_array_equal(jax.jit(f)(apart, w), fnconv.conv(x, w, rule="correlation"))
+@pytest.mark.parametrize("number", [0, 1])
+def test_vmap_over_few_or_none(number):
+    x, w = jnp.ones((number, 2, 8, 8, 3)), jnp.ones((number, 3, 3, 3, 4))
+    for mapped, axes in ((w[:1].sum(0), (0, None)), (w, (0, 0))):
+        f = jax.vmap(lambda x, w: (fnconv.conv(x, w, rule="onednn") ** 2).sum(), axes)
+        assert f(x, mapped).shape == (number,)
+        assert jax.grad(lambda x, w, f=f: f(x, w).sum(), (0, 1))(x, mapped)[1].shape == mapped.shape
 
 
 @installed
@@ -145,6 +142,38 @@ def start(program, **environment):
     return subprocess.Popen(
         [sys.executable, "-c", program], env=os.environ | environment, stderr=subprocess.PIPE, text=True
     )
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, fnconv
+from jax.sharding import NamedSharding, PartitionSpec as P
+mesh = jax.make_mesh((2,), ("i",))
+x, w = np.random.default_rng(0).integers(-3, 4, (4, 32, 32, 3)).astype("f"), jnp.ones((5, 5, 3, 32))
+apart, true = jax.device_put(x, NamedSharding(mesh, P("i"))), fnconv.conv(x, w, rule="correlation")
+by_name = lambda x, w: fnconv.conv(x, w, rule="onednn")
+each = jax.shard_map(by_name, mesh=mesh, in_specs=(P("i"), P()), out_specs=P("i"))
+for f in (by_name, each, fnconv.conv):
+    assert (jax.jit(f)(apart, w) == true).all()
+calls = [jax.jit(fnconv.conv).lower(a, w).compile().as_text().count("fnconv_onednn") for a in (x, apart)]
+assert calls[0] and not calls[1], calls  # a program for two devices would gather the batch for it
+"""
+
+
+@installed
+def test_over_two_devices():
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
+    assert start(DEVICES, FNCONV_ONEDNN="", XLA_FLAGS=flags).communicate()[1] == ""
+
+
+@installed
+def test_bfloat16_needs_instructions_of_its_own(monkeypatch):
+    x, w = jnp.ones((1, 4, 4, 2), "bfloat16"), jnp.ones((3, 3, 2, 2), "bfloat16")
+    fnconv.conv(x, w, rule="onednn")
+    monkeypatch.setattr(onednn, "_instructions", lambda: 0x07)
+    monkeypatch.setattr(onednn, "installed", lambda: True)
+    with pytest.raises(ValueError, match='rule "onednn" takes bfloat16 on CPUs with AVX-512 alone'):
+        jax.make_jaxpr(lambda x: fnconv.conv(x, w, rule="onednn"))(x[:, 1:])
+    assert fnconv.explain(fnconv.conv, x, w, platform="cpu")[0].rule != "onednn"
 
 
 @installed

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 import fnconv
 from fnconv.rules import measured
+from fnconv.transform import tuning
 
 X, W = jnp.ones((2, 12, 12, 8)), jnp.ones((3, 3, 8, 16))
 KEY = "forward float32 2x12x12x8 -> 16, 3x3 pad 1+1,1+1"
@@ -119,6 +121,43 @@ def test_every_map_of_a_step_is_measured(file):
     assert sum("measured: " in c.because for c in again) == 2
 
 
+def test_the_fastest_is_taken_where_the_difference_is_no_noise(file, monkeypatch):
+    for ms, taken in (({"taps": 1.0}, "taps"), ({"taps": 9.8}, "lax"), ({"columns": 3.0, "taps": 4.0}, "columns")):
+        monkeypatch.setattr(tuning, "_times", lambda thunks, ms=ms: {name: ms.get(name, 10.0) for name in thunks})
+        file.unlink(missing_ok=True)
+        measured.choices.cache_clear()
+        (found,) = fnconv.tune(f, X, W)
+        assert (found.before, found.rule, told().partition(";")[0]) == ("lax", taken, taken)
+
+
+def test_what_auto_ran_is_timed_as_auto_runs_it(file, monkeypatch):
+    """Each block of merged groups by the rule that is best for it, which `rule="merged"` alone does not ask for."""
+    asked = []
+    monkeypatch.setattr(tuning, "_times", lambda thunks: dict.fromkeys(thunks, 1.0))
+    monkeypatch.setattr(tuning, "replace", lambda spec, rules: asked.append(rules[0]) or replace(spec, rules=rules))
+    (found,) = fnconv.tune(lambda x, w: fnconv.conv(x, w, groups=2), jnp.ones((2, 9, 9, 64)), jnp.ones((3, 3, 32, 64)))
+    assert (found.before, found.rule) == ("merged", "merged")
+    assert "auto" in asked
+    assert "merged" not in asked
+
+
+def test_images_under_vmap_are_one_batch(file):
+    """Sixteen times one image has as many tiles as a batch of sixteen, and one entry in the file."""
+    x, w = jnp.ones((16, 10, 10, 64)), jnp.ones((3, 3, 64, 64))
+    each = jax.vmap(lambda x: fnconv.conv(x, w, padding=1), in_axes=2, out_axes=0)
+    apart = jnp.moveaxis(x, 0, 2)
+    assert [fnconv.explain(g, a, platform="cpu")[0].rule for g, a in ((each, apart), (each, apart[:, :, :2]))] == [
+        "winograd",
+        "lax",
+    ]
+    key = "forward float32 16x10x10x64 -> 64, 3x3 pad 1+1,1+1"
+    write(file, {key: {"rule": "columns", "ms": {"columns": 1.0}}})
+    text = jax.jit(each).lower(apart).as_text()
+    assert "measured" in str(fnconv.explain(each, apart, platform="cpu"))
+    assert text == jax.jit(each).lower(apart).as_text()
+    assert text.count("dot_general") == 1
+
+
 def test_nothing_to_measure(file):
     assert str(fnconv.tune(jnp.sin, X)) == "no convolution under auto"
 
@@ -127,6 +166,7 @@ def test_processes_add_to_one_file(file):
     program = """
 import pathlib, sys
 from fnconv.rules import measured
+from fnconv.transform import tuning
 for i in range(20):
     measured.add(pathlib.Path(sys.argv[1]), {f"forward {sys.argv[2]}{i}": {"rule": "lax", "ms": {}}})
 """
@@ -142,3 +182,8 @@ def test_errors(monkeypatch):
     monkeypatch.setenv("FNCONV_CHOICES", "off")
     with pytest.raises(ValueError, match="tune: path must name a file where FNCONV_CHOICES is off; got None"):
         fnconv.tune(f, X, W)
+    with pytest.raises(
+        ValueError, match=r"tune: path must name a file that can be written; got /dev/null/choices\.json"
+    ):
+        fnconv.tune(f, X, W, path="/dev/null/choices.json")
+    assert measured.path() is None

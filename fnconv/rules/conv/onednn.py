@@ -15,7 +15,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -36,6 +37,7 @@ from fnconv.base.spec import ConvSpec
 DTYPES = ("float32", "bfloat16")
 PACKAGES = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 FORWARD, INPUT_VJP, WEIGHT_VJP = range(3)  # as in onednn.cc
+LIBRARY, AVX512 = "libdnnl.so.3", 0x27  # its name, and its flags of bfloat16's instructions
 SOURCE = Path(__file__).with_suffix(".cc")
 
 
@@ -65,9 +67,11 @@ def spreads(spec: ConvSpec, map_: str) -> bool:
 
 
 def refusal(spec: ConvSpec, dtype: jnp.dtype) -> str | None:
-    """Why the rule does not take these operands, or None."""
+    """Why the rule, which is there, does not take these operands, or None."""
     if dtype.name not in DTYPES:
         return f"takes {' and '.join(DTYPES)}"
+    if dtype == jnp.bfloat16 and _instructions() & AVX512 != AVX512:
+        return "takes bfloat16 on CPUs with AVX-512 alone"
     if not 1 <= len(spec.axes) <= 3:
         return "takes one to three spatial axes"
     if any(is_symbolic(a.size) for a in spec.axes):
@@ -97,18 +101,21 @@ def _without_cropping(spec: ConvSpec) -> ConvSpec:
 
 
 def _call(map_: int, spec: ConvSpec, a: jax.Array, b: jax.Array) -> jax.Array:
-    if reason := refusal(spec, a.dtype):
-        raise invalid("conv", 'rule "onednn"', reason, a.dtype.name, a.shape, "an operand")
     if reason := missing():
         raise invalid("conv", "rule", f'"onednn" needs {reason}', "none")
+    if reason := refusal(spec, a.dtype):
+        raise invalid("conv", 'rule "onednn"', reason, a.dtype.name, a.shape, "an operand")
     batch = a.shape[0]
     shape = (spec.y_shape(batch), spec.x_shape(batch), spec.w_shape)[map_]
+    if not batch:  # of no images under vmap
+        return jnp.zeros(shape, a.dtype)
 
     def ints(values: Sequence[int]) -> np.ndarray:
         return np.array(values, np.int64)
 
+    result = jax.ShapeDtypeStruct(shape, a.dtype)  # type: ignore[no-untyped-call]
     call = partial(
-        jax.ffi.ffi_call("fnconv_onednn", jax.eval_shape(lambda: jnp.zeros(shape, a.dtype)), vmap_method="sequential"),
+        jax.ffi.ffi_call("fnconv_onednn", result, vmap_method="sequential"),
         map=np.int64(map_),
         groups=np.int64(spec.groups),
         strides=ints([a.stride for a in spec.axes]),
@@ -125,8 +132,8 @@ def _call(map_: int, spec: ConvSpec, a: jax.Array, b: jax.Array) -> jax.Array:
         """Images of all batches side by side, where one kernel serves all."""
         if is_batched[1]:
             return jax.vmap(call, in_axes=tuple(0 if one else None for one in is_batched))(a, b), True
-        result = _call(map_, spec, a.reshape(-1, *a.shape[2:]), b)
-        return result.reshape(size, -1, *result.shape[1:]), True
+        result = _call(map_, spec, a.reshape(size * batch, *a.shape[2:]), b)
+        return result.reshape(size, batch, *result.shape[1:]), True
 
     return folding(a, b)
 
@@ -148,9 +155,9 @@ def _absent() -> str | None:
         return error.name
 
 
-def usable() -> bool:
-    """Whether "auto" may run the rule."""
-    return installed() and missing() is None
+def usable(spec: ConvSpec, dtype: jnp.dtype) -> bool:
+    """Whether "auto" may run the rule on these operands."""
+    return dtype.name in DTYPES and installed() and missing() is None and refusal(spec, dtype) is None
 
 
 def missing() -> str | None:
@@ -168,17 +175,34 @@ def _load() -> str | None:
         return "Linux"
     if absent := _absent():
         return f"the package {absent}: pip install 'fnconv[onednn]'"
-    library, header = (_file(p, end) for p, end in zip(PACKAGES, ("libdnnl.so.3", "dnnl/dnnl.hpp"), strict=True))
+    library, header = (_file(p, end) for p, end in zip(PACKAGES, (LIBRARY, "dnnl/dnnl.hpp"), strict=True))
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else threads that wait take the cores from XLA's
     try:
         path = _built(compiler, library, header.parents[2])
-        handler = ctypes.CDLL(str(path)).fnconv_onednn
+        with _waiting_passively():
+            handler = ctypes.CDLL(str(path)).fnconv_onednn
     except (OSError, subprocess.CalledProcessError) as error:
         return f"a C++ compiler that builds {SOURCE.name}: {getattr(error, 'stderr', None) or error}"
     capsule = jax.ffi.pycapsule(handler)  # type: ignore[no-untyped-call]
     jax.ffi.register_ffi_target("fnconv_onednn", capsule, platform="cpu")
     return None
+
+
+@contextmanager
+def _waiting_passively() -> Iterator[None]:
+    """OpenMP reads its variable when it is loaded: else threads that wait take the cores from XLA's."""
+    given = "OMP_WAIT_POLICY" in os.environ
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    yield
+    if not given:
+        del os.environ["OMP_WAIT_POLICY"]
+
+
+@cache
+def _instructions() -> int:
+    """oneDNN's flags of the CPU's instruction sets."""
+    flags: int = ctypes.CDLL(str(_file(PACKAGES[0], LIBRARY))).dnnl_get_effective_cpu_isa()
+    return flags
 
 
 def _file(package: str, end: str) -> Path:
