@@ -17,6 +17,7 @@ Layout = Literal["channels_last", "channels_first"]
 Ties = Literal["row_major", "column_major"]
 Order = Literal["c", "matlab"]
 Reduction = Literal["max", "avg"]
+ChannelOrder = Literal["CRD", "DCR"]  # of what becomes space: the channel or the position in the block runs slowest
 Modes = Literal["reverse", "both"]
 Level = Literal["quick", "full"]
 
@@ -27,5 +28,6 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 TIES: tuple[Ties, ...] = get_args(Ties)
 ORDERS: tuple[Order, ...] = get_args(Order)
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+CHANNEL_ORDERS: tuple[ChannelOrder, ...] = get_args(ChannelOrder)
 MODES: tuple[Modes, ...] = get_args(Modes)
 LEVELS: tuple[Level, ...] = get_args(Level)

@@ -64,6 +64,11 @@ def _array(name: str, x: ArrayLike) -> jax.Array:
     return as_array(name, "x", x, integers=False)
 
 
+def _broadcast(x: jax.Array, s: jax.Array) -> bool:
+    """Whether s, of the same rank, has x's sizes or 1."""
+    return x.ndim == s.ndim and all(of_s in (1, size) for size, of_s in zip(x.shape, s.shape, strict=True))
+
+
 def _near(x: jax.Array) -> jax.Array:
     """x where e^-|x| can be told from 0."""
     return jnp.clip(x, -FAR, FAR)
@@ -145,7 +150,7 @@ def gate(x: ArrayLike, s: ArrayLike) -> jax.Array:
     """
     x, s = _array("gate", x), as_array("gate", "s", s, integers=False)
     same_dtype("gate", x=x, s=s)
-    if x.ndim != s.ndim or any(of_s not in (1, size) for size, of_s in zip(x.shape, s.shape, strict=True)):
+    if not _broadcast(x, s):
         raise invalid("gate", "s", f"must have sizes 1 or those of {x.shape}", s.shape)
     return _gate((), x, s)
 
@@ -327,6 +332,26 @@ def hard_silu(x: ArrayLike) -> jax.Array:
     return _hard_silu((), _array("hard_silu", x))
 
 
+def prelu(x: ArrayLike, slope: ArrayLike) -> jax.Array:
+    """x where x > 0, else slope x (He et al., 2015); dx = dy, or dy slope; d slope = dy min(x, 0), added up.
+
+    At 0 the left slope, as `leaky_relu`.  Keeps both operands.
+
+    x, slope: floating, of one dtype; slope is broadcast to x as NumPy does: () for one number, (C,) for one a channel
+    where channels are last, (C, 1, 1) for images with channels first.
+
+    >>> x = jnp.array([-2., 0., 3.])
+    >>> prelu(x, 0.5).tolist(), jax.grad(lambda s: prelu(x, s).sum())(0.5).tolist()
+    ([-1.0, 0.0, 3.0], -2.0)
+    """
+    x, slope = _array("prelu", x), as_array("prelu", "slope", slope, integers=False)
+    same_dtype("prelu", x=x, slope=slope)
+    ranked = slope.reshape((1,) * (x.ndim - slope.ndim) + slope.shape)
+    if not _broadcast(x, ranked):
+        raise invalid("prelu", "slope", f"must have sizes 1 or the last ones of {x.shape}", slope.shape)
+    return _prelu((), x, ranked)
+
+
 def _inside(x: jax.Array) -> jax.Array:
     return (x > 0) & (x < 6)
 
@@ -339,6 +364,12 @@ def _hard_silu_slope(x: jax.Array) -> jax.Array:
     return jnp.where(_inside(x + 3), x + (x + 3), lax.stop_gradient(_clipped(x + 3))) / 6
 
 
+_prelu = elementwise(
+    "prelu",
+    lambda x, s: x * jnp.where(x > 0, jnp.ones((), x.dtype), s),
+    lambda x, s: jnp.where(x > 0, jnp.ones((), x.dtype), s),
+    lambda x, s: jnp.where(x > 0, jnp.zeros((), x.dtype), x),
+)
 _relu6 = elementwise("relu6", _clipped, _inside, keeps_y=True)
 _hard_tanh = elementwise("hard_tanh", lambda x: jnp.clip(x, -1, 1), lambda x: jnp.abs(x) <= 1)
 _hard_sigmoid = elementwise("hard_sigmoid", lambda x: _clipped(x + 3) / 6, lambda x: _inside(x + 3).astype(x.dtype) / 6)

@@ -8,6 +8,7 @@ from fnconv.ops.activation import softmax as softmax
 from fnconv.ops.activation import tanh as tanh
 from fnconv.ops.avg_pool import adaptive_avg_pool as adaptive_avg_pool
 from fnconv.ops.avg_pool import avg_pool as avg_pool
+from fnconv.ops.avg_pool import global_avg_pool as global_avg_pool
 from fnconv.ops.conv import conv as conv
 from fnconv.ops.conv import conv_input_vjp as conv_input_vjp
 from fnconv.ops.conv import conv_transpose as conv_transpose
@@ -26,6 +27,7 @@ from fnconv.ops.elementwise import hard_silu as hard_silu
 from fnconv.ops.elementwise import hard_tanh as hard_tanh
 from fnconv.ops.elementwise import log_sigmoid as log_sigmoid
 from fnconv.ops.elementwise import mish as mish
+from fnconv.ops.elementwise import prelu as prelu
 from fnconv.ops.elementwise import relu6 as relu6
 from fnconv.ops.elementwise import selu as selu
 from fnconv.ops.elementwise import silu as silu
@@ -51,3 +53,6 @@ from fnconv.ops.norm import rms_norm as rms_norm
 from fnconv.ops.patches import col2im as col2im
 from fnconv.ops.patches import im2col as im2col
 from fnconv.ops.pyramid import spatial_pyramid_pool as spatial_pyramid_pool
+from fnconv.ops.rearrange import pixel_shuffle as pixel_shuffle
+from fnconv.ops.rearrange import pixel_unshuffle as pixel_unshuffle
+from fnconv.ops.response_norm import local_response_norm as local_response_norm

@@ -44,6 +44,7 @@ STEPS: dict[str, Callable[..., Approx]] = {
     "min": lambda e, a, b: _either(a.value <= b.value, a, b, np.maximum(a.error, b.error)),
     "mul": lambda e, a, b: a * b,
     "neg": lambda e, a: -a,
+    "pow": lambda e, a, p: a.power(float(np.unique(p.value).item())),  # of one exponent
     "reduce_sum": lambda e, a: a.sum(e.params["axes"]),
     "select_n": lambda e, which, a, b: _either(which, b, a, np.where(which, b.error, a.error)),
     "sqrt": lambda e, a: a.sqrt(),

@@ -36,6 +36,8 @@ def cases() -> Iterator[Case]:
     yield _case("batch_norm", lambda *a: ops.batch_norm(*a).y, partial(_plain, axes=(0, 1), epsilon=1e-5), three)
     five = {"x": SHAPE, "mean": CHANNELS, "deviation": CHANNELS, "scale": CHANNELS, "bias": CHANNELS}
     yield _case("batch_norm_inference", _given, _plain_given, five)
+    options = {"size": 4, "alpha": 0.5, "beta": 0.75}
+    yield _case("local_response_norm", partial(ops.local_response_norm, **options), _plain_response, {"x": SHAPE})
     yield _case("gate", ops.gate, lambda x, s: x * s, {"x": SHAPE, "s": (3, 1, 6)})
     yield replace(_case("dropout", _dropped, _plain_dropped, {"x": SHAPE}), bound=Multilinear())
 
@@ -68,6 +70,12 @@ def _plain_rms(x: Any, scale: Any) -> Any:
 def _plain_groups(x: Any, scale: Any, bias: Any) -> Any:
     parts = (v.reshape(*v.shape[:-1], 2, 3) for v in (x, scale, bias))
     return _plain(*parts, axes=(1, 3)).reshape(SHAPE)
+
+
+def _plain_response(x: Any) -> Any:
+    """Windows from two channels below to one above."""
+    squares = jnp.pad(x * x, ((0, 0), (0, 0), (2, 1)))
+    return x / (1 + 0.125 * sum(squares[..., i : i + CHANNELS[0]] for i in range(4))) ** 0.75
 
 
 def _given(x: Any, mean: Any, deviation: Any, scale: Any, bias: Any) -> Any:

@@ -1,4 +1,4 @@
-"""im2col and col2im."""
+"""im2col and col2im; pixel shuffle."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnconv.base.typing import Order
+from fnconv.base.typing import ChannelOrder, Order
 from fnconv.judge.engine.programs import abstract
 from fnconv.judge.own import references
-from fnconv.judge.own.bounds import Multilinear
+from fnconv.judge.own.bounds import Multilinear, Selecting
 from fnconv.judge.own.case import INTEGERS, NORMAL, Case
 from fnconv.judge.own.references import Window
 from fnconv.ops import functional as ops
@@ -32,6 +32,36 @@ def cases() -> Iterator[Case]:
         yield im2col(window, order, quick=i == 0)
     for i, (window, order) in enumerate(WINDOWS):
         yield col2im(window, order, quick=i == 0)
+    for channels_slowest in (True, False):
+        yield pixel_shuffle("pixel_shuffle", channels_slowest)
+        yield pixel_shuffle("pixel_unshuffle", channels_slowest)
+
+
+def pixel_shuffle(name: str, channels_slowest: bool) -> Case:
+    """Factors 2 and 3 of a (2, 3) image; the inverse is the automatic transpose of the plain one."""
+    mode: ChannelOrder = "CRD" if channels_slowest else "DCR"
+    narrow, wide = (BATCH, 4, 9, CHANNELS), (BATCH, 2, 3, 6 * CHANNELS)
+
+    def shuffled(x: Any) -> jax.Array:
+        depth = (CHANNELS, 2, 3) if channels_slowest else (2, 3, CHANNELS)
+        order = (0, 1, 4, 2, 5, 3) if channels_slowest else (0, 1, 3, 2, 4, 5)
+        return jnp.transpose(jnp.reshape(x, (BATCH, 2, 3, *depth)), order).reshape(narrow)
+
+    def unshuffled(y: Any) -> jax.Array:
+        (x,) = jax.linear_transpose(shuffled, abstract(wide, y.dtype))(y)
+        return x
+
+    there = name == "pixel_shuffle"
+    return Case(
+        name,
+        f"factor (2, 3), {mode}",
+        lambda rule: partial(getattr(ops, name), factor=(2, 3), mode=mode),
+        shuffled if there else unshuffled,
+        {"x": wide if there else narrow},
+        Selecting(),
+        (INTEGERS, NORMAL),
+        quick=channels_slowest,
+    )
 
 
 def im2col(g: Window, order: Order, *, quick: bool) -> Case:

@@ -49,6 +49,7 @@ def cases() -> Iterator[Case]:
     yield _case("relu", str(SHAPE), ops.relu, plain, Selecting(), SMALL, MODERATE)
     yield _leaky_relu(0.25, SMALL)
     yield _leaky_relu(0.01)
+    yield _traced("prelu", ops.prelu, lambda x, s: jnp.where(x > 0, x, s * x), SMALL, operands=("x", "slope"))
     for name in ELEMENTWISE:
         function, reference = getattr(ops, name), getattr(jax.nn, name)
         yield _traced(name, function, reference, *((SMALL,) if name in ("relu6", "hard_tanh") else ()))

@@ -73,6 +73,7 @@ def cases() -> Iterator[Case]:
         yield avg_pool(g, include_pad, quick=quick)
     for g, p, quick in LP_POOLS:
         yield lp_pool(g, p, quick=quick)
+    yield over_space((5, 4))
     for pool in REDUCTIONS:
         for i, (size, output) in enumerate(ADAPTIVE):
             yield adaptive(size, output, pool, quick=i == 0)
@@ -230,6 +231,20 @@ def _one_size(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], rea
 
 
 # ---- adaptive pooling -----------------------------------------------------------------------------------------------
+
+
+def over_space(size: tuple[int, ...]) -> Case:
+    cells, axes = math.prod(size), tuple(range(1, len(size) + 1))
+    return Case(
+        "global_avg_pool",
+        str(size),
+        lambda rule: ops.global_avg_pool,
+        lambda x: jnp.mean(x, axes),
+        features(size),
+        Multilinear(scale=cells),
+        _means({cells}),
+        quick=True,
+    )
 
 
 def adaptive(size: tuple[int, ...], output: tuple[int, ...], pool: Reduction, *, quick: bool) -> Case:
