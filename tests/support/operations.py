@@ -220,6 +220,9 @@ def _pools() -> Iterator[Operation]:
             "xx",
             exact=p == 1,
         )
+    yield from both_layouts(
+        "global_avg_pool", fnconv.global_avg_pool, lambda x: jnp.mean(x, (1, 2)), (integers(2, 4, 4, 3),), "x."
+    )
     shapes = {"max": ((3, 2), jnp.max), "avg": ((4, 2), jnp.mean)}
     for pool, (output, reduce) in shapes.items():
         yield from both_layouts(
@@ -264,6 +267,23 @@ def _columns() -> Iterator[Operation]:
         yield Operation(f"col2im-{order}", col2im_fn, fold, (integers(*jax.eval_shape(unfold, x).shape),))
 
 
+def _shuffles() -> Iterator[Operation]:
+    for mode in ("CRD", "DCR"):
+        unfold = partial(plain.space_to_depth, factor=(2, 3), mode=mode)
+
+        def fold(x: jax.Array, unfold: Any = unfold) -> jax.Array:
+            return jax.linear_transpose(unfold, jnp.zeros((2, 4, 3, 2), x.dtype))(x)[0]
+
+        options = {"factor": (2, 3), "mode": mode}
+        x = integers(2, 2, 1, 12)
+        yield from both_layouts(
+            f"pixel_shuffle-{mode}", partial(fnconv.pixel_shuffle, **options), fold, (x,), "xx", wide=mode == "DCR"
+        )
+        unshuffle = partial(fnconv.pixel_unshuffle, **options)
+        y = integers(2, 4, 3, 2)
+        yield from both_layouts(f"pixel_unshuffle-{mode}", unshuffle, unfold, (y,), "xx", wide=mode == "DCR")
+
+
 def _pointwise() -> Iterator[Operation]:
     x, labels = integers(3, 4), np.int32([2, 0, 3])
     yield Operation("dense", fnconv.dense, lambda x, w, b: x @ w + b, (integers(2, 3), integers(3, 4), integers(4)))
@@ -279,6 +299,7 @@ def _pointwise() -> Iterator[Operation]:
     for name in ("relu6", "hard_tanh", "hard_sigmoid", "hard_silu"):  # between the kinks, which are whole numbers
         fn, reference = (partial(lambda f, x: f(0.75 * x), getattr(m, name)) for m in (fnconv, jax.nn))
         yield Operation(name, fn, reference, (x,), exact=name in ("relu6", "hard_tanh"))
+    yield Operation("prelu", fnconv.prelu, lambda x, s: jnp.where(x > 0, x, s * x), (x, integers(4)))
     yield Operation("glu", fnconv.glu, jax.nn.glu, (x,), exact=False)
     yield Operation("gate", fnconv.gate, lambda x, s: x * s, (x, integers(3, 1)))
     yield Operation("dropout", lambda x: fnconv.dropout(x, jax.random.key(1)), plain.dropped, (x,))
@@ -340,6 +361,16 @@ def _norms() -> Iterator[Operation]:
     group = partial(fnconv.group_norm, groups=2, epsilon=1)
     yield from both_layouts("group_norm", group, plain_groups, (x, *three), "x..x", exact=False)
     instance = partial(fnconv.instance_norm, epsilon=1)
+    for beta in (-1, 0.75):  # a polynomial, and the usual one
+        yield from both_layouts(
+            f"local_response_norm-{beta}",
+            partial(fnconv.local_response_norm, size=4, alpha=4, beta=beta, k=1),
+            partial(plain.response_norm, beta=beta),
+            (integers(2, 3, 2, 5) if beta < 0 else x,),
+            "xx",
+            exact=beta < 0,
+            wide=beta < 0,
+        )
     yield from both_layouts(
         "instance_norm", instance, lambda x, *p: plain.norm(x, (1, 2), *p), (x, *three), "x..x", exact=False
     )
@@ -358,7 +389,7 @@ def _norms() -> Iterator[Operation]:
 
 
 GATES = ("silu", "gelu", "mish")
-OPERATIONS = (*_convolutions(), *_pools(), *_columns(), *_pointwise(), *_norms())
+OPERATIONS = (*_convolutions(), *_pools(), *_columns(), *_shuffles(), *_pointwise(), *_norms())
 # Those whose rules another entry runs as well, in a plainer geometry.
 SIMILAR = (
     *(f"conv{map_}-{name}" for map_ in ("", "_input_vjp", "_weight_vjp") for name in ("cropped", "3d")),
@@ -366,6 +397,7 @@ SIMILAR = (
     *("max_pool-dilated-ceil", "max_pool-ties", "avg_pool-uncounted", "lp_pool-3", "softmax-axis"),
     *("mish", "softplus", "log_sigmoid", "elu", "celu", "selu", "soft_sign", "gelu-exact"),
     *("hard_tanh", "hard_sigmoid", "hard_silu", "instance_norm"),
+    *("pixel_shuffle-DCR", "pixel_unshuffle-CRD", "pixel_unshuffle-DCR"),
     *("glu", "absolute_error", "huber_loss", "kl_divergence"),
     *("spatial_pyramid_pool-avg-channels_last", "im2col-channels_last", "col2im-channels_last"),
 )

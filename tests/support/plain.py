@@ -51,6 +51,19 @@ def binary_cross_entropy(z: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.logaddexp(z, 0.0) - labels * z
 
 
+def space_to_depth(y: jax.Array, factor: tuple[int, int], mode: str) -> jax.Array:
+    """Blocks of (N, H, W, C) as channels, one position of the block after another."""
+    parts = [y[:, i :: factor[0], j :: factor[1]] for i in range(factor[0]) for j in range(factor[1])]
+    return jnp.stack(parts, -1 if mode == "CRD" else -2).reshape(*parts[0].shape[:-1], -1)
+
+
+def response_norm(x: jax.Array, beta: float) -> jax.Array:
+    """Windows of four channels, from two below to one above; k and alpha / size are 1."""
+    squares = jnp.pad(x * x, [(0, 0)] * (x.ndim - 1) + [(2, 1)])
+    s = 1 + sum(squares[..., i : i + x.shape[-1]] for i in range(4))
+    return x * (s if beta == -1 else s**-beta)
+
+
 def norm(
     x: jax.Array, axes: tuple[int, ...], scale: Any = 1, bias: Any = 0, epsilon: float = 1, mean: Any = None
 ) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from fnconv.base import chunks, dtypes, geometry, lowering, window_sums
 from fnconv.base.attach import attach
 from fnconv.base.spec import ConvSpec
-from fnconv.ops import activation, conv, elementwise, loss, lp_pool, max_pool, norm
+from fnconv.ops import activation, conv, elementwise, loss, lp_pool, max_pool, norm, response_norm
 from fnconv.rules import choice
 from fnconv.rules import conv as conv_rules
 from fnconv.rules import max_pool as max_rules
@@ -423,6 +423,8 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "ReLU6'(6) = 1": (flat_only_outside, "relu6: kinks"),
     "variance as mean(x^2) - m^2": (square_of_the_mean_subtracted, "layer_norm: a large mean"),
     "no gradient through the variance": (not_orthogonal_to_z, "layer_norm: two values"),
+    "windows of channels not turned round": (
+        lambda patch: patch.setattr(response_norm, "spread", response_norm.total), "local_response_norm: digits"),
     "s - label, which cancels": (sigmoid_minus_label, "sigmoid_binary_cross_entropy: digits"),
     "an ignored label's logits count": (
         lambda patch: patch.setattr(loss, "_asked", lambda logits, labels: labels == labels),

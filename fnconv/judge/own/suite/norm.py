@@ -36,7 +36,7 @@ def cases() -> Iterator[Case]:
     yield _case("batch_norm", lambda *a: ops.batch_norm(*a).y, partial(_plain, axes=(0, 1), epsilon=1e-5), three)
     five = {"x": SHAPE, "mean": CHANNELS, "deviation": CHANNELS, "scale": CHANNELS, "bias": CHANNELS}
     yield _case("batch_norm_inference", _given, _plain_given, five)
-    options = {"size": 4, "alpha": 0.5, "beta": 0.75}
+    options: dict[str, Any] = {"size": 4, "alpha": 0.5, "beta": 0.75}
     yield _case("local_response_norm", partial(ops.local_response_norm, **options), _plain_response, {"x": SHAPE})
     yield _case("gate", ops.gate, lambda x, s: x * s, {"x": SHAPE, "s": (3, 1, 6)})
     yield replace(_case("dropout", _dropped, _plain_dropped, {"x": SHAPE}), bound=Multilinear())
