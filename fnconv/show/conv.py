@@ -12,7 +12,7 @@ from fnconv.base.typing import IntOrTuple, Padding
 from fnconv.rules import available
 from fnconv.show import conv_sections, interactive, numbers
 from fnconv.show.blocks import Section
-from fnconv.show.layer import NAME, Layer
+from fnconv.show.layer import Layer
 from fnconv.show.numbers import Numbers, ShapeOrNumbers
 from fnconv.show.page import Page
 from fnconv.show.pool import pool
@@ -86,7 +86,7 @@ def _layer(
     groups: int = 1,
     **geometry: Any,
 ) -> Layer:
-    x, w = numbers.load(NAME, "input", input), numbers.load(NAME, "kernel", kernel)
+    x, w = numbers.load(Layer.name, "input", input), numbers.load(Layer.name, "kernel", kernel)
     n = _spatial(x, w)
     size, window = (tuple(a.shape[:n] if isinstance(a, np.ndarray) else a) for a in (x, w))
     if isinstance(w, np.ndarray) and w.ndim == n + 2:
@@ -95,21 +95,21 @@ def _layer(
         channels = x.shape[-1]
     shape = (1, *size, channels)
     if len(size) != len(window):
-        raise invalid(NAME, "kernel", f"must have as many spatial dimensions as the input {size}", tuple(window))
+        raise invalid(Layer.name, "kernel", f"must have as many spatial dimensions as the input {size}", tuple(window))
     for argument, count in (("channels", channels), ("out_channels", out_channels)):
         if count < 1:
-            raise invalid(NAME, argument, "must be at least 1", count)
+            raise invalid(Layer.name, argument, "must be at least 1", count)
     options: dict[str, Any] = {**geometry, "groups": groups, "rule": "auto", "precision": None}
     names = available.names("conv")
-    spec = ConvSpec.from_args(NAME, shape, size, window, channels, out_channels, available=names, **options)
+    spec = ConvSpec.from_args(Layer.name, shape, size, window, channels, out_channels, available=names, **options)
     if 0 in spec.y_shape(1):
-        raise invalid(NAME, "kernel", "must fit into the padded input", tuple(window), shape)
+        raise invalid(Layer.name, "kernel", "must fit into the padded input", tuple(window), shape)
     given: dict[str, numbers.Array] = {}
     if isinstance(x, np.ndarray):
-        given["I"] = numbers.fit(NAME, "input", x, spec.x_shape(1)[1:], 1)
+        given["I"] = numbers.fit(Layer.name, "input", x, spec.x_shape(1)[1:], 1)
     if isinstance(w, np.ndarray):
-        given["W"] = numbers.fit(NAME, "kernel", w, spec.w_shape, 2)
-    given |= numbers.cotangent(NAME, cotangent, spec.y_shape(1)[1:])
+        given["W"] = numbers.fit(Layer.name, "kernel", w, spec.w_shape, 2)
+    given |= numbers.cotangent(Layer.name, cotangent, spec.y_shape(1)[1:])
     return Layer(spec, seed, given)
 
 

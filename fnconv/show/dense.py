@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
-import jax
 import numpy as np
 
 from fnconv.base.errors import invalid
 from fnconv.ops import functional as ops
 from fnconv.show import interactive, numbers
-from fnconv.show.blocks import EQUATIONS, TERMS, Equations, Formula, Prose, Section, readable
+from fnconv.show.blocks import Equations, Formula, Prose, Section
 from fnconv.show.numbers import Numbers, ShapeOrNumbers
 from fnconv.show.page import Page
-from fnconv.show.relation import first
-from fnconv.show.symbols import Expression, Number, Partial, Product, Sum, Symbol, namer, some
+from fnconv.show.symbols import Expression, Number, Partial, Product, Sum, Symbol, namer
 from fnconv.show.tensors import equations, side_by_side, slices, tensor, too_large
 
 NAME = "show.dense"
@@ -74,53 +70,48 @@ class Dense(numbers.Written):
     """x W + b = y.  Indices are 0-based here and 1-based in the symbols."""
 
     name = NAME
+    apply = staticmethod(ops.dense)
 
     def __init__(self, inputs: int, outputs: int, given: Mapping[str, numbers.Array], seed: int) -> None:
         self.inputs, self.outputs, self.given, self.seed = inputs, outputs, given, seed
         self.x, self.W = namer("x", ((inputs,),)), namer("W", ((inputs, outputs),))
         self.b, self.y, self.delta = (namer(name, ((outputs,),)) for name in ("b", "y", "δ"))
+        self.shapes = {"x": (inputs,), "W": (inputs, outputs), "b": (outputs,), "δ": (outputs,)}
+        self.ranges = dict.fromkeys(self.shapes, (-4, 9))
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"x": (self.inputs,), "W": (self.inputs, self.outputs), "b": (self.outputs,), "δ": (self.outputs,)}
-
-    @property
-    def tensors(self) -> dict[str, numbers.Tensor]:
         def of(symbol: Callable[..., Symbol], *shape: int) -> numbers.Tensor:
             return lambda _, i: symbol(i), (), shape
 
-        n, m = self.inputs, self.outputs
-        vectors = {"b": of(self.b, m), "y": of(self.y, m), "δ": of(self.delta, m)}
-        return {"x": of(self.x, n), "W": of(self.W, n, m), **vectors}
+        vectors = {"b": of(self.b, outputs), "y": of(self.y, outputs), "δ": of(self.delta, outputs)}
+        self.tensors = {"x": of(self.x, inputs), "W": of(self.W, inputs, outputs), **vectors}
 
-    def drawn(self, name: str) -> numbers.Array:
-        return numbers.random(self.shapes[name], (self.seed, list(self.shapes).index(name)), -4, 9)
+    def forward(self) -> Iterator[tuple[Expression, Expression]]:
+        """y_j = sum over i of x_i W_ij, then + b_j."""
+        for (j,) in self.first(self.outputs):
+            sums = self.some((Product((self.x((i,)), self.W((i, j)))) for i in range(self.inputs)), self.inputs)
+            yield self.y((j,)), Sum((*sums.terms, self.b((j,))), sums.hidden)
 
-    def computed(self, operands: Mapping[str, Any]) -> dict[str, Any]:
-        y, pullback = jax.vjp(ops.dense, *(jax.numpy.asarray(operands[n]) for n in ("x", "W", "b")))
-        return {"y": y, **dict(zip(("dx", "dW", "db"), pullback(jax.numpy.asarray(operands["δ"])), strict=True))}
+    def input_gradient(self) -> Iterator[tuple[Expression, Expression]]:
+        """dL/dx_i = sum over j of delta_j W_ij."""
+        for (i,) in self.first(self.inputs):
+            terms = (Product((self.delta((j,)), self.W((i, j)))) for j in range(self.outputs))
+            yield Partial(self.x((i,))), self.some(terms, self.outputs)
+
+    def weight_gradient(self) -> Iterator[tuple[Expression, Expression]]:
+        for i, j in self.first(self.inputs, self.outputs):
+            yield Partial(self.W((i, j))), Product((self.x((i,)), self.delta((j,))))
+
+    def bias_gradient(self) -> Iterator[tuple[Expression, Expression]]:
+        for (j,) in self.first(self.outputs):
+            yield Partial(self.b((j,))), self.delta((j,))
 
 
 def _page(layer: Dense, values: bool) -> Page:
-    inputs, outputs, x, w, b, delta = layer.inputs, layer.outputs, layer.x, layer.W, layer.b, layer.delta
+    inputs, outputs = layer.inputs, layer.outputs
 
-    def block(pairs: Sequence[tuple[Expression, Expression]], total: int, label: str) -> Equations:
+    def block(pairs: Iterator[tuple[Expression, Expression]], total: int, label: str) -> Equations:
         return equations(layer, pairs, total, (label,), values)
 
-    shown_in, shown_out = readable(inputs, TERMS), readable(outputs, TERMS)
-    some_in, some_out = range(readable(inputs, EQUATIONS)), range(readable(outputs, EQUATIONS))
-
-    def affine(j: int) -> Expression:
-        terms = (Product((x((i,)), w((i, j)))) for i in range(inputs))
-        return Sum((*islice(terms, shown_in), b((j,))), inputs - shown_in)
-
-    forward = [(layer.y((j,)), affine(j)) for j in some_out]
-    dx = [
-        (Partial(x((i,))), some((Product((delta((j,)), w((i, j)))) for j in range(outputs)), outputs, shown_out))
-        for i in some_in
-    ]
-    dw = [(Partial(w((i, j))), Product((x((i,)), delta((j,))))) for i, j in first((inputs, outputs), EQUATIONS)]
-    db = [(Partial(b((j,))), delta((j,))) for j in some_out]
     row = {name: tensor(layer, name, values) for name in layer.tensors}
     first_section = Section(
         "The layer",
@@ -133,29 +124,28 @@ def _page(layer: Dense, values: bool) -> Page:
                 "It is a convolution whose kernel is as large as its input: one window, so that no cell is copied.  "
                 f"{inputs * outputs:,} weights, {outputs:,} biases."
             ),
-            block(forward, outputs, "Notes 1"),
+            block(layer.forward(), outputs, "Notes 1"),
         ),
     )  # fmt: skip
     weights_section = Section(
         "Gradients of weights and biases",
         (
             Formula("∂L/∂W = xᵀ δ,  ∂L/∂W_ij = x_i·δ_j;  ∂L/∂b = δ,   δ = ∂L/∂y", LATEX_W, ("Notes 2.1",)),
-            block(dw, inputs * outputs, "Notes 2.1"),
-            block(db, outputs, "Notes 2.1"),
+            block(layer.weight_gradient(), inputs * outputs, "Notes 2.1"),
+            block(layer.bias_gradient(), outputs, "Notes 2.1"),
         ),
     )
     input_section = Section(
         "Gradient of the input",
         (
             Formula("∂L/∂x = δ Wᵀ,  ∂L/∂x_i = Σ_j δ_j·W_ij", LATEX_X, ("Notes 2.1", "Wei 3")),
-            block(dx, inputs, "Notes 2.1"),
+            block(layer.input_gradient(), inputs, "Notes 2.1"),
         ),
     )
     title = f"Fully connected layer, {inputs:,} inputs and {outputs:,} outputs"
     parts = [first_section, weights_section, input_section]
     if values:
-        dw_array = np.asarray(layer.arrays["dW"])
-        found = slices("∂L/∂W", (), (inputs, outputs), lambda _, i: Number(float(dw_array[i])))
+        found = slices("∂L/∂W", (), (inputs, outputs), lambda _, i: Number(float(layer.arrays["dW"][i])))
         parts.append(Section("As matrices", (side_by_side(row["x"], row["δ"], found),)))
     return Page(title, tuple(parts), lambda: interactive.section(interactive.dense(layer)))
 

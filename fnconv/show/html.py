@@ -11,37 +11,6 @@ from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Se
 from fnconv.show.symbols import Expression, Notation, Symbol, write
 from fnconv.textbook.equations import cite
 
-STYLE = """
-.fnconv { font-family: Georgia, "Times New Roman", serif; line-height: 1.45; max-width: 62em; color: #1b1b1b;
-  background: #fff; }
-.fnconv h1 { font-size: 1.5em; margin: 0.4em 0; }
-.fnconv h2 { font-size: 1.15em; margin: 1.6em 0 0.5em; border-bottom: 1px solid #bbb; }
-.fnconv sub { font-size: 0.72em; line-height: 0; }
-.fnconv .label { color: #667; font-size: 0.8em; font-family: Helvetica, Arial, sans-serif; margin-left: 2em;
-  white-space: nowrap; }
-.fnconv .formula { background: #f4f5f8; border-left: 3px solid #56b4e9; padding: 0.4em 0.8em; }
-.fnconv .slip { background: #fff6e5; border-left: 3px solid #e69f00; padding: 0.4em 0.8em; }
-.fnconv .more { color: #667; }
-.fnconv .row { display: flex; flex-wrap: wrap; align-items: center; gap: 0.9em; margin: 0.7em 0;
-  overflow-x: auto; }
-.fnconv figure { margin: 0; }
-.fnconv figcaption { font-size: 0.8em; color: #667; text-align: center; }
-.fnconv table { border-collapse: collapse; margin: 0; font-size: 1em; width: auto; border: 0; }
-.fnconv td, .fnconv th { border: 0; padding: 0.08em 0.45em; text-align: center; background: none; white-space: nowrap; }
-.fnconv tr { background: none !important; }
-.fnconv .matrix .left, .fnconv .matrix .right { border: 1.5px solid #1b1b1b; padding: 0; min-width: 0.3em; }
-.fnconv .matrix .left { border-right: 0; }
-.fnconv .matrix .right { border-left: 0; }
-.fnconv .matrix th { font-weight: normal; font-size: 0.72em; color: #667; }
-.fnconv table.geometry { margin: 0.6em 0; }
-.fnconv .geometry td, .fnconv .geometry th { padding: 0.15em 0.9em; text-align: right; }
-.fnconv .geometry .words { text-align: left; }
-.fnconv .geometry th { font-weight: normal; color: #667; border-bottom: 1px solid #bbb; }
-.fnconv .equations td { text-align: left; padding: 0.1em 0.3em; white-space: normal; vertical-align: top; }
-.fnconv .equations td:first-of-type { white-space: nowrap; }
-.fnconv .zero { color: #b5b5b5; }
-"""
-
 
 class Html(Notation):
     """Expressions in HTML."""
@@ -71,22 +40,24 @@ SYMBOL = re.compile(
 def document(title: str, sections: Sequence[Section], live: str = "") -> str:
     """A file of its own; live: what its reader can step through, as HTML."""
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    style = files("fnconv.show").joinpath("page.css").read_text("utf-8")
     head += f"<title>{escape(title)}</title>"
     body = fragment(title, sections, live)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n{body}\n<style>{style}</style>\n</body></html>\n'
-    )
+    end = f"<style>{_style('page')}</style>\n</body></html>\n"
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n{body}\n{end}'
 
 
 def fragment(title: str, sections: Sequence[Section], live: str = "") -> str:
     """A part of a page, with its style."""
-    parts = [f"<style>{STYLE}</style>", '<div class="fnconv">', f"<h1>{escape(title)}</h1>"]
+    parts = [f"<style>\n{_style('fragment')}</style>", '<div class="fnconv">', f"<h1>{escape(title)}</h1>"]
     parts += ["</div>", live, '<div class="fnconv">'] if live else []
     for section in sections:
         parts.append(f"<h2>{escape(section.title)}</h2>")
         parts += [_block(block) for block in section.blocks]
     return "\n".join([*parts, "</div>"])
+
+
+def _style(name: str) -> str:
+    return files("fnconv.show").joinpath(f"{name}.css").read_text("utf-8")
 
 
 def marked(text: str) -> str:

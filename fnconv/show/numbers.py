@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.typing import ArrayLike
-from fnconv.show.symbols import Expression, Lookup, Partial, Symbol, substitute
+from fnconv.show.blocks import EQUATIONS, TERMS, Limit, readable
+from fnconv.show.relation import Index, first
+from fnconv.show.symbols import Expression, Partial, Sum, Symbol, substitute
 
 Array = npt.NDArray[np.float32]
 Numbers = ArrayLike | npt.ArrayLike | Path  # an array, what makes one, or the path of a .npy file
@@ -54,17 +58,6 @@ def fit(function: str, argument: str, array: Array, shape: tuple[int, ...], opti
     return array
 
 
-def fits(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether tensors are small enough to be filled with numbers."""
-    return all(np.prod(shape, dtype=float) <= MOST_NUMBERS for shape in shapes.values())
-
-
-def refuse_if_large(function: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    if not fits(shapes):
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise invalid(function, "values", f"can be put into tensors of at most {MOST_NUMBERS} elements", listed)
-
-
 def cotangent(function: str, given: Any, shape: tuple[int, ...], optional: int = 1) -> dict[str, Array]:
     """The numbers of δ under its name, where there are any."""
     if given is None:
@@ -88,63 +81,66 @@ def random(shape: tuple[int, ...], seed: tuple[int, ...], low: int, high: int, *
     return drawn.reshape(shape).astype(np.float32)
 
 
-def lookup(arrays: Mapping[str, Any]) -> Lookup:
-    """The entry that a symbol names: channels, which a symbol has first, are an array's last axes, reversed.
+class Written:
+    """A layer in symbols, and in numbers in the library's layout: given or random ones, and what fnconv computes.
 
-    W_21,11 is w[0, 0, 0, 1] of (*window, in, out), I_2,31 is x[2, 0, 1] of (*spatial, channel).
+    name: of the function that writes it.  shapes: of the operands, the last of them the cotangent.
+    tensors: the operands that are drawn as matrices, and the result.  apply: the library's operation.
+    ranges: of the random integers for each operand.  limits: of equations, and of terms in each.
     """
-    tables = {name: np.asarray(array) for name, array in arrays.items()}
 
-    def value(symbol: Symbol) -> float:
-        table = tables[symbol.name]
-        *channels, position = symbol.groups or ((),)
-        index = (*position, *(c for group in channels for c in reversed(group)))
-        at = tuple(i - 1 for i in index)
-        return float(table[at + (0,) * (table.ndim - len(at))])
-
-    return value
-
-
-class Written(ABC):
-    """A layer in symbols, and in numbers in the library's layout: given or random ones, and what fnconv computes."""
-
-    name: str  # of the function that writes it
+    name: str
+    seed: int
     given: Mapping[str, Array]
+    shapes: dict[str, tuple[int, ...]]
+    tensors: dict[str, Tensor]
+    apply: Callable[..., Any]
+    ranges: Mapping[str, tuple[int, int]]
+    limits: tuple[Limit, Limit] = EQUATIONS, TERMS
 
-    @property
-    @abstractmethod
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the operands."""
+    def first(self, *shape: int) -> Iterator[Index]:
+        """The indices of the equations that are shown, of so many."""
+        return first(shape, self.limits[0])
 
-    @property
-    @abstractmethod
-    def tensors(self) -> dict[str, Tensor]:
-        """Those that are drawn as matrices."""
-
-    @abstractmethod
-    def drawn(self, name: str) -> Array:
-        """An operand that is not given."""
-
-    @abstractmethod
-    def computed(self, operands: Mapping[str, Any]) -> dict[str, Any]:
-        """The result and the gradients, by the library's operation."""
+    def some(self, terms: Iterable[Expression], total: int) -> Sum:
+        """The terms that are shown of a sum of `total`."""
+        shown = readable(total, self.limits[1])
+        return Sum(tuple(islice(terms, shown)), total - shown)
 
     @property
     def numeric(self) -> bool:
-        """Whether numbers can be put in."""
-        return fits(self.shapes)
+        """Whether tensors are small enough to be filled with numbers."""
+        return all(np.prod(shape, dtype=float) <= MOST_NUMBERS for shape in self.shapes.values())
+
+    def drawn(self, name: str) -> Array:
+        """An operand that is not given."""
+        return random(self.shapes[name], (self.seed, list(self.shapes).index(name)), *self.ranges[name])
 
     @cached_property
-    def operands(self) -> dict[str, Any]:
-        refuse_if_large(self.name, self.shapes)
+    def operands(self) -> dict[str, Array]:
+        if not self.numeric:
+            listed = ", ".join(f"{name} {shape}" for name, shape in self.shapes.items())
+            raise invalid(self.name, "values", f"can be put into tensors of at most {MOST_NUMBERS} elements", listed)
         return {name: self.given[name] if name in self.given else self.drawn(name) for name in self.shapes}
 
     @cached_property
-    def arrays(self) -> dict[str, Any]:
-        return {**self.operands, **self.computed(self.operands)}
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The operands, the result and the gradients."""
+        *given, cotangent = map(jnp.asarray, self.operands.values())
+        y, pullback = jax.vjp(self.apply, *given)
+        (result,) = self.tensors.keys() - self.shapes.keys()
+        found = {result: y, **dict(zip(map("d{}".format, self.shapes), pullback(cotangent), strict=False))}
+        return self.operands | {name: np.asarray(array) for name, array in found.items()}
 
     def value(self, symbol: Symbol) -> float:
-        return lookup(self.arrays)(symbol)
+        """The entry that a symbol names: channels, which a symbol has first, are an array's last axes, reversed.
+
+        W_21,11 is w[0, 0, 0, 1] of (*window, in, out), I_2,31 is x[2, 0, 1] of (*spatial, channel).
+        """
+        table = self.arrays[symbol.name]
+        *channels, position = symbol.groups or ((),)
+        at = tuple(i - 1 for i in (*position, *(c for group in channels for c in reversed(group))))
+        return float(table[at + (0,) * (table.ndim - len(at))])
 
     def result(self, left: Expression) -> float:
         """What fnconv computes for the left side of an equation."""

@@ -54,11 +54,8 @@ class Pictures:
 
     def padded_gradient(self) -> Any:
         """dL/d(padded I), (*padded, channels)."""
-        a = self.layer.arrays
-        strides, dilation = [x.stride for x in self.axes], [x.dilation for x in self.axes]
-        shape = (*self.result, self.layer.spec.in_channels)
-        options: dict[str, Any] = {"strides": strides, "dilation": dilation, "groups": self.layer.spec.groups}
-        return np.asarray(ops.conv_input_vjp(a["δ"], a["W"], shape, **options))
+        a, shape = self.layer.arrays, (*self.result, self.layer.spec.in_channels)
+        return np.asarray(ops.conv_input_vjp(a["δ"], a["W"], shape, **self.layer.options))
 
 
 # ---- sections -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 from fnconv.base.geometry import volume
 from fnconv.show.blocks import Block, Formula, Prose, Section, Table, matrix
 from fnconv.show.pooling import Pooling
-from fnconv.show.relation import Index, unravel
+from fnconv.show.relation import Index, ravel, unravel
 from fnconv.show.symbols import Expression, Number
 from fnconv.show.tensors import axes_table, equations, remaining, side_by_side, slices, tensor, too_large
 
@@ -93,14 +93,14 @@ def _selection(pooling: Pooling) -> Section:
 
     def entry(row: int, column: int) -> Expression | None:
         taken = pooling.taken(0, unravel(row, r.output))
-        return Number(1) if taken is not None and pooling.column(taken) == column else None
+        return Number(1) if taken is not None and ravel(taken, r.input) == column else None
 
     def window(row: int) -> str:
         return f"O_{pooling.O((0,), unravel(row, r.output)).index}"
 
     name = "S, a row per window, a column per cell of vec(I)" + (" (channel 1)" if pooling.channels > 1 else "")
     blocks.append(Prose("vec stacks columns: the first index runs fastest."))
-    blocks.append(matrix(name, pooling.vec_shape, entry, sparse=True, row_head=window))
+    blocks.append(matrix(name, (total, volume(r.input)), entry, sparse=True, row_head=window))
     return Section("The selection matrix S", tuple(blocks))
 
 
@@ -114,7 +114,7 @@ def _windows(pooling: Pooling) -> tuple[list[tuple[str, ...]], bool]:
         cells = [pooling.value(pooling.I((0,), i)) for _, i in r.of_output(o)][:9]
         taken = [_cell(pooling, int(found[t][(*o, 0)])) for t in found]
         differ = differ or taken[0] != taken[1]
-        dots = " …" if r.covered(o) > len(cells) else ""
+        dots = " …" if len(r.of_output(o)) > len(cells) else ""
         numbers = " ".join(f"{v:g}" for v in cells) + dots
         rows.append((f"O_{pooling.O((0,), o).index}", numbers, f"{pooling.value(pooling.O((0,), o)):g}", *taken))
     return rows, differ

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import cached_property, partial
-from itertools import islice
 from typing import Any, Literal
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fnconv.base.geometry import Axis, volume, window_counts
+from fnconv.base.geometry import Axis, window_counts
 from fnconv.base.spec import PoolSpec
 from fnconv.ops import functional as ops
 from fnconv.show import numbers
-from fnconv.show.blocks import EQUATIONS, TERMS, Limit, readable
-from fnconv.show.relation import Index, Relation, first, ravel
+from fnconv.show.relation import Index, Relation
 from fnconv.show.symbols import (
     Expression,
     Largest,
@@ -30,7 +28,6 @@ from fnconv.show.symbols import (
     Sum,
     Symbol,
     namer,
-    some,
 )
 
 NAME = "show.pool"
@@ -61,62 +58,54 @@ class Pooling(numbers.Written):
         self.I = namer("I", (channel, r.input))
         self.O, self.delta = namer("O", (channel, r.output)), namer("δ", (channel, r.output))
         self.S = namer("S", (channel, r.output, r.input))
+        self.shapes = {"I": (*spec.size, channels), "δ": (*spec.output, channels)}
+        symbols = {"I": (self.I, r.input), "O": (self.O, r.output), "δ": (self.delta, r.output)}
+        self.tensors = {name: (symbol, (channels,), shape) for name, (symbol, shape) in symbols.items()}
         self.counts = window_counts(spec.axes, spec.include_pad)
-        self._pool: Callable[[Any], Any] = partial(getattr(ops, KINDS[kind]), window_shape=r.window, **dict(options))
-        self._options = options
+        self.options = {"window_shape": r.window, **options}
+        self.apply = partial(getattr(ops, KINDS[kind]), **self.options)
 
     # ---- the terms ----------------------------------------------------------------------------------------------
 
-    def value_of(self, c: Index, o: Index, terms: Limit = TERMS) -> Expression:
+    def value_of(self, c: Index, o: Index) -> Expression:
         """O_o as a function of the cells of its window."""
-        total = self.relation.covered(o)
-        cells = [self.I(c, i) for _, i in islice(self.relation.of_output(o), readable(total, terms))]
-        hidden = total - len(cells)
+        met = self.relation.of_output(o)
+        cells, hidden = (found := self.some((self.I(c, i) for _, i in met), len(met))).terms, found.hidden
         if self.kind == "max":
-            return Largest(tuple(cells), hidden)
+            return Largest(cells, hidden)
         if self.kind == "avg":
-            divisor = int(self.counts[o])
-            share = Number(Fraction(1, divisor)) if divisor else Number(0)
-            return Product((share, Sum(tuple(cells), hidden)))
+            return Product((self._share(o), found))
         p = Fraction(self.spec.p).limit_denominator(1000)
         return Power(Sum(tuple(Power(Modulus(cell), p) for cell in cells), hidden), 1 / p)
 
-    def gradient_terms(self, c: Index, i: Index) -> Iterator[Expression]:
-        """What every window that holds cell i gives it of its δ."""
-        for o, _ in self.relation.of_cell(i):
-            delta, cell = self.delta(c, o), self.I(c, i)
-            if self.kind == "max":
-                yield Product((self.S(c, o, i), delta))
-            elif self.kind == "avg":
-                divisor = int(self.counts[o])
-                yield Product((Number(Fraction(1, divisor)) if divisor else Number(0), delta))
-            elif self.spec.p == 2:
-                yield Product((delta, Quotient(cell, self.O(c, o))))
-            else:
-                slope = Power(Quotient(Modulus(cell), self.O(c, o)), Fraction(self.spec.p).limit_denominator(1000) - 1)
-                yield Product((delta, Sign(cell), slope))
+    def share_of(self, c: Index, o: Index, i: Index) -> Expression:
+        """What window o gives cell i of its δ."""
+        delta, cell = self.delta(c, o), self.I(c, i)
+        if self.kind == "max":
+            return Product((self.S(c, o, i), delta))
+        if self.kind == "avg":
+            return Product((self._share(o), delta))
+        if self.spec.p == 2:
+            return Product((delta, Quotient(cell, self.O(c, o))))
+        slope = Power(Quotient(Modulus(cell), self.O(c, o)), Fraction(self.spec.p).limit_denominator(1000) - 1)
+        return Product((delta, Sign(cell), slope))
 
-    def forward(self, limit: Limit = EQUATIONS, terms: Limit = TERMS) -> Iterator[tuple[Expression, Expression]]:
-        for c, *o in first((self.channels, *self.relation.output), limit):
-            yield self.O((c,), tuple(o)), self.value_of((c,), tuple(o), terms)
+    def _share(self, o: Index) -> Number:
+        """1 / the number of cells that are counted."""
+        divisor = int(self.counts[o])
+        return Number(Fraction(1, divisor) if divisor else 0)
 
-    def gradient(self, limit: Limit = EQUATIONS, terms: Limit = TERMS) -> Iterator[tuple[Expression, Expression]]:
-        for c, *i in first((self.channels, *self.relation.input), limit):
-            all_terms = self.gradient_terms((c,), tuple(i))
-            total = self.relation.uses(tuple(i))
-            yield Partial(self.I((c,), tuple(i))), some(all_terms, total, readable(total, terms))
+    def forward(self) -> Iterator[tuple[Expression, Expression]]:
+        for c, *o in self.first(self.channels, *self.relation.output):
+            yield self.O((c,), o), self.value_of((c,), tuple(o))
+
+    def gradient(self) -> Iterator[tuple[Expression, Expression]]:
+        for c, *i in self.first(self.channels, *self.relation.input):
+            windows = self.relation.of_cell(i)
+            shares = (self.share_of((c,), o, tuple(i)) for o, _ in windows)
+            yield Partial(self.I((c,), i)), self.some(shares, len(windows))
 
     # ---- numbers ------------------------------------------------------------------------------------------------
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"I": (*self.spec.size, self.channels), "δ": (*self.spec.output, self.channels)}
-
-    @property
-    def tensors(self) -> dict[str, numbers.Tensor]:
-        r, channels = self.relation, (self.channels,)
-        symbols = {"I": self.I, "O": self.O, "δ": self.delta}
-        return {name: (s, channels, r.input if name == "I" else r.output) for name, s in symbols.items()}
 
     def drawn(self, name: str) -> numbers.Array:
         """Random integers; for max pooling such that, if it can be, a tie is resolved in two ways."""
@@ -131,15 +120,10 @@ class Pooling(numbers.Written):
                 break
         return drawn
 
-    def computed(self, operands: Mapping[str, Any]) -> dict[str, Any]:
-        y, pullback = jax.vjp(self._pool, jax.numpy.asarray(operands["I"]))
-        return {"O": np.asarray(y), "dI": np.asarray(pullback(jax.numpy.asarray(operands["δ"]))[0])}
-
     def winners(self, ties: str, x: Any = None) -> np.ndarray:
         """Row-major position of the cell that every window of a max pooling takes, (*output, channels); -1 for none."""
-        options = {**self._options, "ties": ties}
-        x = jax.numpy.asarray(self.operands["I"] if x is None else x)
-        return np.asarray(ops.max_pool_with_indices(x, self.relation.window, **options)[1])
+        x = jnp.asarray(self.operands["I"] if x is None else x)
+        return np.asarray(ops.max_pool_with_indices(x, **self.options | {"ties": ties})[1])
 
     @cached_property
     def _taken(self) -> np.ndarray:
@@ -156,12 +140,3 @@ class Pooling(numbers.Written):
             c = channel[0][0] - 1 if channel else 0
             return float(self.taken(c, tuple(n - 1 for n in o)) == tuple(n - 1 for n in i))
         return super().value(symbol)
-
-    @property
-    def vec_shape(self) -> tuple[int, int]:
-        """Shape of S for one channel."""
-        return volume(self.relation.output), volume(self.relation.input)
-
-    def column(self, i: Index) -> int:
-        """Position of a cell in vec(I)."""
-        return ravel(i, self.relation.input)

@@ -6,7 +6,9 @@ Everything that a page prints element by element comes from here, and this from 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice, product
+from math import prod
 
 import numpy as np
 
@@ -15,67 +17,51 @@ from fnconv.base.geometry import AnyAxis, Axis, outputs, sizes, volume, windows
 from fnconv.show.blocks import Limit, readable
 
 Index = tuple[int, ...]
-IndexPair = tuple[Index, Index]
 MOST_PAIRS = 2**24  # entries of an index table
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of indices, put together from pairs of positions along each axis."""
+
+    along: tuple[Sequence[tuple[int, int]], ...]
+
+    def __len__(self) -> int:
+        return prod(map(len, self.along))
+
+    def __iter__(self) -> Iterator[tuple[Index, Index]]:
+        for combination in product(*self.along):
+            yield tuple(a for a, _ in combination), tuple(b for _, b in combination)
 
 
 class Relation:
     """Output o meets window element k at cell i: the map m of Wei (2.14)-(2.17) and its inverse, without channels."""
 
     def __init__(self, axes: Sequence[AnyAxis]) -> None:
-        self.axes = tuple(axes)
+        self.input, self.window, self.output = sizes(axes), windows(axes), outputs(axes)
         for o, k in zip(self.output, self.window, strict=True):
             if o * k > MOST_PAIRS:
                 rule = f"must have at most {MOST_PAIRS} pairs of an output and a window element along an axis"
                 raise invalid("show", "input", rule, o * k)
-        self._met = [np.where(a.valid(), a.positions(), -1) for a in self.axes]
-
-    @property
-    def input(self) -> Index:
-        return sizes(self.axes)
-
-    @property
-    def window(self) -> Index:
-        return windows(self.axes)
-
-    @property
-    def output(self) -> Index:
-        return outputs(self.axes)
+        self._met = [np.where(a.valid(), a.positions(), -1) for a in axes]
 
     def cell(self, o: Index, k: Index) -> Index | None:
         """The cell that window element k of output o lies on; None in the padding."""
         i = tuple(int(met[at]) for met, at in zip(self._met, zip(o, k, strict=True), strict=True))
         return None if -1 in i else i
 
-    def of_output(self, o: Index) -> Iterator[IndexPair]:
+    def of_output(self, o: Sequence[int]) -> Pairs:
         """(k, i) of every cell that output o is computed from."""
-        return self._pairs(
-            [[(k, int(i)) for k, i in enumerate(m[j]) if i >= 0] for m, j in zip(self._met, o, strict=True)]
-        )
+        return Pairs(tuple(_met(m[j]) for m, j in zip(self._met, o, strict=True)))
 
-    def of_cell(self, i: Index) -> Iterator[IndexPair]:
+    def of_cell(self, i: Sequence[int]) -> Pairs:
         """(o, k) of every place where cell i is used: m^-1, the terms of Wei (2.30)."""
-        return self._pairs(
-            [[(int(o), int(k)) for o, k in np.argwhere(m == j)] for m, j in zip(self._met, i, strict=True)]
-        )
+        places = (np.argwhere(m == j).tolist() for m, j in zip(self._met, i, strict=True))
+        return Pairs(tuple([(o, k) for o, k in along] for along in places))
 
-    def of_element(self, k: Index) -> Iterator[IndexPair]:
+    def of_element(self, k: Sequence[int]) -> Pairs:
         """(o, i) of every output to which window element k brings a cell."""
-        return self._pairs(
-            [[(o, int(i)) for o, i in enumerate(m[:, j]) if i >= 0] for m, j in zip(self._met, k, strict=True)]
-        )
-
-    def uses(self, i: Index) -> int:
-        """In how many windows cell i lies."""
-        return int(np.prod([np.count_nonzero(m == j) for m, j in zip(self._met, i, strict=True)]))
-
-    def covered(self, o: Index) -> int:
-        """How many cells output o is computed from."""
-        return int(np.prod([np.count_nonzero(m[j] >= 0) for m, j in zip(self._met, o, strict=True)]))
-
-    def places(self, k: Index) -> int:
-        """To how many outputs window element k brings a cell."""
-        return int(np.prod([np.count_nonzero(m[:, j] >= 0) for m, j in zip(self._met, k, strict=True)]))
+        return Pairs(tuple(_met(m[:, j]) for m, j in zip(self._met, k, strict=True)))
 
     def first_output(self, k: Index | None = None) -> Index:
         """The first output that meets a cell, in any order of counting; with window element k where that is given.
@@ -91,10 +77,10 @@ class Relation:
         used = [len(np.unique(m[m >= 0])) for m in self._met]
         return int(np.prod(self.input)) - int(np.prod(used))
 
-    @staticmethod
-    def _pairs(per_axis: Sequence[Sequence[tuple[int, int]]]) -> Iterator[IndexPair]:
-        for combination in product(*per_axis):
-            yield tuple(a for a, _ in combination), tuple(b for _, b in combination)
+
+def _met(line: np.ndarray) -> list[tuple[int, int]]:
+    """The places of a line of the index table that are no padding, each with its cell."""
+    return [(at, i) for at, i in enumerate(line.tolist()) if i >= 0]
 
 
 def cell_formula(axis: Axis, output: str, element: str) -> str:

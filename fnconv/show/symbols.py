@@ -6,10 +6,9 @@ puts numbers for the symbols, `write` spells an expression in a notation (text, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
 from typing import Any
 
 
@@ -83,11 +82,10 @@ class Largest:
 
 
 Expression = Symbol | Partial | Number | Sum | Product | Quotient | Power | Modulus | Sign | Largest
-Lookup = Callable[[Symbol], float]
 ZERO = Sum(())
 
 
-def substitute(e: Expression, values: Lookup) -> Expression:
+def substitute(e: Expression, values: Callable[[Symbol], float]) -> Expression:
     """The expression with numbers for its symbols."""
 
     def put(part: Any) -> Any:
@@ -185,13 +183,8 @@ def namer(name: str, extents: tuple[tuple[int, ...], ...]) -> Callable[..., Symb
     """Symbols of one letter from 0-based groups of indices; a group without extents is left out."""
     wide = any(e > 9 for group in extents for e in group)
 
-    def symbol(*groups: tuple[int, ...]) -> Symbol:
+    def symbol(*groups: Sequence[int]) -> Symbol:
         shown = [group for group, extent in zip(groups, extents, strict=True) if extent]
         return Symbol(name, tuple(tuple(int(i) + 1 for i in group) for group in shown), wide)
 
     return symbol
-
-
-def some(terms: Iterable[Expression], total: int, shown: int) -> Sum:
-    """The first terms of a sum of `total`."""
-    return Sum(tuple(islice(terms, shown)), total - shown)
