@@ -15,14 +15,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import onnx_operators
 
 import fnconv
-from fnconv.judge.engine.running_error import Approx, Format
-from fnconv.judge.own.bounds import Bound, Formulas, Multilinear, Traced
+from fnconv.judge.own import references
+from fnconv.judge.own.bounds import Bound, Multilinear, Traced
 from fnconv.judge.own.references import Window
-from fnconv.judge.own.suite import formulas
 
 FIRST = {"layout": "channels_first"}
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")
@@ -210,78 +208,33 @@ def averages(arguments: dict[str, Any]) -> Bound:
 
 
 def power_averages(arguments: dict[str, Any]) -> Bound:
+    """Beside the p-norm of stacked slices."""
+    *batch, channels = arguments["input"].shape[: -len(arguments["kernel_size"])]
     window = arguments["kernel_size"]
-    size = arguments["input"].shape[-len(window) :]
-    inner = formulas.lp_pool(Window(size, window, arguments["stride"] or window), float(arguments["norm_type"]))
-    back = partial(np.moveaxis, source=-1, destination=-len(window) - 1)
+    size, back = arguments["input"].shape[-len(window) :], (-1, -len(window) - 1)
+    g = Window(size, window, arguments["stride"] or window)
 
-    def moved(a: Approx, to: Callable[..., np.ndarray]) -> Approx:
-        return Approx(to(a.value), to(a.error), a.format)
+    def theirs(x: jax.Array) -> jax.Array:
+        features = jnp.moveaxis(x, *reversed(back)).reshape(-1, *size, channels)
+        y = references.lp_pool(g, features, p=float(arguments["norm_type"]))
+        return jnp.moveaxis(y.reshape(*batch, *y.shape[1:]), *back)
 
-    def canonical(value: np.ndarray) -> np.ndarray:
-        value = np.moveaxis(value, -len(window) - 1, -1)
-        return value if value.ndim == len(window) + 2 else value[None]
-
-    def followed(formula: Any) -> Any:
-        def follow(a: Format, s: Format, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
-            results = formula(a, s, (moved(operands[0], canonical),), moved(dy, canonical))
-            shapes = {"y": dy.value.shape, "dx": operands[0].value.shape}
-            return {k: moved(v, lambda t, k=k: back(t).reshape(shapes[k])) for k, v in results.items()}
-
-        return follow
-
-    return Formulas(followed(inner.manual), followed(inner.reference))
+    return traced(lp_pool, theirs=theirs)(arguments)
 
 
-def squared_errors(arguments: dict[str, Any]) -> Bound:
-    def formula(a: Format, s: Format, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
-        error, reduction = operands[0] - operands[1], arguments["reduction"]
-        each, n = error * error, float(error.value.size)
-        y = each if reduction == "none" else each.sum(None)
-        y, share = (y / n, dy / n) if reduction == "mean" else (y, dy)
-        slope = error.scaled(2) * share
-        return {"y": y, "dx": slope, "dtarget": -slope}
-
-    return Formulas(formula, formula)
-
-
-def cross_entropies(arguments: dict[str, Any]) -> Bound:
-    """d logits = (p sum(weights) - weights) share, share = dy, or dy / the sum of all weights."""
-    target, classes = arguments["target"].numpy(), arguments["input"].shape[1]
-    integer, reduction = np.issubdtype(target.dtype, np.integer), arguments["reduction"]
-
-    def moved(a: Approx, source: int, to: int) -> Approx:
-        return Approx(np.moveaxis(a.value, source, to), np.moveaxis(a.error, source, to), a.format)
-
-    def formula(a: Format, s: Format, operands: Sequence[Approx], dy: Approx) -> dict[str, Approx]:
-        logits = moved(operands[0], 1, -1)
-        if integer:
-            kept = (target != arguments["ignore_index"])[..., None]
-            hot = a.exact((target[..., None] == np.arange(classes)) & kept)
-        else:
-            hot = moved(operands[1], 1, -1)
-        scale = a.exact(1.0 if arguments["weight"] is None else arguments["weight"].numpy())
-        weights = hot * scale
-        centred = logits - logits.value.max(axis=-1, keepdims=True)
-        log_p = centred - centred.exp().sum(-1, keepdims=True).log()
-        each = -(weights * log_p).sum(-1)
-        total = weights.sum(None) if integer else a.exact(each.value.size)
-        y = each if reduction == "none" else each.sum(None)
-        y, share = (y / total, dy / total) if reduction == "mean" else (y, dy)
-        share = share.column() if reduction == "none" else share
-        d_logits = (log_p.exp() * weights.sum(-1, keepdims=True) - weights) * share
-        results = {"y": y, "dx": moved(d_logits, -1, 1)}
-        return results if integer else results | {"dtarget": moved(-(log_p * share * scale), -1, 1)}
-
-    return Formulas(formula, formula)
-
-
-def traced(ours: Callable[..., Any], theirs: Callable[..., Any] | None = None) -> Callable[[dict[str, Any]], Bound]:
-    """theirs: of the input, as Torch computes the slope, if not as we do."""
+def traced(ours: Callable[..., Any], *others: str, theirs: Callable[..., Any] | None = None) -> Callable[..., Bound]:
+    """Of the input and `others`.  theirs: as Torch computes the slope, if not as we do."""
 
     def bound(arguments: dict[str, Any]) -> Bound:
-        function = partial(ours, **{k: v for k, v in arguments.items() if k != "input"})
-        return Traced(function, theirs or function)
+        arrays = {k: v.numpy() for k, v in arguments.items() if hasattr(v, "numpy")}
+        names = [k for k in ("input", *others) if arrays[k].dtype.kind == "f"]
+
+        def function(*operands: jax.Array) -> jax.Array:
+            dtype = operands[0].dtype
+            constants = {k: a.astype(dtype) if a.dtype.kind == "f" else a for k, a in arrays.items()}
+            return ours(**arguments | constants | dict(zip(names, operands, strict=True)))
+
+        return Traced(function, theirs or function, ("x", *names[1:]))
 
     return bound
 
@@ -307,12 +260,12 @@ OPERATORS: dict[str, Operator] = {
     "nn.functional.leaky_relu": Operator(leaky_relu, bound=traced(leaky_relu)),
     "nn.functional.elu": Operator(elu, bound=traced(elu)),
     "nn.functional.celu": Operator(celu, bound=traced(celu)),
-    "nn.functional.gelu": Operator(gelu, bound=traced(gelu, jax.nn.gelu)),
+    "nn.functional.gelu": Operator(gelu, bound=traced(gelu, theirs=jax.nn.gelu)),
     "nn.functional.hardtanh": Operator(hard_tanh, bound=traced(hard_tanh)),
-    "nn.functional.mse_loss": Operator(mse_loss, operands=("input", "target"), bound=squared_errors),
-    "nn.functional.cross_entropy": Operator(cross_entropy, operands=("input", "target"), bound=cross_entropies),
-    "sigmoid": Operator(sigmoid, bound=traced(sigmoid, jax.nn.sigmoid)),
-    "tanh": Operator(tanh, bound=traced(tanh, jnp.tanh)),
+    "nn.functional.mse_loss": Operator(mse_loss, 0, ("input", "target"), traced(mse_loss, "target")),
+    "nn.functional.cross_entropy": Operator(cross_entropy, 0, ("input", "target"), traced(cross_entropy, "target")),
+    "sigmoid": Operator(sigmoid, bound=traced(sigmoid, theirs=jax.nn.sigmoid)),
+    "tanh": Operator(tanh, bound=traced(tanh, theirs=jnp.tanh)),
 }  # fmt: skip
 for _name, _function in {
     "silu": fnconv.silu,

@@ -4,7 +4,7 @@
   with rounding errors, on whole numbers.  A new arithmetic is a class with one table of what its steps do.
 - `programs` compiles: quickly, in a precision of its own, and in float64 with what rounding explains of each result.
 - `arguments` takes a call apart and names its arrays; `distances` says how far arrays are from each other.
-- `running_error` bounds the error of formulas that are written down step by step; `diagnose` guesses at causes.
+- `running_error` bounds the error of a step, `followed` that of a program; `diagnose` guesses at causes.
 - `report` has the rows, failures and verdicts that all reports are made of.
 
 `own`, `rule` and `model` import these and never each other.

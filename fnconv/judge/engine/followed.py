@@ -47,6 +47,7 @@ STEPS: dict[str, Callable[..., Approx]] = {
     "pow": lambda e, a, p: a.power(float(np.unique(p.value).item())),  # of one exponent
     "reduce_sum": lambda e, a: a.sum(e.params["axes"]),
     "select_n": lambda e, which, a, b: _either(which, b, a, np.where(which, b.error, a.error)),
+    "sign": lambda e, a: Approx(np.sign(a.value), 2.0 * (a.error >= abs(a.value)) * (a.error > 0), a.format),
     "sqrt": lambda e, a: a.sqrt(),
     "square": lambda e, a: a * a,
     "sub": lambda e, a, b: a - b,
@@ -58,6 +59,16 @@ def follow(jaxpr: Any, operands: Sequence[Values]) -> list[Approx]:
     formats = [Format.of(a.dtype) for a in jaxpr.in_avals]
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         return replay(jaxpr, [f.exact(o) for f, o in zip(formats, operands, strict=True)], _Followed())
+
+
+def _of_bits(e: Any, operands: Sequence[Any]) -> list[Any]:
+    """jax.numpy's frexp and ldexp, which read and write bits: they multiply by powers of two, without error."""
+    a = operands[0] if isinstance(operands[0], Approx) else _format(e).exact(operands[0])
+    if e.params["name"] == "ldexp":
+        return [replace(a, value=np.ldexp(a.value, operands[1]), error=np.ldexp(a.error, operands[1]))]
+    mantissa, exponent = np.frexp(a.value)
+    parts = {True: replace(a, value=mantissa, error=np.ldexp(a.error, -exponent)), False: exponent}
+    return [parts[jnp.issubdtype(v.aval.dtype, jnp.floating)] for v in e.outvars]
 
 
 def _converted(a: Approx, to: Format) -> Approx:
@@ -85,6 +96,8 @@ class _Followed(Arithmetic):
             return replay(jax.make_jaxpr(function)(*(v.aval for v in e.invars)), operands, self)
         if name == "cond":  # of platforms: the one that there is
             return replay(e.params["branches"][int(operands[0])], operands[1:], self)
+        if e.params.get("name") in ("frexp", "ldexp"):
+            return _of_bits(e, operands)
         if name in STRUCTURES:
             return super().equation(e, operands)
         values = [o.value if isinstance(o, Approx) else o for o in operands]

@@ -11,7 +11,6 @@ and exp, log, tanh, pow, which no standard rounds correctly, are granted ELEMENT
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,23 +64,13 @@ class Approx:
     def __mul__(self, other: Any) -> Approx:
         other = self._lift(other)
         error = abs(self.value) * other.error + abs(other.value) * self.error + self.error * other.error
-        return self._rounded(self.value * other.value, error)
+        return self._rounded(self.value * other.value, error, ~(self._powers_of_two() | other._powers_of_two()))
 
     def __truediv__(self, other: Any) -> Approx:
         other = self._lift(other)
         quotient = self.value / other.value
         error = (self.error + abs(quotient) * other.error) / (abs(other.value) - other.error)
         return self._rounded(quotient, error)
-
-    def exp(self) -> Approx:
-        value = np.exp(self.value)
-        return self.elementary(value, value * np.expm1(self.error))
-
-    def log(self) -> Approx:
-        return self.elementary(np.log(self.value), -np.log1p(-self.error / self.value))
-
-    def tanh(self) -> Approx:
-        return self.elementary(np.tanh(self.value), self.error)  # the slope is at most 1
 
     def sqrt(self) -> Approx:
         value = np.sqrt(self.value)
@@ -97,31 +86,15 @@ class Approx:
         weight = 1 + abs(p * np.log(np.where(self.value > 0, self.value, 1.0)))
         return self.elementary(value, slack, weight)
 
-    def sum(self, axis: Any, *, keepdims: bool = False) -> Approx:
+    def sum(self, axis: Any) -> Approx:
         """In any order of summation."""
-        terms = self.value.size // max(1, np.sum(self.value, axis=axis).size)
-        return self.linear(lambda a: np.sum(a, axis=axis, keepdims=keepdims), terms)
-
-    def linear(self, add: Callable[[Values], Values], terms: int) -> Approx:
-        """`add` has entries that are sums of at most `terms` of these."""
-        gathered, magnitude = add(self.error), add(abs(self.value) + self.error)
-        error = gathered + self.format.gamma(max(terms - 1, 0)) * magnitude + terms * self.format.tiny
-        return Approx(add(self.value), error, self.format)
+        sizes = np.sum(self.error, axis=axis), np.sum(abs(self.value) + self.error, axis=axis)
+        terms = self.value.size // max(1, sizes[0].size)
+        error = sizes[0] + self.format.gamma(max(terms - 1, 0)) * sizes[1] + terms * self.format.tiny
+        return Approx(np.sum(self.value, axis=axis), error, self.format)
 
     def abs(self) -> Approx:
         return Approx(abs(self.value), self.error, self.format)
-
-    def scaled(self, factor: Any) -> Approx:
-        """Times powers of two, ones and zeros: nothing is rounded."""
-        return Approx(self.value * factor, self.error * abs(factor), self.format)
-
-    def where(self, condition: Any, otherwise: Any = 0.0) -> Approx:
-        value, error = np.where(condition, self.value, otherwise), np.where(condition, self.error, 0.0)
-        return Approx(value, error, self.format)
-
-    def column(self) -> Approx:
-        """With a last axis of 1."""
-        return Approx(self.value[..., None], self.error[..., None], self.format)
 
     def stored(self, format: Format) -> Approx:
         """Rounded to another type; further steps are done in this one again."""
@@ -129,6 +102,10 @@ class Approx:
 
     def _lift(self, other: Any) -> Approx:
         return other if isinstance(other, Approx) else self.format.exact(other)
+
+    def _powers_of_two(self) -> Any:
+        """Where it is one, without error: times it, nothing is rounded."""
+        return (self.error == 0) & (abs(np.frexp(self.value)[0]) == 0.5)
 
     def _step(self, error: Values, factor: Any = 1.0) -> Values:
         size = abs(self.value) + error

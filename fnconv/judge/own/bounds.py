@@ -6,7 +6,7 @@ For a sum of `count` products, accumulated in any order with unit roundoff u and
 
 gamma_n = n u / (1 - n u), magnitude the same sum of absolute values (Higham, Accuracy and Stability of Numerical
 Algorithms, 3.1); v is counted only where it differs from u.  Count and magnitude come from the reference itself,
-applied to ones and to absolute values.  What is not linear is followed step by step, see `running_error`.
+applied to ones and to absolute values.  What is not linear is followed step by step, see `engine.followed`.
 Each bound takes the float64 reference's own error in.
 """
 
@@ -28,7 +28,6 @@ from fnconv.transform.both_modes import both_modes
 
 Results = dict[str, Values]
 Reference = Callable[[tuple[Values, ...], Values], Results]  # the float64 reference: operands, cotangent -> results
-Formula = Callable[[Format, Format, tuple[Approx, ...], Approx], Mapping[str, Approx]]
 
 F64 = Format.of(jnp.float64)
 TANGENT = "tangent"  # the name of the result of forward mode
@@ -117,30 +116,6 @@ class Selecting:
 
 
 @dataclass(frozen=True)
-class Formulas:
-    """Results followed step by step, in the order in which the rule and the reference compute them.
-
-    A formula takes the format of the computation, in which half precisions are float32, that of the storage, the
-    operands and the cotangent.  tangent: the formula of the tangent, by either.
-    """
-
-    manual: Formula
-    reference: Formula
-    tangent: Formula | None = None
-
-    def of_tangents(self, operands: int) -> Formulas | None:
-        return Formulas(self.tangent, self.tangent) if self.tangent else None
-
-    def magnitude(self, run: Reference, operands: tuple[Values, ...], cotangent: Values) -> Results:
-        return {name: abs(value) for name, value in run(operands, cotangent).items()}
-
-    def errors(self, run: Reference, operands: tuple[Values, ...], cotangent: Values, dtype: Any) -> Results:
-        manual = _follow(self.manual, Format.of(accumulator(jnp.dtype(dtype))), Format.of(dtype), operands, cotangent)
-        reference = _follow(self.reference, F64, F64, operands, cotangent)
-        return {name: manual[name].error + reference[name].error for name in manual}
-
-
-@dataclass(frozen=True)
 class Traced:
     """Results followed step by step through the programs of the rule and of the reference, as they are traced."""
 
@@ -191,10 +166,3 @@ def sum_error(count: Values, magnitude: Values, exact: Values, dtype: Any, round
 
 def _sum(format: Format, count: Values, magnitude: Values) -> Values:
     return np.asarray(format.gamma(count + 2) * magnitude)
-
-
-def _follow(
-    formula: Formula, wide: Format, storage: Format, operands: tuple[Values, ...], cotangent: Values
-) -> Mapping[str, Approx]:
-    with np.errstate(over="ignore", under="ignore"):
-        return formula(wide, storage, tuple(map(wide.exact, operands)), wide.exact(cotangent))

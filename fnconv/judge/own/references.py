@@ -164,15 +164,6 @@ def positions(g: Window) -> Any:
     return windows(g, np.arange(math.prod(g.size), dtype=np.int32).reshape(1, *g.size, 1), fill=-1)
 
 
-def scatter(g: Window, shares: Any, shape: tuple[int, ...]) -> Any:
-    """The adjoint of `windows`, in NumPy: (N, *O, C, K) to (N, *size, C)."""
-    n, *_, c = shape
-    table = positions(g)[0, ..., 0, :].reshape(-1)
-    total = np.zeros((math.prod(g.size) + 1, n, c))  # the first for the padding
-    np.add.at(total, table + 1, np.moveaxis(np.moveaxis(shares, -2, -1).reshape(n, -1, c), 1, 0))
-    return np.moveaxis(total[1:], 0, 1).reshape(shape)
-
-
 def max_pool(g: Window, x: Any, *, ties: str = "row_major", fill: float = -math.inf) -> tuple[jax.Array, jax.Array]:
     """The first maximum of each window in tie order and its flat position, -1 for padding."""
     order = np.arange(math.prod(g.window))

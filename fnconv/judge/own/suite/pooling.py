@@ -16,10 +16,9 @@ import numpy as np
 from fnconv.base.typing import REDUCTIONS, Reduction, Ties
 from fnconv.judge.engine import windows as engine
 from fnconv.judge.own import references
-from fnconv.judge.own.bounds import Multilinear, Selecting
+from fnconv.judge.own.bounds import Multilinear, Selecting, Traced
 from fnconv.judge.own.case import DISTINCT, INTEGERS, NORMAL, TIES, Arrays, Case, DataKind, Function
 from fnconv.judge.own.references import Window
-from fnconv.judge.own.suite import formulas
 from fnconv.ops import functional as ops
 
 BATCH, CHANNELS = 2, 2
@@ -202,14 +201,14 @@ def lp_pool(g: Window, p: float, *, quick: bool) -> Case:
         samples.append(INTEGERS)
     if p == 2 and whole:
         samples.append(DataKind("integers of one size", _one_size, exact=True))
-    bound = Multilinear() if p == 1 else formulas.lp_pool(g, p)
+    ours, reference = partial(ops.lp_pool, p=p, **g.pool_options()), partial(references.lp_pool, g, p=p)
     return Case(
         "lp_pool",
         f"{g}, p {p:g}",
-        lambda rule: partial(ops.lp_pool, p=p, rule=rule, **g.pool_options()),
-        partial(references.lp_pool, g, p=p),
+        lambda rule: partial(ours, rule=rule),
+        reference,
         features(g.size),
-        bound,
+        Multilinear() if p == 1 else Traced(ours, reference),
         samples,
         rules="lp_pool",
         maps=MAP_OF,
