@@ -55,4 +55,5 @@ from fnconv.ops.patches import im2col as im2col
 from fnconv.ops.pyramid import spatial_pyramid_pool as spatial_pyramid_pool
 from fnconv.ops.rearrange import pixel_shuffle as pixel_shuffle
 from fnconv.ops.rearrange import pixel_unshuffle as pixel_unshuffle
+from fnconv.ops.resize import resize as resize
 from fnconv.ops.response_norm import local_response_norm as local_response_norm

@@ -34,6 +34,7 @@ ROUNDED = (
     "softmax",
     "log_softmax",
     "adaptive_avg_pool",
+    "local_response_norm",
 )  # results that are not whole numbers
 Arrays = tuple[np.ndarray, ...]
 Case = tuple[str, Callable[..., jax.Array], Arrays, Arrays]  # name, function, sharded arguments, replicated ones
@@ -88,6 +89,10 @@ def others() -> Iterator[Case]:
         "lp_pool-shifted": (fnconv.lp_pool, {"window_shape": (2, 2), "strides": 1, "p": 1}),
         "lp_pool-segment_sum": (fnconv.lp_pool, {"window_shape": (9, 9), "strides": 1, "padding": 4, "p": 1}),
         "spatial_pyramid_pool": (fnconv.spatial_pyramid_pool, {"levels": (1, 2, 3)}),
+        "global_avg_pool": (lambda x: fnconv.global_avg_pool(x[:, :4, :4]), {}),
+        "pixel_unshuffle": (fnconv.pixel_unshuffle, {"factor": (7, 2)}),
+        "local_response_norm": (fnconv.local_response_norm, {"size": 2}),
+        "resize": (fnconv.resize, {"shape": (N, 14, 3, 3)}),
         "im2col": (fnconv.im2col, {"window_shape": (2, 3)}),
     }
     for name, (fn, options) in pools.items():

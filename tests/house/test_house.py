@@ -275,6 +275,7 @@ SIGNATURES = {
     "adaptive_avg_pool": "x, output_shape, *, layout='channels_last'",
     "global_avg_pool": "x, *, layout='channels_last'",
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), "x, factor, *, mode='CRD', layout='channels_last'"),
+    "resize": "x, shape, method='linear', *, antialias=True, align_corners=False",
     "prelu": "x, slope",
     "local_response_norm": "x, size, *, alpha=0.0001, beta=0.75, k=1.0, layout='channels_last'",
     "spatial_pyramid_pool": "x, levels, *, pool='max', layout='channels_last'",

@@ -27,6 +27,7 @@ import test_one_nan
 import test_orders
 import test_pools as pools
 import test_pools_averages as averages
+import test_resize
 import test_scales
 import test_shuffle_response
 from cases import CONVS, POOLS, Conv, Pool
@@ -85,6 +86,7 @@ CHECKS: dict[str, Callable[[], object]] = {
     "relu6: kinks": test_elementwise.test_slopes_at_kinks,
     "layer_norm: a large mean": lambda: test_norm.check_large_means("float32"),
     "layer_norm: two values": lambda: test_norm.test_two_values_far_from_zero("float32", 0),
+    "resize: whole numbers": lambda: test_resize.test_whole_numbers("float32", (6, 16), False),
     "local_response_norm: digits": lambda: test_shuffle_response.check_response("float32", 4),
     "sigmoid_binary_cross_entropy: digits": lambda: test_dropout_losses.check_binary_cross_entropy("float32"),
     "tanh: extremes": lambda: test_extremes.check_extremes("tanh", "float32"),

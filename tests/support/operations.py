@@ -267,6 +267,18 @@ def _columns() -> Iterator[Operation]:
         yield Operation(f"col2im-{order}", col2im_fn, fold, (integers(*jax.eval_shape(unfold, x).shape),))
 
 
+def _resizes() -> Iterator[Operation]:
+    """Weights of quarters and eighths; and others."""
+    x = integers(2, 3, 2, 2)
+    for method, shape, exact in (
+        ("linear", (2, 6, 8, 2), True),
+        ("nearest", (2, 5, 1, 2), True),
+        ("cubic", (2, 2, 3, 2), False),
+    ):
+        fn, reference = (partial(f, shape=shape, method=method) for f in (fnconv.resize, jax.image.resize))
+        yield Operation(f"resize-{method}", fn, reference, (x,), exact=exact)
+
+
 def _shuffles() -> Iterator[Operation]:
     for mode in ("CRD", "DCR"):
         unfold = partial(plain.space_to_depth, factor=(2, 3), mode=mode)
@@ -389,7 +401,7 @@ def _norms() -> Iterator[Operation]:
 
 
 GATES = ("silu", "gelu", "mish")
-OPERATIONS = (*_convolutions(), *_pools(), *_columns(), *_shuffles(), *_pointwise(), *_norms())
+OPERATIONS = (*_convolutions(), *_pools(), *_columns(), *_resizes(), *_shuffles(), *_pointwise(), *_norms())
 # Those whose rules another entry runs as well, in a plainer geometry.
 SIMILAR = (
     *(f"conv{map_}-{name}" for map_ in ("", "_input_vjp", "_weight_vjp") for name in ("cropped", "3d")),
@@ -397,7 +409,7 @@ SIMILAR = (
     *("max_pool-dilated-ceil", "max_pool-ties", "avg_pool-uncounted", "lp_pool-3", "softmax-axis"),
     *("mish", "softplus", "log_sigmoid", "elu", "celu", "selu", "soft_sign", "gelu-exact"),
     *("hard_tanh", "hard_sigmoid", "hard_silu", "instance_norm"),
-    *("pixel_shuffle-DCR", "pixel_unshuffle-CRD", "pixel_unshuffle-DCR"),
+    *("resize-nearest", "pixel_shuffle-DCR", "pixel_unshuffle-CRD", "pixel_unshuffle-DCR"),
     *("glu", "absolute_error", "huber_loss", "kl_divergence"),
     *("spatial_pyramid_pool-avg-channels_last", "im2col-channels_last", "col2im-channels_last"),
 )

@@ -14,7 +14,7 @@ import pytest
 from fnconv.base import chunks, dtypes, geometry, lowering, window_sums
 from fnconv.base.attach import attach
 from fnconv.base.spec import ConvSpec
-from fnconv.ops import activation, conv, elementwise, loss, lp_pool, max_pool, norm, response_norm
+from fnconv.ops import activation, conv, elementwise, loss, lp_pool, max_pool, norm, resize, response_norm
 from fnconv.rules import choice
 from fnconv.rules import conv as conv_rules
 from fnconv.rules import max_pool as max_rules
@@ -327,6 +327,10 @@ def square_of_the_mean_subtracted(patch: Patch) -> None:
     patch.setattr(norm, "_moments", moments)
 
 
+def resized_back(spec, dy, x):
+    return resize._resize(tuple(a._replace(size=a.output, output=a.size) for a in spec), dy)
+
+
 def sigmoid_minus_label(patch: Patch) -> None:
     slopes = lambda z, labels: activation._logistic(z) - labels, lambda z, labels: -z
     wrong = elementwise.elementwise("sigmoid_binary_cross_entropy", loss._binary_cross_entropy_value, *slopes)
@@ -423,6 +427,8 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "ReLU6'(6) = 1": (flat_only_outside, "relu6: kinks"),
     "variance as mean(x^2) - m^2": (square_of_the_mean_subtracted, "layer_norm: a large mean"),
     "no gradient through the variance": (not_orthogonal_to_z, "layer_norm: two values"),
+    "resized back to the old size": (
+        lambda patch: patch.setattr(resize._resize, "adjoints", (resized_back,)), "resize: whole numbers"),
     "windows of channels not turned round": (
         lambda patch: patch.setattr(response_norm, "spread", response_norm.total), "local_response_norm: digits"),
     "s - label, which cancels": (sigmoid_minus_label, "sigmoid_binary_cross_entropy: digits"),

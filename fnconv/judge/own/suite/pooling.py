@@ -1,4 +1,4 @@
-"""Max, average and power-average pooling, sliding and adaptive, and unpooling."""
+"""Max, average and power-average pooling, sliding and adaptive, and unpooling; resizing."""
 
 from __future__ import annotations
 
@@ -73,6 +73,8 @@ def cases() -> Iterator[Case]:
     for g, p, quick in LP_POOLS:
         yield lp_pool(g, p, quick=quick)
     yield over_space((5, 4))
+    yield resize((4, 3), (8, 6), "linear", _triangle, *_means({16}))  # weights are multiples of 1 / 16
+    yield resize((5, 4), (4, 6), "cubic", _keys, NORMAL)
     for pool in REDUCTIONS:
         for i, (size, output) in enumerate(ADAPTIVE):
             yield adaptive(size, output, pool, quick=i == 0)
@@ -283,3 +285,42 @@ def _adaptive_bound(
     windows = (window for output in outputs for window in product(*map(engine.adaptive, size, output)))
     cells = {math.prod(map(len, window)) for window in windows}
     return Multilinear(scale=max(cells)), _means(cells)
+
+
+# ---- resizing -------------------------------------------------------------------------------------------------------
+
+
+def resize(size: tuple[int, int], output: tuple[int, int], method: str, kernel: Function, *samples: DataKind) -> Case:
+    """The reference multiplies by whole matrices: kernels of |p - j| / width, each row divided by its sum."""
+    options: dict[str, Any] = {"shape": (BATCH, *output, CHANNELS), "method": method}
+    matrices = []
+    for old, new in zip(size, output, strict=True):
+        p, j = (np.arange(new)[:, None] + 0.5) * old / new - 0.5, np.arange(old)
+        w = kernel(abs(p - j) / max(1, old / new))
+        matrices.append(w / w.sum(1, keepdims=True))
+
+    def reference(x: Any) -> jax.Array:
+        for axis, w in enumerate(matrices, 1):
+            terms = jnp.asarray(w[:, :, None], x.dtype) * jnp.moveaxis(x, axis, -2)[..., None, :, :]
+            x = jnp.moveaxis(jnp.sum(terms, -2), -2, axis)
+        return jnp.asarray(x)
+
+    manual = partial(ops.resize, **options)
+    return Case(
+        "resize",
+        f"{method}, {size} to {output}",
+        lambda rule: manual,
+        reference,
+        {"x": (BATCH, *size, CHANNELS)},
+        Traced(manual, reference),
+        samples,
+        quick=method == "linear",
+    )
+
+
+def _triangle(x: Any) -> Any:
+    return np.maximum(0, 1 - x)
+
+
+def _keys(x: Any) -> Any:
+    return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
