@@ -14,25 +14,37 @@ x is kept, s computed again.  Sums and powers are in float32 for half precisions
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from fnconv.base.attach import attach
+from fnconv.base.attach import LinearMap, attach
 from fnconv.base.dtypes import to_accumulator
 from fnconv.base.errors import invalid
-from fnconv.base.geometry import Axis
 from fnconv.base.layout import check_layout
-from fnconv.base.spec import PoolSpec, as_array, number, per_axis
+from fnconv.base.lowering import TERMS
+from fnconv.base.spec import as_array, number, per_axis
 from fnconv.base.typing import ArrayLike, Layout
-from fnconv.ops.lp_pool import spread, total
+
+
+class _Window(NamedTuple):
+    """Of each channel: so many, from `low` below it, zeros outside."""
+
+    axis: int
+    size: int
+    low: int
+
+    @property
+    def turned(self) -> _Window:
+        return self._replace(low=self.size - 1 - self.low)
 
 
 class _Spec(NamedTuple):
-    """window: of channels, as the middle axis of (N, C, rest)."""
-
-    window: PoolSpec
+    window: _Window
     a: float
     beta: float
     k: float
@@ -76,17 +88,29 @@ def local_response_norm(
     alpha, beta, k = number(name, "alpha", alpha), number(name, "beta", beta), number(name, "k", k)
     if not (all(map(math.isfinite, (alpha, beta, k))) and alpha >= 0 and k > 0):
         raise invalid(name, "alpha, beta, k", "must be finite, alpha at least 0, k more than 0", (alpha, beta, k))
-    channels = x.shape[-1] if layout == "channels_last" else x.shape[1]
-    before, after = (x.shape[:-1], ()) if layout == "channels_last" else (x.shape[:1], x.shape[2:])
-    rows = (math.prod(before), channels, math.prod(after))
-    window = Axis(channels, size, low=size // 2, high=(size - 1) // 2)
-    y: jax.Array = _response_norm(_Spec(PoolSpec((window,)), alpha / size, beta, k), x.reshape(rows))
-    return y.reshape(x.shape)
+    window = _Window(x.ndim - 1 if layout == "channels_last" else 1, size, size // 2)
+    y: jax.Array = _response_norm(_Spec(window, alpha / size, beta, k), x)
+    return y
+
+
+def _sum_of_window(w: _Window, x: jax.Array) -> jax.Array:
+    """One slice after the other; large windows in one loop."""
+    zero, at = np.zeros((), x.dtype), range(x.ndim)
+    around = [(w.low, w.size - 1 - w.low) if i == w.axis else (0, 0) for i in at]
+    if w.size > TERMS:
+        shape = [w.size if i == w.axis else 1 for i in at]
+        return lax.reduce_window(x, zero, lax.add, shape, [1] * x.ndim, around)
+    padded, n = lax.pad(x, zero, [(low, high, 0) for low, high in around]), x.shape[w.axis]
+    return reduce(lax.add, (lax.slice_in_dim(padded, k, k + n, axis=w.axis) for k in range(w.size)))
+
+
+window_sum = LinearMap("sum_of_channels", _sum_of_window)
+window_sum.adjoints = (lambda w, dy, x: window_sum(w.turned, dy),)
 
 
 def _scales(spec: _Spec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """s and s^-beta."""
-    s = spec.k + spec.a * total(spec.window, jnp.square(x))
+    s = spec.k + spec.a * window_sum(spec.window, jnp.square(x))
     return s, s**-spec.beta
 
 
@@ -103,7 +127,7 @@ def _bwd(spec: _Spec, x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     wide = to_accumulator(x)
     s, power = _scales(spec, wide)
     t = to_accumulator(dy) * power
-    return ((t - 2 * spec.a * spec.beta * wide * spread(spec.window, wide * t / s)).astype(x.dtype),)
+    return ((t - 2 * spec.a * spec.beta * wide * window_sum(spec.window.turned, wide * t / s)).astype(x.dtype),)
 
 
 _response_norm = attach(_forward, _fwd, _bwd)

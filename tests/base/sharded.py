@@ -35,6 +35,7 @@ ROUNDED = (
     "log_softmax",
     "adaptive_avg_pool",
     "local_response_norm",
+    "resize",
 )  # results that are not whole numbers
 Arrays = tuple[np.ndarray, ...]
 Case = tuple[str, Callable[..., jax.Array], Arrays, Arrays]  # name, function, sharded arguments, replicated ones

@@ -430,7 +430,8 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "resized back to the old size": (
         lambda patch: patch.setattr(resize._resize, "adjoints", (resized_back,)), "resize: whole numbers"),
     "windows of channels not turned round": (
-        lambda patch: patch.setattr(response_norm, "spread", response_norm.total), "local_response_norm: digits"),
+        lambda patch: patch.setattr(response_norm._Window, "turned", property(lambda w: w)),
+        "local_response_norm: digits"),
     "s - label, which cancels": (sigmoid_minus_label, "sigmoid_binary_cross_entropy: digits"),
     "an ignored label's logits count": (
         lambda patch: patch.setattr(loss, "_asked", lambda logits, labels: labels == labels),
