@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fnconv.show.symbols import Expression
 
@@ -60,6 +61,18 @@ class Equations:
     labels: tuple[str, ...] = ()
 
 
+class Grid(NamedTuple):
+    """A matrix as it is written: entries and heads, where there are any, and dots where something is left out.
+
+    cut: whether columns are left out because they do not fit.
+    """
+
+    rows: list[list[str]]
+    row_heads: list[str]
+    column_heads: list[str]
+    cut: bool
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A part of a matrix of `shape`, as a rule its upper left corner; None is an entry that is structurally zero, such
@@ -78,6 +91,23 @@ class Matrix:
         """Whether rows below and columns on the right are left out."""
         columns = len(self.rows[0] if self.rows else ())
         return self.start[0] + len(self.rows) < self.shape[0], self.start[1] + columns < self.shape[1]
+
+    def grid(
+        self,
+        write: Callable[[Expression | None], str],
+        fitting: Callable[[list[list[str]]], int] | None = None,
+        dots: tuple[str, str] = ("⋯", "⋮"),
+    ) -> Grid:
+        """fitting: how many columns of these rows fit; dots: for columns and for rows."""
+        (across, down), (short, narrow), (above, before) = dots, self.cut, map(bool, self.start)
+        rows = [[across] * before + [write(e) for e in row] for row in self.rows]
+        heads = ["", *self.column_heads] if before and self.column_heads else list(self.column_heads)
+        shown = fitting([*rows, heads] if heads else rows) if fitting else len(rows[0])
+        cut = shown < len(rows[0])
+        rows = [row[:shown] + [across] * (narrow or cut) for row in rows]
+        dotted = [[down] * len(rows[0])]
+        row_heads = [*[""] * above, *self.row_heads, *[""] * short] if self.row_heads else []
+        return Grid(dotted * above + rows + dotted * short, row_heads, heads[:shown], cut)
 
     def part(self, cut: bool = False) -> str:
         """What is said behind the name where it is not the whole; cut: whether still more is left out."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
+from itertools import zip_longest
 
 from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
 from fnconv.show.symbols import Expression, Notation, Symbol, write
@@ -112,20 +113,13 @@ def _equations(block: Equations) -> str:
 
 def _matrix(m: Matrix) -> str:
     blank = f'<span class="zero">{m.blank}</span>'
-    short, narrow = m.cut
-    before = ["⋯"] if m.start[1] else []
-    body = [("", ["⋮"] * (len(before) + len(m.rows[0]) + narrow))] if m.start[0] else []
-    for number, row in enumerate(m.rows):
-        cells = before + [blank if e is None else _spell(e) for e in row] + (["⋯"] if narrow else [])
-        body.append((m.row_heads[number] if m.row_heads else "", cells))
-    if short:
-        body.append(("", ["⋮"] * (len(before) + len(m.rows[0]) + narrow)))
-    top = [*[""] * len(before), *m.column_heads] if m.column_heads else []
-    heads = "".join(f"<th>{escape(h)}</th>" for h in top)
-    named = bool(m.row_heads)
+    grid = m.grid(lambda e: blank if e is None else _spell(e))
+    heads = "".join(f"<th>{escape(h)}</th>" for h in grid.column_heads)
+    named = bool(grid.row_heads)
     table = f"<tr>{'<th></th>' * (1 + named)}{heads}</tr>" if heads else ""
-    for number, (head, cells) in enumerate(body):
-        left, right = (f'<td class="{side}" rowspan="{len(body)}"></td>' * (number == 0) for side in ("left", "right"))
+    for number, (head, cells) in enumerate(zip_longest(grid.row_heads, grid.rows, fillvalue="")):
+        side = f'<td class="%s" rowspan="{len(grid.rows)}"></td>' * (number == 0)
+        left, right = side.replace("%s", "left"), side.replace("%s", "right")
         inner = "".join(f"<td>{cell}</td>" for cell in cells)
         table += f"<tr>{f'<th>{marked(head)}</th>' * named}{left}{inner}{right}</tr>"
     name = m.name + m.part()

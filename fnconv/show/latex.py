@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from itertools import zip_longest
 
-from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
+from fnconv.show.blocks import Block, Equations, Formula, Grid, Matrix, Prose, Row, Section, Slip, Table
 from fnconv.show.latex_width import BRACKETS, COLUMN, LINE, broken, fitting, parts, width
 from fnconv.show.symbols import Notation, Symbol, write
 from fnconv.textbook.equations import cite
@@ -142,9 +143,9 @@ def _lines(members: Sequence[Matrix | str]) -> list[tuple[Matrix | str, ...]]:
 def _width(part: Matrix | str) -> float:
     if isinstance(part, str):
         return width(_sign(part)) + 5
-    cells, cut = _cells(part)
-    columns = sum(max(map(width, column)) + COLUMN for column in zip(*cells, strict=True))
-    return max(BRACKETS + columns + _margin(part), 0.7 * width(_name(part, cut)))
+    grid = _grid(part)
+    columns = sum(max(map(width, column)) + COLUMN for column in zip(*grid.rows, strict=True))
+    return max(BRACKETS + columns + _margin(part), 0.7 * width(_name(part, grid.cut)))
 
 
 def _mathematics(block: Block) -> str:
@@ -183,23 +184,11 @@ def _sign(text: str) -> str:
     return " ".join(SIGNS.get(word, word if len(word) == 1 else rf"\text{{{word}}}") for word in text.split())
 
 
-def _cells(m: Matrix) -> tuple[list[list[str]], bool]:
-    """The entries that fit on a line, and whether columns are left out for it."""
+def _grid(m: Matrix) -> Grid:
     blank = r"\cdot" if m.blank == "·" else m.blank
-    before = [r"\cdots"] if m.start[1] else []
-    cells = [before + [blank if e is None else write(e, NOTATION) for e in row] for row in m.rows]
-    heads = [[*before, *m.column_heads]] if m.column_heads else []
-    shown = fitting([*cells, *heads], _margin(m))
-    cut = shown < len(cells[0])
-    cells = [row[:shown] for row in cells]
-    short, narrow = m.cut
-    if narrow or cut:
-        cells = [[*row, r"\cdots"] for row in cells]
-    if short:
-        cells.append([r"\vdots"] * len(cells[0]))
-    if m.start[0]:
-        cells.insert(0, [r"\vdots"] * len(cells[0]))
-    return cells, cut
+    return m.grid(
+        lambda e: blank if e is None else write(e, NOTATION), partial(fitting, _margin(m)), (r"\cdots", r"\vdots")
+    )
 
 
 def _margin(m: Matrix) -> float:
@@ -211,23 +200,14 @@ def _name(m: Matrix, cut: bool) -> str:
 
 
 def _matrix(m: Matrix) -> str:
-    cells, cut = _cells(m)
-    columns = len(cells[0])
-    heads = ["", *m.row_heads] if m.row_heads and m.start[0] else list(m.row_heads)
-    body = " \\\\\n".join(_head(heads, i) + " & ".join(row) for i, row in enumerate(cells))
-    before = [""] * bool(m.start[1])
-    top = [*before, *(rf"\scriptstyle {h}" for h in m.column_heads)][:columns] if m.column_heads else []
-    line = " & ".join([*([""] if heads else []), *top])
-    if m.row_heads or m.column_heads:
-        table = rf"\begin{{array}}{{{'r' if m.row_heads else ''}|{'c' * columns}|}}"
-        inner = (line + " \\\\ \\hline\n" if m.column_heads else "") + body
+    grid = _grid(m)
+    columns, heads = "c" * len(grid.rows[0]), [rf"\scriptstyle {head} & " if head else " & " for head in grid.row_heads]
+    rows = [head + " & ".join(row) for head, row in zip(heads or [""] * len(grid.rows), grid.rows, strict=True)]
+    body = " \\\\\n".join(rows)
+    if not (m.row_heads or m.column_heads):
+        table = rf"\left[\begin{{array}}{{{columns}}}" + f"\n{body}\n" + r"\end{array}\right]"
     else:
-        table, inner = rf"\left[\begin{{array}}{{{'c' * columns}}}", body
-    end = r"\end{array}" + ("" if m.row_heads or m.column_heads else r"\right]")
-    return rf"\overset{{\text{{{_name(m, cut)}}}}}{{{table}" + "\n" + inner + "\n" + end + "}"
-
-
-def _head(heads: Sequence[str], row: int) -> str:
-    if not heads:
-        return ""
-    return rf"\scriptstyle {heads[row]} & " if row < len(heads) and heads[row] else " & "
+        top = " & ".join([*[""] * bool(heads), *(rf"\scriptstyle {h}" if h else "" for h in grid.column_heads)])
+        top = f"{top} \\\\ \\hline\n" if m.column_heads else ""
+        table = rf"\begin{{array}}{{{'r' if heads else ''}|{columns}|}}" + f"\n{top}{body}\n" + r"\end{array}"
+    return rf"\overset{{\text{{{_name(m, grid.cut)}}}}}{{{table}}}"

@@ -56,7 +56,7 @@ def parts(latex: str) -> list[str]:
     return [latex] if width(latex) <= LINE else PARTS.split(latex)
 
 
-def fitting(cells: list[list[str]], margin: float = 0) -> int:
+def fitting(margin: float, cells: list[list[str]]) -> int:
     """How many columns of an array fit."""
     used = margin + BRACKETS
     for number, column in enumerate(zip(*cells, strict=True)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import accumulate
 
 from fnconv.show.blocks import Block, Equations, Formula, Matrix, Prose, Row, Section, Slip, Table
 from fnconv.show.symbols import Expression, Notation, write
@@ -121,47 +123,28 @@ def _box(part: Matrix | str, width: int) -> list[str]:
     """The lines of a matrix, its name first, all of one length."""
     if isinstance(part, str):
         return [" " * len(part), part]
-    before = ["⋯"] if part.start[1] else []
-    cells = [before + [part.blank if e is None else _spell(e) for e in row] for row in part.rows]
-    heads = list(part.row_heads)
-    if part.start[0]:
-        cells.insert(0, ["⋮"] * len(cells[0]))
-        heads = ["", *heads] if heads else []
-    if part.column_heads:
-        cells.insert(0, [*[""] * len(before), *part.column_heads])
     margin = max(map(len, part.row_heads), default=-1) + 1
-    cells, cut = _fitting(cells, width - margin - 8)
-    short, narrow = part.cut
-    if narrow or cut:
-        cells = [[*row, "⋯"] for row in cells]
-    if short:
-        cells.append(["⋮"] * len(cells[0]))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    body = [" ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in cells]
-    if part.column_heads:
-        heads.insert(0, "")
-    heads += [""] * (len(body) - len(heads))
-    top = 1 if part.column_heads else 0
-    brackets = _brackets(len(body) - top)
-    heads = [f"{head} ".rjust(margin) if margin else "" for head in heads]
+    grid = part.grid(lambda e: part.blank if e is None else _spell(e), partial(_fitting, width - margin - 8))
+    narrow = len(grid.rows[0]) - len(grid.column_heads)
+    table = [[*grid.column_heads, *["⋯"] * narrow]] if grid.column_heads else []
+    top, table = len(table), table + grid.rows
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    body = [" ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
     text = [f"{' ' * margin}  {body[0]}  "] if top else []
+    heads = [f"{head} ".rjust(margin) for head in grid.row_heads] or [""] * len(grid.rows)
     text += [
         f"{head}{left} {line} {right}"
-        for head, line, (left, right) in zip(heads[top:], body[top:], brackets, strict=True)
+        for head, line, (left, right) in zip(heads, body[top:], _brackets(len(grid.rows)), strict=True)
     ]
-    name = part.name + part.part(cut)
+    name = part.name + part.part(grid.cut)
     length = max(len(text[0]), len(name))
     return [name.ljust(length), *(line.ljust(length) for line in text)]
 
 
-def _fitting(cells: list[list[str]], width: int) -> tuple[list[list[str]], bool]:
-    """As many columns as fit."""
-    used = 0
-    for number, column in enumerate(zip(*cells, strict=True)):
-        used += max(map(len, column)) + 1
-        if used > width:
-            return [row[:number] for row in cells], True
-    return cells, False
+def _fitting(width: int, cells: list[list[str]]) -> int:
+    """How many columns fit."""
+    ends = accumulate(max(map(len, column)) + 1 for column in zip(*cells, strict=True))
+    return sum(end <= width for end in ends)
 
 
 def _brackets(height: int) -> list[tuple[str, str]]:

@@ -72,7 +72,7 @@ def test_matrices_are_read_and_fit(page):
             if isinstance(part, str):
                 total += typeset(latex._sign(part))
                 continue
-            columns = zip(*latex._cells(part)[0], strict=True)
+            columns = zip(*latex._grid(part).rows, strict=True)
             heads = 0.7 * max(map(typeset, part.row_heads), default=0)  # \scriptstyle
             total += BRACKETS + heads + sum(max(map(typeset, column)) + COLUMN for column in columns)
         assert total <= TEXT, [getattr(part, "name", part) for part in line]
