@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fnconv.cli import user_file
 from fnconv.cli.fuzz import fuzz_command
-from fnconv.cli.outcome import JsonFile, check_folder, conclude, console, refuse, table, told, working, write
-from fnconv.cli.user_file import ARGS, arguments, in_file, load
+from fnconv.cli.outcome import JsonFile, check_folder, conclude, console, judge, refuse, table, told, working, write
+from fnconv.cli.user_file import ARGS, Args, arguments, in_file, load, running
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,13 +47,7 @@ def check(
     device: Annotated[Names, typer.Option(help="cpu, gpu or tpu; all that are present by default.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The few most telling geometries alone.")] = False,
     json_file: JsonFile = None,
-    args: Annotated[
-        str,
-        typer.Option(
-            metavar="FUNCTION",
-            help="With FILE.py:FUNCTION: a function of the same file, or FILE.py:FUNCTION, that returns the arguments.",
-        ),
-    ] = ARGS,
+    args: Args = ARGS,
     reference: Annotated[
         str | None,
         typer.Option(metavar="FUNCTION", help="With FILE.py:FUNCTION: a plain function to differentiate instead."),
@@ -105,9 +98,8 @@ def check(
             shown.print("\n" + describe_failures(row), soft_wrap=True)
     if quick:
         shown.print("\n" + _left_out(jobs, plan(*chosen)))
-    shown.print("\n" + report.summary(), style="bold green" if report.ok else "bold red", soft_wrap=True)
-    if not report.ok:
-        raise typer.Exit(1)
+    shown.print()
+    judge(report, shown, report.summary())
 
 
 def _check_file(target: str, args: str, reference: str | None, level: str, json_file: Path | None) -> None:
@@ -118,11 +110,8 @@ def _check_file(target: str, args: str, reference: str | None, level: str, json_
     function = load("check", "FILE.py:FUNCTION", target)
     given = arguments("check", function, target, args)
     plain = None if reference is None else load("check", "--reference", in_file(target, reference))
-    try:
-        with working("checking"):
-            report = check_vjp(function, *given, reference=plain, level=cast("Level", level))
-    except (Exception, SystemExit) as error:  # of the user's function
-        raise refuse("check", user_file.told(error, target, {"level": "--level", "args": "--args"})) from None
+    with running("check", "checking", target, {"level": "--level", "args": "--args"}):
+        report = check_vjp(function, *given, reference=plain, level=cast("Level", level))
     write("check", json_file, report)
     conclude(report, console(json_file))
 

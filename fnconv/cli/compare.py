@@ -6,22 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from fnconv.cli.outcome import JsonFile, check_folder, conclude, console, refuse, working, write
-from fnconv.cli.user_file import ARGS, arguments, load, told
+from fnconv.cli.outcome import JsonFile, check_folder, conclude, console, refuse, write
+from fnconv.cli.user_file import ARGS, Args, arguments, load, running
 
 OPTIONS = {name: f"--{name}" for name in ("argnums", "only", "samples", "rounds", "seed")}
 
 
 def compare(
     target: Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="The function to differentiate.")],
-    args: Annotated[
-        str,
-        typer.Option(
-            metavar="FUNCTION",
-            help="A function of the same file, or FILE.py:FUNCTION, that returns the arguments: a tuple of them, "
-            "or one that is no tuple.",
-        ),
-    ] = ARGS,
+    args: Args = ARGS,
     argnums: Annotated[str, typer.Option(metavar="N,...", help="Which arguments to differentiate.")] = "0",
     has_aux: Annotated[bool, typer.Option("--has-aux", help="The function returns (value, auxiliary).")] = False,
     only: Annotated[
@@ -53,11 +46,8 @@ def compare(
     }
     from fnconv.judge.model.compare import compare as compare_gradients
 
-    try:
-        with working("tracing") as progress:
-            report = compare_gradients(function, *given, **options, progress=progress)
-    except (Exception, SystemExit) as error:  # of the user's function
-        raise refuse("compare", told(error, target, OPTIONS)) from None
+    with running("compare", "tracing", target, OPTIONS) as progress:
+        report = compare_gradients(function, *given, **options, progress=progress)
     write("compare", json_file, report)
     shown = console(json_file)
     shown.print(f"{report.name} on {report.device}")

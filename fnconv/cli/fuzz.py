@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import typer
-
-from fnconv.cli.outcome import check_folder, console, refuse, table, told, working, write
+from fnconv.cli.outcome import check_folder, console, judge, refuse, table, told, working, write
 
 DEVICES = 8
 
@@ -40,6 +38,4 @@ def fuzz_command(amount: str, seed: int, operations: Sequence[str] | None, json_
     for failure, script in zip(report.failures, report.scripts, strict=False):
         shown.print(f"# {failure.problem.operation}, order {failure.order}: {failure.message}\n", soft_wrap=True)
         shown.print(script + "\n", soft_wrap=True)
-    shown.print(report.summary(), style="bold green" if report.ok else "bold red", soft_wrap=True)
-    if not report.ok:
-        raise typer.Exit(1)
+    judge(report, shown, report.summary())

@@ -102,12 +102,17 @@ def write(command: str, json_file: Path | None, report: Report) -> None:
 
 
 def conclude(report: Comparison | RuleReport, shown: Console) -> None:
-    """Print the report, its last line in the colour of the verdict; status 1 if anything fails."""
+    """Print the report; status 1 if anything fails."""
     *lines, verdict = "\n".join(report.below()).splitlines()
     shown.print(table(report, shown.width))
     cut = shown.is_terminal  # a file has lines of any length
     shown.print("\n".join(lines), soft_wrap=not cut)
-    shown.print(verdict, style="bold green" if report.ok else "bold red", soft_wrap=not cut)
+    judge(report, shown, verdict, soft_wrap=not cut)
+
+
+def judge(report: Report, shown: Console, verdict: str, *, soft_wrap: bool = True) -> None:
+    """Print the last line in the colour of the verdict; status 1 if anything fails."""
+    shown.print(verdict, style="bold green" if report.ok else "bold red", soft_wrap=soft_wrap)
     if not report.ok:
         raise typer.Exit(1)
 

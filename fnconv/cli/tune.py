@@ -7,16 +7,13 @@ from typing import Annotated
 
 import typer
 
-from fnconv.cli.outcome import console, refuse, working
-from fnconv.cli.user_file import ARGS, arguments, load, told
+from fnconv.cli.outcome import console, refuse
+from fnconv.cli.user_file import ARGS, Args, arguments, load, running
 
 
 def tune(
     target: Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help="A training step, a gradient, a model.")],
-    args: Annotated[
-        str,
-        typer.Option(metavar="FUNCTION", help="A function of the same file, or FILE.py:FUNCTION, for the arguments."),
-    ] = ARGS,
+    args: Args = ARGS,
     file: Annotated[
         Path | None,
         typer.Option("--file", help="Where to keep the choices; by default $FNCONV_CHOICES, else the user's cache."),
@@ -33,11 +30,8 @@ def tune(
     from fnconv.rules import measured
     from fnconv.transform.tuning import tune as tune_function
 
-    try:
-        with working("tracing") as progress:
-            found = tune_function(function, *given, path=file, progress=progress)
-    except (Exception, SystemExit) as error:  # of the user's function
-        raise refuse("tune", told(error, target, {"path": "--file"})) from None
+    with running("tune", "tracing", target, {"path": "--file"}) as progress:
+        found = tune_function(function, *given, path=file, progress=progress)
     shown = console()
     if not found:
         raise refuse("tune", f'{target} has no convolution of fnconv\'s under "auto"')

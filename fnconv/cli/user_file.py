@@ -6,16 +6,25 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from fnconv.cli import outcome
 
 ARGS = "args"  # what the function that returns the arguments is called by default
+Args = Annotated[
+    str,
+    typer.Option(
+        metavar="FUNCTION",
+        help="A function of the same file, or FILE.py:FUNCTION, that returns the arguments: a tuple of them, "
+        "or one that is no tuple.",
+    ),
+]
 REFUSALS = ("compare: ", "check_vjp: ", "check_jvp: ", "tune: ", "with_manual_rules: ")
 
 
@@ -72,6 +81,16 @@ def told(error: BaseException, target: str, options: Mapping[str, str] | None = 
             raise error
         return outcome.told(error, {"fn": target, **options})
     return f"{target} ends{f' in line {line}' if line else ''} with {type(error).__name__}: {error}"
+
+
+@contextmanager
+def running(command: str, what: str, target: str, options: Mapping[str, str]) -> Iterator[Callable[..., None]]:
+    """`working`; an error of the user's function, or a refusal of its arguments, ends the command with one line."""
+    try:
+        with outcome.working(what) as progress:
+            yield progress
+    except (Exception, SystemExit) as error:
+        raise outcome.refuse(command, told(error, target, options)) from None
 
 
 def find(target: str) -> Callable[..., Any]:

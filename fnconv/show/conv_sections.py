@@ -109,6 +109,10 @@ def _product(layer: Layer, values: bool) -> Section:
         d, element = divmod(q, elements)
         return layer.put(layer.W((kernel, d), unravel(element, r.window)), values)
 
+    def vec(_: int, at: int) -> Expression:
+        d, cell = divmod(at, cells)
+        return layer.put(layer.I((d,), unravel(cell, r.input)), values)
+
     def y(p: int, kernel: int) -> Expression:
         return layer.put(layer.O((kernel,), unravel(p, r.output)), values)
 
@@ -116,7 +120,7 @@ def _product(layer: Layer, values: bool) -> Section:
     all_shown = columns == readable(columns, COLUMNS)
     content = (ravel(r.first_output(None if all_shown else (0,) * len(r.window)), r.output), 0)
     padded = "  A - is padding." if any(a.low > 0 or a.high > 0 for a in spec.axes) else ""
-    vec_i = matrix("vec(I)ᵀ", (1, cells * spec.in_channels), lambda _, at: _of_vec(layer, at, values), sparse=True)
+    vec_i = matrix("vec(I)ᵀ", (1, cells * spec.in_channels), vec, sparse=True)
     return Section(
         "The same as a matrix product",
         (
@@ -197,14 +201,11 @@ def _big_m(layer: Layer, values: bool) -> Section:
 
 def _bias(layer: Layer, values: bool) -> Section:
     o, _, _ = _letters(layer)
-    formula = Formula(f"∂L/∂b = Σ_{o} δ_{o},   δ = ∂L/∂O", _latex_bias(o), ("Small (1)", "Notes 2.1"))
+    latex = rf"\frac{{\partial L}}{{\partial b}} = \sum_{{{o}}} \delta_{{{o}}}, \qquad "
+    latex += r"\delta = \frac{\partial L}{\partial O}"
+    formula = Formula(f"∂L/∂b = Σ_{o} δ_{o},   δ = ∂L/∂O", latex, ("Small (1)", "Notes 2.1"))
     body = equations(layer, layer.bias_gradient(), layer.spec.out_channels, ("Small (1)",), values)
     return Section("Gradient of the bias", (formula, body))
-
-
-def _latex_bias(o: str) -> str:
-    left, delta = r"\frac{\partial L}{\partial b}", r"\delta = \frac{\partial L}{\partial O}"
-    return rf"{left} = \sum_{{{o}}} \delta_{{{o}}}, \qquad {delta}"
 
 
 def _kernel(layer: Layer, values: bool) -> Section:
@@ -249,11 +250,6 @@ def _bias_part(layer: Layer, values: bool) -> tuple[str | list[Matrix], ...]:
         return ("+ b =",)
     row = matrix("b", (1, layer.spec.out_channels), lambda _, d: layer.put(layer.b((d,)), values))
     return "+", [row], "="
-
-
-def _of_vec(layer: Layer, at: int, values: bool) -> Expression:
-    c, position = divmod(at, volume(layer.relation.input))
-    return layer.put(layer.I((c,), unravel(position, layer.relation.input)), values)
 
 
 def _letters(layer: Layer) -> tuple[str, str, str]:

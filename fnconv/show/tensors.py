@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 
-from fnconv.base.geometry import AnyAxis, Axis, volume
+from fnconv.base.geometry import Axis, volume
 from fnconv.show.blocks import (
     EQUATIONS,
     TENSORS,
@@ -99,13 +99,11 @@ def too_large(equations: int) -> list[Block]:
     return [Prose("This is too large to be read as a whole: matrices and equations are shown by a corner.")]
 
 
-def axes_table(axes: Sequence[AnyAxis]) -> Table:
+def axes_table(axes: Sequence[Axis]) -> Table:
     """The geometry, an axis a row."""
     heads = ("axis", "input", "window", "stride", "dilation", "padding", "output", "left over")
     rows = []
     for number, a in enumerate(axes, start=1):
-        if not isinstance(a, Axis):
-            raise TypeError(f"axes_table: no table for {a}")
         padding = f"{a.low} low, {a.high} high" if a.low != a.high else str(a.low)
         numbers = (number, a.size, a.window, a.stride, a.dilation, padding, a.output, a.leftover)
         rows.append(tuple(map(str, numbers)))
