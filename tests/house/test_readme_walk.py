@@ -47,7 +47,8 @@ def test_the_model_of_the_readme_prints_its_report(tmp_path):
         re.sub(r"[\d.]+", "#", time)
     ]
     assert len(lines) == 3
-    assert set(lines) <= set(result.output.splitlines())
+    found = [re.sub(r", \d to the last bit$", "", line) for line in result.output.splitlines()]  # XLA's versions differ
+    assert set(lines) <= set(found)
 
 
 def test_the_rule_of_the_readme_is_diagnosed_as_it_says(tmp_path):
