@@ -34,8 +34,10 @@ from fnconv.ops.elementwise import silu as silu
 from fnconv.ops.elementwise import soft_sign as soft_sign
 from fnconv.ops.elementwise import softplus as softplus
 from fnconv.ops.loss import absolute_error as absolute_error
+from fnconv.ops.loss import dice_loss as dice_loss
 from fnconv.ops.loss import huber_loss as huber_loss
 from fnconv.ops.loss import kl_divergence as kl_divergence
+from fnconv.ops.loss import nll_loss as nll_loss
 from fnconv.ops.loss import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from fnconv.ops.loss import softmax_cross_entropy as softmax_cross_entropy
 from fnconv.ops.loss import squared_error as squared_error

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.attach import attach
-from fnconv.base.dtypes import to_accumulator
+from fnconv.base.dtypes import accumulator, to_accumulator
 from fnconv.base.errors import invalid
 from fnconv.base.spec import as_array, number, same_dtype
 from fnconv.base.typing import ArrayLike
-from fnconv.ops.activation import _logistic, _softmax_primal, log_p, row_top
-from fnconv.ops.elementwise import elementwise, log_one_plus_exp
+from fnconv.ops.activation import _axis, _logistic, _softmax_primal, log_p, row_top
+from fnconv.ops.elementwise import _gate, elementwise, log_one_plus_exp
 
 # ---- softmax cross-entropy ------------------------------------------------------------------------------------------
 
 
-def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
-    """-sum(labels * log softmax(logits)) for each example; d logits = (p sum(labels) - labels) dy: p - y.
+def softmax_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, class_weights: ArrayLike | None = None, label_smoothing: float = 0.0
+) -> jax.Array:
+    """-sum(t * log softmax(logits)) for each example, t its labels; d logits = (p sum(t) - t) dy: p - y.
 
     Stable for logits of any size: the maximum is subtracted first.  A label of 0 asks nothing of its logit, be it
     -inf.  Integer labels outside [0, classes) have all weights 0: loss and gradient 0.
@@ -27,6 +32,9 @@ def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
       logits: (*batch, classes), floating.
       labels: integers (*batch,), or weights (*batch, classes) of logits' dtype, one-hot or not; these are
         differentiated too: d labels = -log p dy.
+      class_weights: (classes,) of logits' dtype, by which t is multiplied; the mean that Torch then takes divides by
+        their sum, not by the number of examples.
+      label_smoothing: e in [0, 1]: t = (1 - e) labels + e / classes (Szegedy et al., 2016).
 
     Returns:
       (*batch,) in logits' dtype.
@@ -39,19 +47,62 @@ def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     >>> jax.grad(lambda z: softmax_cross_entropy(z, jnp.array([1])).sum())(logits).tolist()
     [[0.5, -0.5]]
     """
-    name = "softmax_cross_entropy"
-    logits = as_array(name, "logits", logits, integers=False)
-    labels = as_array(name, "labels", labels, clip=True)
-    if logits.ndim < 1 or logits.shape[-1] < 1:
-        raise invalid(name, "logits", "must end in an axis of one class or more", logits.shape)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-        if labels.shape != logits.shape[:-1]:
-            raise invalid(name, "integer labels", f"must have the shape {logits.shape[:-1]}", labels.shape)
-        return _cross_entropy(logits, labels)
-    same_dtype(name, logits=logits, labels=labels)
-    if labels.shape != logits.shape:
-        raise invalid(name, "labels", f"must have logits' shape {logits.shape}", labels.shape)
-    return _cross_entropy(logits, labels)
+    smoothing = number("softmax_cross_entropy", "label_smoothing", label_smoothing)
+    if not 0 <= smoothing <= 1:
+        raise invalid("softmax_cross_entropy", "label_smoothing", "must be between 0 and 1", smoothing)
+    return _of_classes("softmax_cross_entropy", _cross_entropy, {"logits": logits}, labels, class_weights, smoothing)
+
+
+def nll_loss(log_probabilities: ArrayLike, labels: ArrayLike, *, class_weights: ArrayLike | None = None) -> jax.Array:
+    """-sum(t * log_probabilities) for each example; gradients -t dy and -log_probabilities dy.
+
+    Arguments, integer labels and errors as `softmax_cross_entropy`'s, which is this of `log_softmax`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> nll_loss(jnp.array([[-1., -2.], [-3., -4.]]), jnp.array([1, -1]), class_weights=jnp.array([1., 3.])).tolist()
+    [6.0, 0.0]
+    """
+    return _of_classes("nll_loss", _nll, {"log_probabilities": log_probabilities}, labels, class_weights, 0)
+
+
+def _of_classes(
+    name: str,
+    loss: Callable[..., jax.Array],
+    given: Mapping[str, ArrayLike],
+    labels: ArrayLike,
+    class_weights: ArrayLike | None,
+    smoothing: float,
+) -> jax.Array:
+    """The loss of checked rows, with the weights of their classes."""
+    ((argument, value),) = given.items()
+    rows, labels = as_array(name, argument, value, integers=False), as_array(name, "labels", labels, clip=True)
+    if rows.ndim < 1 or rows.shape[-1] < 1:
+        raise invalid(name, argument, "must end in an axis of one class or more", rows.shape)
+    classes = _are_classes(labels)
+    if classes and labels.shape != rows.shape[:-1]:
+        raise invalid(name, "integer labels", f"must have the shape {rows.shape[:-1]}", labels.shape)
+    if not classes:
+        same_dtype(name, **{argument: rows, "labels": labels})
+        if labels.shape != rows.shape:
+            raise invalid(name, "labels", f"must have {argument}' shape {rows.shape}", labels.shape)
+    if class_weights is not None:
+        class_weights = as_array(name, "class_weights", class_weights, integers=False)
+        same_dtype(name, **{argument: rows, "class_weights": class_weights})
+        if class_weights.shape != rows.shape[-1:]:
+            raise invalid(name, "class_weights", f"must have the shape {rows.shape[-1:]}", class_weights.shape)
+    if classes and not smoothing:
+        each = loss(rows, labels)
+        return each if class_weights is None else _gate((), each, jnp.take(class_weights, labels, mode="clip"))
+    if not smoothing and class_weights is None:
+        return loss(rows, labels)
+    targets = _hot(rows, labels) if classes else labels
+    targets = targets.astype(accumulator(rows.dtype)) * (1 - smoothing) + smoothing / rows.shape[-1]
+    if class_weights is not None:
+        targets = targets * class_weights.astype(targets.dtype)
+    if classes:
+        asked = _asked(rows, labels)[..., None]
+        rows, targets = (jnp.where(asked, a, jnp.zeros((), a.dtype)) for a in (rows, targets))
+    return loss(rows, targets)
 
 
 Pair = tuple[jax.Array, jax.Array]
@@ -59,8 +110,7 @@ Pair = tuple[jax.Array, jax.Array]
 
 def _cross_entropy_primal(logits: jax.Array, labels: jax.Array) -> jax.Array:
     if not _are_classes(labels):
-        logs = log_p(logits)
-        return -jnp.sum(_product(labels.astype(logs.dtype), logs), axis=-1).astype(logits.dtype)
+        return _nll_primal(log_p(logits), labels).astype(logits.dtype)
     asked, top = _asked(logits, labels), row_top(to_accumulator(logits), -1)
     total = jnp.sum(jnp.exp(to_accumulator(logits) - top), axis=-1)
     chosen = jnp.take_along_axis(logits, jnp.where(asked, labels, 0)[..., None], axis=-1, mode="clip")
@@ -81,9 +131,7 @@ def _cross_entropy_bwd(residuals: Pair, dy: jax.Array) -> tuple[jax.Array, jax.A
         d_logits = (_softmax_primal(-1, rows) * jnp.sum(weights, axis=-1, keepdims=True) - weights) * dy
         return d_logits.astype(logits.dtype), (-log_p(rows) * dy).astype(labels.dtype)
     asked, zero = _asked(logits, labels)[..., None], jnp.zeros((), rows.dtype)
-    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
-    hot = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, logits.shape, labels.ndim)
-    slopes = _probabilities(rows, asked) - hot.astype(rows.dtype)
+    slopes = _probabilities(rows, asked) - _hot(logits, labels).astype(rows.dtype)
     return (slopes * jnp.where(asked, dy, zero)).astype(logits.dtype), None
 
 
@@ -108,12 +156,36 @@ def _asked(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (labels >= 0) & (labels <= min(logits.shape[-1] - 1, np.iinfo(labels.dtype).max))
 
 
+def _hot(rows: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether a class is the label of its row."""
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    return labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, rows.shape, labels.ndim)
+
+
+def _nll_primal(logs: jax.Array, labels: jax.Array) -> jax.Array:
+    if not _are_classes(labels):
+        each = _product(labels.astype(accumulator(logs.dtype)), to_accumulator(logs))
+        return -jnp.sum(each, axis=-1).astype(logs.dtype)
+    asked = _asked(logs, labels)
+    chosen = jnp.take_along_axis(logs, jnp.where(asked, labels, 0)[..., None], axis=-1, mode="clip")[..., 0]
+    return jnp.where(asked, -chosen, jnp.zeros((), logs.dtype))
+
+
+def _nll_bwd(residuals: Pair, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    logs, labels = residuals
+    dy = dy[..., None]
+    if _are_classes(labels):
+        return jnp.where(_hot(logs, labels), -dy, jnp.zeros((), dy.dtype)), None
+    return (-labels * dy.astype(labels.dtype)).astype(logs.dtype), -logs.astype(labels.dtype) * dy.astype(labels.dtype)
+
+
 def _product(weights: jax.Array, logs: jax.Array) -> jax.Array:
     """weights * logs with 0 * -inf = 0."""
     return weights * jnp.where((weights == 0) & jnp.isinf(logs), jnp.zeros((), logs.dtype), logs)
 
 
 _cross_entropy = attach(_cross_entropy_primal, _cross_entropy_fwd, _cross_entropy_bwd, has_spec=False)
+_nll = attach(_nll_primal, lambda logs, labels: (_nll_primal(logs, labels), (logs, labels)), _nll_bwd, has_spec=False)
 
 
 # ---- of a prediction and a target, element by element ---------------------------------------------------------------
@@ -247,3 +319,81 @@ _kl_divergence = elementwise(
     lambda q, t: -t,
     lambda q, t: _log_of_target(t) + (t > 0).astype(t.dtype) - q,
 )
+
+
+# ---- overlap --------------------------------------------------------------------------------------------------------
+
+
+class _Overlap(NamedTuple):
+    axes: tuple[int, ...]
+    smooth: float
+    alpha: float
+    beta: float
+
+
+def dice_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    smooth: float = 1.0,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    axis: int | Sequence[int] | None = None,
+) -> jax.Array:
+    """e / d for each example and class: 1 less an overlap (Milletari et al., 2016; Salehi et al., 2017).
+
+    With sums over space, e = alpha sum(p (1 - t)) + beta sum(t (1 - p)) and d = sum(p t) + smooth + e.  The overlap is
+    q = 1 - e / d, and
+
+        dp = dy (q ((1 - alpha - beta) t + alpha) - t) / d        dt: with p for t and beta for alpha
+
+    Probabilities go in: of `sigmoid` or `softmax`.  Weights of classes and reductions are the caller's.  optax's
+    dice_loss takes logits, and the mean over classes.
+
+    Args:
+      predictions, targets: (N, *spatial, classes), floating, of one shape and dtype; at least 0.
+      smooth: a positive number, so that nothing is divided by 0.
+      alpha, beta: what false positives and false negatives cost; 1/2 each is Dice's coefficient.
+      axis: of the sums; None: all but the first and the last.
+
+    Raises:
+      ValueError, TypeError: at trace time.
+
+    >>> import jax.numpy as jnp
+    >>> dice_loss(jnp.array([[[1.], [0.]]]), jnp.array([[[1.], [1.]]])).tolist()
+    [[0.19999998807907104]]
+    """
+    p, t = _alike("dice_loss", predictions=predictions, targets=targets)
+    numbers = [number("dice_loss", k, v) for k, v in (("smooth", smooth), ("alpha", alpha), ("beta", beta))]
+    if not (all(map(np.isfinite, numbers)) and numbers[0] > 0):
+        raise invalid("dice_loss", "smooth, alpha, beta", "must be finite, smooth more than 0", tuple(numbers))
+    named = range(1, p.ndim - 1) if axis is None else axis if isinstance(axis, Sequence) else (axis,)
+    loss: jax.Array = _dice(_Overlap(tuple(sorted({_axis("dice_loss", a, p) for a in named})), *numbers), p, t)
+    return loss
+
+
+def _dice_primal(spec: _Overlap, p: jax.Array, t: jax.Array) -> jax.Array:
+    return _dice_fwd(spec, p, t)[0]
+
+
+def _dice_fwd(spec: _Overlap, p: jax.Array, t: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Keeps p, t, and q and d with axes of size 1."""
+    a, b = to_accumulator(p), to_accumulator(t)
+    common, false, missed = (jnp.sum(v, axis=spec.axes, keepdims=True) for v in (a * b, a * (1 - b), b * (1 - a)))
+    n, e = common + spec.smooth, spec.alpha * false + spec.beta * missed
+    d = n + e
+    return jnp.squeeze(e / d, spec.axes).astype(p.dtype), (p, t, n / d, d)
+
+
+def _dice_bwd(spec: _Overlap, residuals: tuple[jax.Array, ...], dy: jax.Array) -> Pair:
+    p, t, q, d = residuals
+    share, both = jnp.expand_dims(to_accumulator(dy), spec.axes) / d, 1 - spec.alpha - spec.beta
+
+    def slope(other: jax.Array, weight: float) -> jax.Array:
+        other = to_accumulator(other)
+        return (share * (q * (both * other + weight) - other)).astype(p.dtype)
+
+    return slope(t, spec.alpha), slope(p, spec.beta)
+
+
+_dice = attach(_dice_primal, _dice_fwd, _dice_bwd)

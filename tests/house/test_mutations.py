@@ -16,6 +16,7 @@ import pytest
 import test_activations_losses as elementwise
 import test_bounds
 import test_choice
+import test_class_losses
 import test_dropout_losses
 import test_elementwise
 import test_exact_integers as exact
@@ -86,6 +87,7 @@ CHECKS: dict[str, Callable[[], object]] = {
     "relu6: kinks": test_elementwise.test_slopes_at_kinks,
     "layer_norm: a large mean": lambda: test_norm.check_large_means("float32"),
     "layer_norm: two values": lambda: test_norm.test_two_values_far_from_zero("float32", 0),
+    "dice_loss: digits": lambda: test_class_losses.check_dice("float32"),
     "resize: whole numbers": lambda: test_resize.test_whole_numbers("float32", (6, 16), False),
     "local_response_norm: digits": lambda: test_shuffle_response.check_response("float32", 4),
     "sigmoid_binary_cross_entropy: digits": lambda: test_dropout_losses.check_binary_cross_entropy("float32"),

@@ -335,6 +335,31 @@ def _pointwise() -> Iterator[Operation]:
     yield Operation(
         "softmax_cross_entropy-weights", fnconv.softmax_cross_entropy, plain.cross_entropy, args, exact=False
     )
+    weights, smooth = np.float32([1, 3, 0, 2]), 0.75 * np.eye(4)[[2, 0, 1]] + 0.0625
+    yield Operation(
+        "softmax_cross_entropy-smooth",
+        lambda logits, w: fnconv.softmax_cross_entropy(
+            logits, np.int32([2, 0, 1]), class_weights=w, label_smoothing=0.25
+        ),
+        lambda logits, w: plain.cross_entropy(logits, jnp.asarray(smooth, logits.dtype) * w),
+        (x, weights),
+        exact=False,
+    )
+    yield Operation(
+        "nll_loss",
+        lambda logs, w: fnconv.nll_loss(logs, labels, class_weights=w),
+        lambda logs, w: -(jax.nn.one_hot(labels, 4, dtype=logs.dtype) * w * logs).sum(-1),
+        (x, weights),
+    )
+    yield Operation("nll_loss-weights", fnconv.nll_loss, lambda logs, t: -(t * logs).sum(-1), args)
+    options = {"smooth": 2.0, "alpha": 0.25, "beta": 0.75}
+    yield Operation(
+        "dice_loss",
+        partial(fnconv.dice_loss, **options),
+        partial(plain.dice, **options, axes=(1,)),
+        (np.abs(integers(2, 3, 2)) / 4, np.abs(integers(2, 3, 2)) / 4),
+        exact=False,
+    )
     yield Operation("squared_error", fnconv.squared_error, lambda p, t: (p - t) ** 2, (integers(3, 4), integers(3, 4)))
 
 

@@ -64,6 +64,11 @@ def response_norm(x: jax.Array, beta: float) -> jax.Array:
     return x * (s if beta == -1 else s**-beta)
 
 
+def dice(p: jax.Array, t: jax.Array, smooth: float, alpha: float, beta: float, axes: Any) -> jax.Array:
+    common, of_p, of_t = (v.sum(axes) for v in (p * t, p, t))
+    return 1 - (common + smooth) / (common + alpha * (of_p - common) + beta * (of_t - common) + smooth)
+
+
 def norm(
     x: jax.Array, axes: tuple[int, ...], scale: Any = 1, bias: Any = 0, epsilon: float = 1, mean: Any = None
 ) -> Any:

@@ -327,6 +327,13 @@ def square_of_the_mean_subtracted(patch: Patch) -> None:
     patch.setattr(norm, "_moments", moments)
 
 
+def costs_exchanged(patch):
+    def bwd(spec, residuals, dy):
+        return loss._dice_bwd(spec._replace(alpha=spec.beta, beta=spec.alpha), residuals, dy)
+
+    patch.setattr(loss, "_dice", attach.attach(loss._dice_primal, loss._dice_fwd, bwd))
+
+
 def resized_back(spec, dy, x):
     return resize._resize(tuple(a._replace(size=a.output, output=a.size) for a in spec), dy)
 
@@ -427,6 +434,7 @@ BUGS: dict[str, tuple[Callable[[Patch], None], str]] = {
     "ReLU6'(6) = 1": (flat_only_outside, "relu6: kinks"),
     "variance as mean(x^2) - m^2": (square_of_the_mean_subtracted, "layer_norm: a large mean"),
     "no gradient through the variance": (not_orthogonal_to_z, "layer_norm: two values"),
+    "alpha and beta exchanged on the way back": (costs_exchanged, "dice_loss: digits"),
     "resized back to the old size": (
         lambda patch: patch.setattr(resize._resize, "adjoints", (resized_back,)), "resize: whole numbers"),
     "windows of channels not turned round": (

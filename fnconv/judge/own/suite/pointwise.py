@@ -39,6 +39,11 @@ def _extreme(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reac
     return (np.where(far == 0, rng.standard_normal(x), far), *(rng.standard_normal(s) for s in rest))
 
 
+def _probabilities(rng: np.random.Generator, shapes: tuple[tuple[int, ...], ...], reach: int) -> Arrays:
+    return tuple(rng.random(shape) for shape in shapes)
+
+
+PROBABILITIES = DataKind("probabilities", _probabilities)
 SMALL = DataKind("small integers", _small, exact=True)
 MODERATE, EXTREME = DataKind("floats", _moderate), DataKind("arguments of +-1e4", _extreme)
 
@@ -65,6 +70,19 @@ def cases() -> Iterator[Case]:
     yield _traced("softmax_cross_entropy", manual, plain, operands=("logits",), text=", integer labels")
     functions, operands = (ops.softmax_cross_entropy, _cross_entropy), ("logits", "labels")
     yield _traced("softmax_cross_entropy", *functions, operands=operands, text=", weights for labels")
+    of_classes = np.arange(1.0, 7.0)
+    smooth = (0.75 * hot + 0.25 / 6) * (LABELS[:, None] < 6) * of_classes
+
+    def weighted(z: Any) -> Any:
+        given = jnp.asarray(of_classes, z.dtype)
+        return ops.softmax_cross_entropy(z, LABELS, class_weights=given, label_smoothing=0.25)
+
+    plain = partial(_cross_entropy, weights=smooth)
+    yield _traced("softmax_cross_entropy", weighted, plain, operands=("logits",), text=", class weights, smoothing")
+    manual, plain = partial(ops.nll_loss, labels=LABELS), partial(_expected, weights=hot)
+    yield _traced("nll_loss", manual, plain, SMALL, operands=("log_probabilities",), text=", integer labels")
+    operands = ("log_probabilities", "labels")
+    yield _traced("nll_loss", ops.nll_loss, _expected, SMALL, operands=operands, text=", weights for labels")
     operands = ("prediction", "target")
     for fn, reference, *samples in (
         (ops.squared_error, _square_of_difference, SMALL, MODERATE),
@@ -75,6 +93,9 @@ def cases() -> Iterator[Case]:
     ):
         bound = Traced(fn, reference, operands)
         yield _case(fn.__name__, str(SHAPE), fn, reference, bound, *samples, operands=operands)
+    operands, manual = ("predictions", "targets"), partial(ops.dice_loss, beta=0.75, axis=-1)
+    bound = Traced(manual, _dice, operands)
+    yield _case("dice_loss", str(SHAPE), manual, _dice, bound, PROBABILITIES, operands=operands)
 
 
 def _case(
@@ -124,4 +145,13 @@ def _kl_divergence(q: Any, t: Any) -> Any:
 
 
 def _cross_entropy(logits: Any, weights: Any) -> jax.Array:
-    return -jnp.sum(jnp.asarray(weights, logits.dtype) * jax.nn.log_softmax(logits), axis=-1)
+    return _expected(jax.nn.log_softmax(logits), weights)
+
+
+def _expected(logs: Any, weights: Any) -> jax.Array:
+    return -jnp.sum(jnp.asarray(weights, logs.dtype) * logs, axis=-1)
+
+
+def _dice(p: Any, t: Any) -> jax.Array:
+    false, missed = (v.sum(-1) for v in (p * (1 - t), t * (1 - p)))
+    return 1 - (n := (p * t).sum(-1) + 1) / (n + 0.5 * false + 0.75 * missed)
