@@ -331,7 +331,7 @@ def costs_exchanged(patch):
     def bwd(spec, residuals, dy):
         return loss._dice_bwd(spec._replace(alpha=spec.beta, beta=spec.alpha), residuals, dy)
 
-    patch.setattr(loss, "_dice", attach.attach(loss._dice_primal, loss._dice_fwd, bwd))
+    patch.setattr(loss, "_dice", attach(loss._dice_primal, loss._dice_fwd, bwd))
 
 
 def resized_back(spec, dy, x):
