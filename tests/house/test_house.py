@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import pytest
 
 import fnconv
+from fnconv.ops import functional
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(fnconv.__file__).parent
@@ -264,6 +265,7 @@ SIGNATURES = {
     "conv_input_vjp": f"dy, w, input_shape, *, {CONV}",
     "conv_weight_vjp": f"x, dy, window_shape, *, {CONV}",
     "conv_transpose": f"x, w, b=None, *, {TRANSPOSE}",
+    "conv_block": f"x, w, b=None, *, activation='relu', pool=None, {CONV}",
     "dense": "x, w, b=None",
     "flatten": "x",
     "max_pool": MAX_POOL,
@@ -321,7 +323,8 @@ FUNCTIONS = [name for name in fnconv.__all__ if callable(getattr(fnconv, name))]
 
 def test_all_is_sorted_and_whole():
     assert sorted(fnconv.__all__) == fnconv.__all__
-    assert set(SIGNATURES) <= set(fnconv.__all__) <= set(dir(fnconv))
+    operations = {name for name in vars(functional) if not name.startswith("_")}
+    assert operations <= set(SIGNATURES) <= set(fnconv.__all__) <= set(dir(fnconv))
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
