@@ -103,7 +103,7 @@ def sigmoid(x: ArrayLike) -> jax.Array:
 
 @jax.custom_jvp
 def _logistic(x: jax.Array) -> jax.Array:
-    return lax.logistic(x)
+    return lax.logistic(to_accumulator(x)).astype(x.dtype)
 
 
 def _sigmoid_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -131,7 +131,7 @@ def tanh(x: ArrayLike) -> jax.Array:
 
 @jax.custom_jvp
 def _tangent(x: jax.Array) -> jax.Array:
-    return lax.tanh(x)
+    return lax.tanh(to_accumulator(x)).astype(x.dtype)
 
 
 def _tanh_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -76,6 +76,8 @@ def max_pool_forward(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array
     rule = partial(max_pool.RULES["forward"][pool_rule("max_pool", "forward", spec)], spec)
     if not slides(spec, "forward"):
         return rule(x)
+    if max_pool.lax.is_reduction(spec):
+        return lax.platform_dependent(x, cpu=rule, default=partial(max_pool.lax.winner, spec))
     return lax.platform_dependent(x, tpu=lambda x: (max_pool.lax.maximum(spec, x), rule(x)[1]), default=rule)
 
 

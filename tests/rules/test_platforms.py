@@ -69,10 +69,12 @@ def test_conv(case: Conv, platform: str) -> None:
     agreement.check_conv(case)
 
 
+@pytest.mark.parametrize("size", [(11, 21), (9, 10)], ids=["side by side", "all there is"])
 @pytest.mark.parametrize("data", [pool_data.tied, pool_data.not_finite])
-def test_max_pool_of_large_windows_side_by_side(data: Callable[[Pool], np.ndarray], platform: str) -> None:
-    case = Pool((11, 21), (9, 10), None)
+def test_pools_of_large_windows(data: Callable[[Pool], np.ndarray], size: tuple[int, int], platform: str) -> None:
+    case = Pool(size, (9, 10), None)
     agreement.check_max_pool(case, data(case))
+    agreement.check_avg_pool(case)
 
 
 def test_max_pool_differentiated_again(platform: str) -> None:

@@ -26,13 +26,15 @@ def input_vjp(spec: PoolSpec, dy: jax.Array) -> jax.Array:
 
 
 def sums(x: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
-    """The sum of every sliding window: (N, *S, C) -> (N, *O, C)."""
+    """The sum of every sliding window: (N, *S, C) -> (N, *O, C).
+
+    Where the only window is all there is, its stride is 1: XLA then sums as over any axis, and fuses that.
+    """
     moving = sliding(axes)
-    window, strides, dilation = (
-        (1, *v, 1) for v in zip(*((a.window, a.stride, a.dilation) for a in moving), strict=True)
-    )
+    steps = (1 if a.padded == a.span else a.stride for a in moving)
+    window, dilation = ((1, *v, 1) for v in zip(*((a.window, a.dilation) for a in moving), strict=True))
     zero = np.zeros((), x.dtype)
-    return lax.reduce_window(pad(x, moving), zero, lax.add, window, strides, "VALID", window_dilation=dilation)
+    return lax.reduce_window(pad(x, moving), zero, lax.add, window, (1, *steps, 1), "VALID", window_dilation=dilation)
 
 
 def sums_adjoint(y: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:

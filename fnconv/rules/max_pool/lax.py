@@ -17,6 +17,7 @@ from fnconv.base.dtypes import accumulator, lowest
 from fnconv.base.geometry import Axis, may_be_empty, sliding
 from fnconv.base.pairs import pad
 from fnconv.base.spec import PoolSpec
+from fnconv.rules.max_pool.segment_sum import offset_dtype
 
 
 def maximum(spec: PoolSpec, x: jax.Array) -> jax.Array:
@@ -35,6 +36,29 @@ def scatters(spec: PoolSpec) -> bool:
     long = [a for a in spec.axes if a.window > 1]
     plain = (isinstance(a, Axis) and a.dilation == 1 and min(a.low, a.high) >= 0 for a in spec.axes)
     return (spec.ties == "row_major" or len(long) < 2) and not may_be_empty(spec.axes) and all(plain)
+
+
+def is_reduction(spec: PoolSpec) -> bool:
+    """Whether `winner` knows these windows: one, of all that there is, ties row-major."""
+    whole = (isinstance(a, Axis) and a.window == a.size == a.padded and a.dilation == 1 for a in spec.axes)
+    return spec.ties == "row_major" and all(whole)
+
+
+def winner(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(y, offset) of the only window: one reduction of pairs, which reads x once."""
+    offset = jnp.zeros(x.shape, jnp.int32)
+    for i, a in enumerate(spec.axes, start=1):
+        offset = offset * a.window + lax.broadcasted_iota(jnp.int32, x.shape, i)
+
+    def better(one: tuple[jax.Array, jax.Array], other: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        (x, k), (y, m) = one, other
+        wins = jnp.where(x != x, (y == y) | (k < m), (x > y) | ((x == y) & (k < m)))
+        return jnp.where(wins, x, y), jnp.where(wins, k, m)
+
+    nothing = np.asarray(lowest(x.dtype), x.dtype), np.int32(np.iinfo(np.int32).max)
+    along = tuple(range(1, x.ndim - 1))
+    y, k = (jnp.expand_dims(v, along) for v in lax.reduce((x, offset), nothing, better, along))
+    return y, k.astype(offset_dtype(spec.axes))
 
 
 def input_vjp(spec: PoolSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
