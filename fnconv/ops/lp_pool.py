@@ -12,15 +12,16 @@ import numpy as np
 from jax import lax
 
 from fnconv.base.attach import AS_INPUT, LinearMap, adjoint_to_each_other, attach
-from fnconv.base.dtypes import to_accumulator
-from fnconv.base.geometry import Axis, is_symbolic, sliding, volume
+from fnconv.base.dtypes import accumulator, to_accumulator
+from fnconv.base.geometry import Axis, is_symbolic, sliding, volume, windows
 from fnconv.base.layout import canonical, restore
-from fnconv.base.lowering import along, computed_once
+from fnconv.base.lowering import TERMS, along, computed_once
 from fnconv.base.spec import PoolSpec
 from fnconv.base.typing import ArrayLike, IntOrTuple, Layout, Padding, RuleNames
 from fnconv.ops.max_pool import pool_arguments
 from fnconv.ops.patches import columns, columns_adjoint
 from fnconv.rules import maps
+from fnconv.rules.avg_pool.lax import sums as lengths
 from fnconv.rules.choice import slides
 
 
@@ -41,7 +42,8 @@ def lp_pool(
     The gradient is 0, not NaN, where a window is all zero; sign(0) = 0.  Beside an infinite entry finite ones have
     gradient 0 and its own is NaN, inf / inf, unless p = 1; NaN spreads over its window, for p = 1 to itself alone.
     Powers are taken of x divided by the window's maximum, or by a power of two, so that they neither overflow nor
-    vanish; where y itself overflows, slopes are those beside an infinity.
+    vanish; where y itself overflows, slopes are those beside an infinity.  A TPU divides dy by y first: dx is 0, or
+    not finite, where dy / y is.
 
     Differs from Torch's: that one takes x^p without the modulus, and scales windows clipped by ceil_mode up.
 
@@ -123,10 +125,30 @@ def _slides(spec: PoolSpec) -> bool:
 def _norm(spec: PoolSpec, x: jax.Array) -> jax.Array:
     wide = to_accumulator(x)
     if _slides(spec) and spec.p in (1, 2):
-        y = computed_once(total(spec, jnp.abs(wide)) if spec.p == 1 else _root_of_squares(spec, wide))
+        y = computed_once(total(spec, jnp.abs(wide)) if spec.p == 1 else _length_of_windows(spec, wide))
     else:
         y = _norm_of_columns(spec.p, jnp.abs(columns(spec, wide)))
     return y.astype(x.dtype).reshape(x.shape[0], *spec.output, x.shape[-1])
+
+
+def _length_of_windows(spec: PoolSpec, x: jax.Array) -> jax.Array:
+    if not _for_tpu(spec):
+        return _root_of_squares(spec, x)
+    return lax.platform_dependent(
+        x, tpu=lambda x: lengths(jnp.abs(x), spec.axes, _length), default=partial(_root_of_squares, spec)
+    )
+
+
+def _for_tpu(spec: PoolSpec) -> bool:
+    """Whether a TPU adds up no squares: it would take three sums of them, and one of lengths costs as much as each."""
+    return _slides(spec) and spec.p == 2 and volume(windows(spec.axes)) <= TERMS and 0 not in (*spec.size, *spec.output)
+
+
+def _length(a: jax.Array, b: jax.Array) -> jax.Array:
+    """sqrt(a^2 + b^2) of a, b >= 0, of any size."""
+    longer, one = lax.max(a, b), jnp.ones((), a.dtype)
+    ratio = lax.min(a, b) / jnp.where((longer == 0) | jnp.isinf(longer), one, longer)
+    return longer * jnp.sqrt(one + ratio * ratio)
 
 
 def _root_of_squares(spec: PoolSpec, x: jax.Array) -> jax.Array:
@@ -218,9 +240,23 @@ def _lp_pool_fwd(spec: PoolSpec, x: jax.Array) -> tuple[jax.Array, Residuals]:
 
 
 def _lp_pool_bwd(spec: PoolSpec, residuals: Residuals, dy: jax.Array) -> tuple[jax.Array]:
+    by_entry = partial(_bwd_by_entry, spec)
+    if not _for_tpu(spec):
+        return (by_entry(*residuals, dy),)
+    return (lax.platform_dependent(*residuals, dy, tpu=partial(_bwd_by_cell, spec), default=by_entry),)
+
+
+def _bwd_by_entry(spec: PoolSpec, x: jax.Array, y: jax.Array | None, dy: jax.Array) -> jax.Array:
     entries = _entries(spec, dy.shape[0], dy.shape[-1])
-    shares = entries.spread(to_accumulator(dy)) * _slopes(spec, entries, *residuals)
-    return (entries.fold(shares).astype(dy.dtype),)
+    shares = entries.spread(to_accumulator(dy)) * _slopes(spec, entries, x, y)
+    return entries.fold(shares).astype(dy.dtype)
+
+
+def _bwd_by_cell(spec: PoolSpec, x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
+    """x times the sum of dy / y over the windows that it is in, p being 2."""
+    norm, zero = to_accumulator(y), jnp.zeros((), accumulator(y.dtype))
+    ratio = jnp.where(norm == 0, zero, to_accumulator(dy) / jnp.where(norm == 0, zero + 1, norm))
+    return (_met(sliding(spec.axes), to_accumulator(x)) * spread(spec, ratio)).astype(dy.dtype)
 
 
 _lp_pool = attach(_norm, _lp_pool_fwd, _lp_pool_bwd, placement=AS_INPUT)

@@ -16,6 +16,7 @@ import numpy as np
 import pool_data
 import pytest
 import test_orders
+import test_pools_averages as pools_averages
 from cases import CONVS, POOLS, Conv, Pool
 from jax import lax
 
@@ -77,9 +78,20 @@ def test_pools_of_large_windows(data: Callable[[Pool], np.ndarray], size: tuple[
     agreement.check_avg_pool(case)
 
 
-def test_max_pool_differentiated_again(platform: str) -> None:
+@pytest.mark.parametrize("name", ["max_pool-disjoint", "lp_pool-2"])
+def test_pools_differentiated_again(name: str, platform: str) -> None:
     with jax.enable_x64(True):
-        test_orders.check_orders(test_orders.MAXIMUM)
+        test_orders.check_orders(next(o for o in test_orders.EVERY if o.name == name))
+
+
+def test_lp_pool_at_its_limits(platform: str) -> None:
+    pools_averages.test_lp_pool_of_a_window_of_zeros_has_gradient_zero()
+    pools_averages.test_lp_pool_where_it_is_not_finite(2)
+    for exponent in (-120, 0, 120):
+        pools_averages.test_lp_pool_neither_overflows_nor_vanishes(exponent)
+    met = jnp.asarray([3.0, -4.0, jnp.nan, 6.0, 8.0, jnp.nan])[:, None]
+    dx = jax.grad(lambda x: fnconv.lp_pool(x, (2,), strides=3).sum())(met)
+    np.testing.assert_allclose(dx[:, 0], [0.6, -0.8, 0, 0.6, 0.8, 0], rtol=4 * np.finfo(np.float32).eps)
 
 
 def test_rows_that_are_read_once_are_what_they_were(platform: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -25,8 +25,8 @@ def input_vjp(spec: PoolSpec, dy: jax.Array) -> jax.Array:
     return sums_adjoint(by_size(spec, to_accumulator(dy)), spec.axes).astype(dy.dtype)
 
 
-def sums(x: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
-    """The sum of every sliding window: (N, *S, C) -> (N, *O, C).
+def sums(x: jax.Array, axes: Sequence[AnyAxis], add: Callable[..., jax.Array] = lax.add) -> jax.Array:
+    """The sum of every sliding window: (N, *S, C) -> (N, *O, C); `add` may be another sum, 0 adding nothing to it.
 
     Where the only window is all there is, its stride is 1: XLA then sums as over any axis, and fuses that.
     """
@@ -34,7 +34,7 @@ def sums(x: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
     steps = (1 if a.padded == a.span else a.stride for a in moving)
     window, dilation = ((1, *v, 1) for v in zip(*((a.window, a.dilation) for a in moving), strict=True))
     zero = np.zeros((), x.dtype)
-    return lax.reduce_window(pad(x, moving), zero, lax.add, window, (1, *steps, 1), "VALID", window_dilation=dilation)
+    return lax.reduce_window(pad(x, moving), zero, add, window, (1, *steps, 1), "VALID", window_dilation=dilation)
 
 
 def sums_adjoint(y: jax.Array, axes: Sequence[AnyAxis]) -> jax.Array:
