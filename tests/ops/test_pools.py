@@ -55,6 +55,7 @@ def test_max_pool_of_integers(name, dtype):
     check_max_pool(case, np.full(case.x_shape, smallest), dtype)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", [n for n, c in POOLS.items() if c.dilation == 1 and not c.ceil_mode])
 def test_row_major_ties_are_those_of_xla(name):
     """jax.grad of reduce_window is select-and-scatter: the same winner of equal maxima, bit for bit."""

@@ -70,6 +70,7 @@ def test_conv(case: Conv, platform: str) -> None:
     agreement.check_conv(case)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("size", [(11, 21), (9, 10)], ids=["side by side", "all there is"])
 @pytest.mark.parametrize("data", [pool_data.tied, pool_data.not_finite])
 def test_pools_of_large_windows(data: Callable[[Pool], np.ndarray], size: tuple[int, int], platform: str) -> None:
