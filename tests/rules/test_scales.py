@@ -92,6 +92,7 @@ def test_by_default_entries_are_held_to_the_largest_modulus_and_not_to_their_own
     assert max(errors_over_moduli("winograd", None)) > 10, "else the check above shows nothing"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("precision", [lax.Precision.HIGH, lax.Precision.HIGHEST])
 def test_no_line_of_the_table_adds_larger_numbers_at_a_higher_precision(precision: lax.Precision) -> None:
     axes = [Axis(16, k, s, d, 1, 1) for k, s, d in product((1, 2, 3, 5), (1, 2), (1, 2))]

@@ -6,16 +6,7 @@ import jax
 
 from fnconv.base.geometry import outputs, sizes
 from fnconv.base.spec import ConvSpec
-from fnconv.rules.conv.kronecker import (
-    each_image,
-    each_image_pair,
-    from_wei,
-    from_wei_kernel,
-    matmul,
-    spreads,
-    to_wei,
-    to_wei_kernel,
-)
+from fnconv.rules.conv.kronecker import each_image, each_image_pair, matmul, spreads
 from fnconv.textbook import jacobian_by_input, jacobian_by_kernel, vec
 
 __all__ = ["forward", "input_vjp", "spreads", "weight_vjp"]
@@ -27,8 +18,7 @@ def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
     def image(x: jax.Array, w: jax.Array) -> jax.Array:
         return matmul(spec)(jacobian_by_input(w, spec.axes), vec(x, len(spec.axes)))
 
-    kernels = to_wei_kernel(spec, w)
-    return from_wei(spec, outputs(spec.axes), each_image(image, to_wei(spec, x), kernels), x.dtype)
+    return each_image(spec, image, x, w, outputs(spec.axes))
 
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
@@ -37,8 +27,7 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
     def image(dy: jax.Array, w: jax.Array) -> jax.Array:
         return matmul(spec)(jacobian_by_input(w, spec.axes).T, vec(dy, len(spec.axes)))
 
-    kernels = to_wei_kernel(spec, w)
-    return from_wei(spec, sizes(spec.axes), each_image(image, to_wei(spec, dy), kernels), dy.dtype)
+    return each_image(spec, image, dy, w, sizes(spec.axes))
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -47,4 +36,4 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
     def image(x: jax.Array, dy: jax.Array) -> jax.Array:
         return matmul(spec)(jacobian_by_kernel(x, dy.shape[0], spec.axes).T, vec(dy, len(spec.axes)))
 
-    return from_wei_kernel(spec, each_image_pair(image, to_wei(spec, x), to_wei(spec, dy)), x.dtype)
+    return each_image_pair(spec, image, x, dy)

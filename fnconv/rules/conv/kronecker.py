@@ -18,6 +18,8 @@ from fnconv.base.geometry import outputs, sizes, volume
 from fnconv.base.spec import ConvSpec
 from fnconv.textbook import jacobian_by_kernel, matrix_c, matrix_m, phi, unvec, vec
 
+Image = Callable[[jax.Array, jax.Array], jax.Array]
+
 
 def spreads(spec: ConvSpec, map_: str) -> bool:
     return True
@@ -30,8 +32,7 @@ def forward(spec: ConvSpec, x: jax.Array, w: jax.Array) -> jax.Array:
         jacobian = jacobian_by_kernel(x, w.shape[0], spec.axes)
         return matmul(spec)(jacobian, vec(matrix_c(w)))
 
-    kernels = to_wei_kernel(spec, w)
-    return from_wei(spec, outputs(spec.axes), each_image(image, to_wei(spec, x), kernels), x.dtype)
+    return each_image(spec, image, x, w, outputs(spec.axes))
 
 
 def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
@@ -43,8 +44,7 @@ def input_vjp(spec: ConvSpec, dy: jax.Array, w: jax.Array) -> jax.Array:
         d_phi = matmul(spec)(vec(dy, n).reshape(dy.shape[0], -1).T, matrix_c(w).T)
         return matmul(spec)(m.T, vec(d_phi))
 
-    kernels = to_wei_kernel(spec, w)
-    return from_wei(spec, sizes(spec.axes), each_image(image, to_wei(spec, dy), kernels), dy.dtype)
+    return each_image(spec, image, dy, w, sizes(spec.axes))
 
 
 def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -56,7 +56,7 @@ def weight_vjp(spec: ConvSpec, x: jax.Array, dy: jax.Array) -> jax.Array:
         jacobian_by_kernel(x, dy.shape[0], spec.axes)  # the same size as the matrix below: refuses what is too large
         return matmul(spec)(jnp.kron(identity, phi(x, spec.axes).T), vec(dy, n))
 
-    return from_wei_kernel(spec, each_image_pair(image, to_wei(spec, x), to_wei(spec, dy)), x.dtype)
+    return each_image_pair(spec, image, x, dy)
 
 
 # ---- between the canonical layout and Wei's -------------------------------------------------------------------------
@@ -72,33 +72,22 @@ def to_wei(spec: ConvSpec, x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], spec.groups, x.shape[1] // spec.groups, *x.shape[2:])
 
 
-def to_wei_kernel(spec: ConvSpec, w: jax.Array) -> jax.Array:
-    """(*K, in/g, out) -> (g, out/g, in/g, *K)."""
-    w = jnp.moveaxis(w, (-1, -2), (0, 1)).astype(accumulator(w.dtype))
-    return w.reshape(spec.groups, w.shape[0] // spec.groups, *w.shape[1:])
+def each_image(spec: ConvSpec, image: Image, x: jax.Array, w: jax.Array, spatial: tuple[int, ...]) -> jax.Array:
+    """(N, *spatial, D) from the vec that `image` makes of every image and group with that group's kernels."""
+    # (*K, in/g, out) -> (g, out/g, in/g, *K)
+    kernels = jnp.moveaxis(w, (-1, -2), (0, 1)).astype(accumulator(w.dtype))
+    kernels = kernels.reshape(spec.groups, -1, *kernels.shape[1:])
+    vecs = lax.map(lambda a: jnp.stack([image(a[g], kernels[g]) for g in range(spec.groups)]), to_wei(spec, x))
+    y = jax.vmap(lambda v: unvec(v, (v.size // volume(spatial), *spatial), len(spatial)))(vecs.reshape(x.shape[0], -1))
+    return jnp.moveaxis(y, 1, -1).astype(x.dtype)
 
 
-def from_wei(spec: ConvSpec, spatial: tuple[int, ...], vecs: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """vecs (N, g, C/g * positions) -> (N, *spatial, C)."""
-    n, channels = vecs.shape[0], vecs[0].size // volume(spatial)
-    y = jax.vmap(lambda v: unvec(v, (channels, *spatial), len(spatial)))(vecs.reshape(n, -1))
-    return jnp.moveaxis(y, 1, -1).astype(dtype)
-
-
-def from_wei_kernel(spec: ConvSpec, vecs: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """vecs (g, out/g * in/g * window) -> (*K, in/g, out)."""
+def each_image_pair(spec: ConvSpec, image: Image, x: jax.Array, dy: jax.Array) -> jax.Array:
+    """The kernels' gradient from the vec that `image` makes of every image and group, summed over the images."""
+    pairs = to_wei(spec, x), to_wei(spec, dy)
+    vecs = lax.map(lambda pair: jnp.stack([image(*of_group) for of_group in zip(*pair, strict=True)]), pairs).sum(
+        axis=0
+    )
     *window, c, out = spec.w_shape
     w = unvec(vecs.reshape(-1), (out, c, *window), len(window))
-    return jnp.moveaxis(w, (0, 1), (-1, -2)).astype(dtype)
-
-
-def each_image(f: Callable[[jax.Array, jax.Array], jax.Array], images: jax.Array, kernels: jax.Array) -> jax.Array:
-    """f of every image and group with that group's kernels, one image after another."""
-    groups = range(kernels.shape[0])
-    return lax.map(lambda image: jnp.stack([f(image[g], kernels[g]) for g in groups]), images)
-
-
-def each_image_pair(f: Callable[[jax.Array, jax.Array], jax.Array], xs: jax.Array, dys: jax.Array) -> jax.Array:
-    """Sum over images of f(x, dy), for every group."""
-    groups = range(xs.shape[1])
-    return lax.map(lambda pair: jnp.stack([f(pair[0][g], pair[1][g]) for g in groups]), (xs, dys)).sum(axis=0)
+    return jnp.moveaxis(w, (0, 1), (-1, -2)).astype(x.dtype)
