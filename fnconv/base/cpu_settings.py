@@ -101,6 +101,11 @@ def tune_cpu() -> CpuSettings:
     return CpuSettings(MappingProxyType(applied), MappingProxyType(skipped), undo)
 
 
+def cores() -> int:
+    """Those that the process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def backend_started() -> bool:
     """Whether JAX has devices yet: it then refuses to change their number."""
     name = "jax_num_cpu_devices"

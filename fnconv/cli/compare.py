@@ -35,19 +35,13 @@ def compare(
     check_folder("compare", json_file)
     function = load("compare", "FILE.py:FUNCTION", target)
     given = arguments("compare", function, target, args)
-    options: dict[str, Any] = {
-        "argnums": _integers(argnums),
-        "has_aux": has_aux,
-        "only": None if only is None else [name.strip() for name in only.split(",")],
-        "fuse": fuse,
-        "samples": samples,
-        "rounds": rounds,
-        "seed": seed,
-    }
+    differentiate = _integers(argnums)
+    names = None if only is None else [name.strip() for name in only.split(",")]
+    options: dict[str, Any] = {"has_aux": has_aux, "fuse": fuse, "samples": samples, "rounds": rounds, "seed": seed}
     from fnconv.judge.model.compare import compare as compare_gradients
 
     with running("compare", "tracing", target, OPTIONS) as progress:
-        report = compare_gradients(function, *given, **options, progress=progress)
+        report = compare_gradients(function, *given, argnums=differentiate, only=names, **options, progress=progress)
     write("compare", json_file, report)
     shown = console(json_file)
     shown.print(f"{report.name} on {report.device}")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fnconv.train.data import Data
     from fnconv.train.run import Run
 
-NAMES = ("epochs", "gradients", "model", "batch_size", "learning_rate", "decay", "momentum", "shift", "seed", "data")
-OPTIONS = {name: f"--{name.replace('_', '-')}" for name in NAMES}
+CONFIG = ("gradients", "model", "batch_size", "learning_rate", "decay", "momentum", "shift", "seed")
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in (*CONFIG, "epochs", "data")}
 EXTRA = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "safetensors": "safetensors"}
 Gradients = Literal["manual", "autodiff", "both"]
 Model = Literal["classic", "modern"]
@@ -57,16 +57,7 @@ def train(
 
     The digits are scikit-learn's 1,797, scaled up to 28x28: 1,437 to train on, 360 to test on.
     """
-    options = {
-        "gradients": gradients,
-        "model": model,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "decay": decay,
-        "momentum": momentum,
-        "shift": shift,
-        "seed": seed,
-    }
+    given = {name: value for name, value in locals().items() if name in CONFIG and value is not None}
     if plot is not None:
         with _refusing("--plot"):
             from fnconv.train.plot import check_plot, save_plot
@@ -78,7 +69,7 @@ def train(
             from fnconv.train.checkpoint import save as save_run
 
             check_save(save)
-    run, digits = _start(options, data, resume)
+    run, digits = _start(given, data, resume)
     with _refusing():
         from fnconv.train.display import Display
         from fnconv.train.loop import fit
@@ -101,12 +92,11 @@ def train(
     display.summary(run)
 
 
-def _start(options: dict[str, Any], data: Path | None, resume: Path | None) -> tuple[Run, Data]:
+def _start(given: dict[str, Any], data: Path | None, resume: Path | None) -> tuple[Run, Data]:
     """The run to go on with, new or saved, and its data."""
     with _refusing("--resume"):
         from fnconv.train.run import Config, Run
 
-        given = {name: value for name, value in options.items() if value is not None}
         if resume is None:
             config = Config(**given)
         else:

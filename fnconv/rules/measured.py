@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fnconv.base import user_cache
+from fnconv.base.cpu_settings import cores
 from fnconv.base.spec import ConvSpec
 from fnconv.rules import conv
 
@@ -66,8 +67,7 @@ def machine() -> str:
     if Path("/proc/cpuinfo").exists():
         lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
         model = next((value.strip() for name, _, value in lines if name.strip() == "model name"), model)
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {threads} threads, jaxlib {version('jaxlib')}, XLA_FLAGS={os.environ.get('XLA_FLAGS', '')}"
+    return f"{model}, {cores()} threads, jaxlib {version('jaxlib')}, XLA_FLAGS={os.environ.get('XLA_FLAGS', '')}"
 
 
 @cache

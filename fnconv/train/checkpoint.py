@@ -113,22 +113,13 @@ def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def _check_tensors(path: Path, config: Config, tensors: Tensors) -> None:
-    expected = {
-        f"{name}.{part}.{key}": shape
-        for name in config.copies
-        for part in Copy._fields
-        for key, shape in SHAPES.items()
-    }
-    if missing := sorted(expected.keys() - tensors.keys()):
-        raise invalid("load", str(path), f"must hold the tensor {missing[0]!r}", f"{len(tensors)} tensors without it")
-    if unknown := sorted(tensors.keys() - expected.keys()):
-        rule = f"must hold only the {len(expected)} tensors of {ARCHITECTURE}"
-        raise invalid("load", str(path), rule, f"also {unknown[0]!r}")
-    for name, shape in expected.items():
-        found = tensors[name]
-        if found.shape != shape or found.dtype != np.float32:
-            rule = f"must hold {name!r} as float32 of shape {shape}"
-            raise invalid("load", str(path), rule, f"{found.dtype} of shape {found.shape}")
+    names = (f"{name}.{part}.{key}" for name in config.copies for part in Copy._fields for key in SHAPES)
+    expected = {name: f"float32 of shape {SHAPES[name.split('.', 2)[2]]}" for name in names}
+    found = {name: f"{value.dtype} of shape {value.shape}" for name, value in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        rule = f"must hold {name!r} as {expected[name]}" if name in expected else f"must hold no {name!r}"
+        if expected.get(name) != found.get(name):
+            raise invalid("load", str(path), rule, found.get(name, "no such tensor"))
 
 
 def _checksum(header: Mapping[str, Any], tensors: Tensors) -> str:

@@ -187,9 +187,9 @@ DAMAGED = {
     "another network": (set_header(architecture="AlexNet"), "must hold the architecture 'LeNet-5'; got 'AlexNet'"),
     "a tensor less": (
         lambda content: rewrite(content, lambda tensors, _: tensors.pop(C1)),
-        f"must hold the tensor '{C1}'; got 19 tensors without it",
+        rf"must hold '{C1}' as float32 of shape \(5, 5, 1, 6\); got no such tensor",
     ),
-    "a tensor more": (set_tensor("c9", np.zeros(3)), "must hold only the 20 tensors of LeNet-5; got also 'c9'"),
+    "a tensor more": (set_tensor("c9", np.zeros(3)), "must hold no 'c9'; got float64"),
     "another shape": (
         set_tensor(C1, np.zeros((5, 5, 1, 7), np.float32)),
         rf"must hold '{C1}' as float32 of shape \(5, 5, 1, 6\); got float32 of shape \(5, 5, 1, 7\)",

@@ -9,7 +9,6 @@ dtype, everything else without LLVM's optimisations, which change no operation.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnconv.base.cpu_settings import cores
 from fnconv.base.dtypes import FLOATS
 from fnconv.base.errors import invalid
 from fnconv.base.typing import RuleNames
@@ -93,7 +93,7 @@ def execute(jobs: Sequence[Job], progress: Progress | None = None) -> OwnReport:
     stop = threading.Event()
     for platform in {job.device for job in jobs}:
         fast_options(platform)  # found out once, not by every thread
-    with ThreadPoolExecutor(_cores() + 1) as pool:
+    with ThreadPoolExecutor(cores() + 1) as pool:
         running = {pool.submit(_run, job, stop): job for job in sorted(jobs, key=_cost, reverse=True)}
         try:
             for future in as_completed(running):
@@ -181,10 +181,6 @@ def _named(kind: str, given: Sequence[str] | None, existing: tuple[str, ...]) ->
         if name not in existing:
             raise invalid("check", kind, f"must be one of {', '.join(existing)}", repr(name))
     return tuple(name for name in existing if name in given)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cost(job: Job) -> int:
