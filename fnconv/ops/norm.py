@@ -12,13 +12,16 @@ and to z comes through.  dm = sum(dx) / n and dv = 2 sum((x - m) dx) / n in dz =
 (Ioffe and Szegedy, Batch normalization, 2015, whose chain rule through m and v adds up to this line.)  x is kept, and
 three numbers for each group; z is computed again.  Sums are in float32 for half precisions.  The variance is the mean
 of squares of x less its first number, less the mean of that: a mean that is large against the deviation costs no
-digits, and no variance is negative.  A constant group has z = 0; empty sums are 0.
+digits, and no variance is negative.  On GPUs and TPUs, where passes over x are what costs, the square of that mean is
+subtracted at the end: digits are lost where the first number is far from the others.  A constant group has z = 0;
+empty sums are 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -69,9 +72,22 @@ def _moments(spec: _Spec, x: jax.Array) -> Arrays:
         return zero, zero, _sum(spec, jnp.square(to_accumulator(x))) / n
     first = [slice(None, 1) if i in spec.axes else slice(None) for i in range(x.ndim)]
     origin = to_accumulator(lax.stop_gradient(x[tuple(first)])) if x.size else _sum(spec, to_accumulator(x))
-    mean = _sum(spec, _deviation(x, origin, 0)) / n
-    variance = _sum(spec, jnp.square(_deviation(x, origin, mean))) / n
+    mean, variance = lax.platform_dependent(x, origin, cpu=partial(_twice, spec), default=partial(_once, spec))
     return (origin, mean, variance) if spec.devices is None else _united(spec.devices, origin, mean, variance)
+
+
+def _twice(spec: _Spec, x: jax.Array, origin: jax.Array) -> Arrays:
+    """The mean of x less the origin, and the variance."""
+    n = _count(spec, x)
+    mean = _sum(spec, _deviation(x, origin, 0)) / n
+    return mean, _sum(spec, jnp.square(_deviation(x, origin, mean))) / n
+
+
+def _once(spec: _Spec, x: jax.Array, origin: jax.Array) -> Arrays:
+    """The same, x read once: the roundings grow by (mean / deviation)^2, which is at most n."""
+    n, d = _count(spec, x), _deviation(x, origin, 0)
+    mean = _sum(spec, d) / n
+    return mean, jnp.maximum(_sum(spec, jnp.square(d)) / n - jnp.square(mean), 0)
 
 
 def _united(devices: tuple[str, int], *own: jax.Array) -> Arrays:

@@ -123,7 +123,9 @@ def _avg_pool_rule(map_: str, spec: PoolSpec) -> Callable[..., jax.Array]:
     rule = rules[pool_rule("avg_pool", map_, spec)]
     if not slides(spec, map_):
         return rule
-    return lambda spec, v: lax.platform_dependent(v, cpu=partial(rule, spec), default=partial(rules["lax"], spec))
+    repeats = map_ == "input_vjp" and max_pool.offsets.tile(spec.axes)
+    by = {"cpu": rule, "tpu": rules["lax"], "default": rule if repeats else rules["lax"]}
+    return lambda spec, v: lax.platform_dependent(v, **{name: partial(f, spec) for name, f in by.items()})
 
 
 def sums_of_windows(spec: PoolSpec, x: jax.Array) -> jax.Array:

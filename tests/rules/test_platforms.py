@@ -104,6 +104,19 @@ def test_rows_that_are_read_once_are_what_they_were(platform: str) -> None:
     assert jnp.isnan(pull(jnp.asarray([[jnp.nan, 1.0], [1.0, 1.0]]))[0]).tolist() == [[True] * 2, [False] * 2]
 
 
+def test_the_variance_of_what_is_read_once(platform: str) -> None:
+    """The variance errs by 1 + (first - mean)^2 / variance times the roundings of its sums, and is never negative."""
+    rows = 1e4 + np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    rows[0, 0], rows[1] = 0, 0.1
+    wide = rows.astype(np.float64)
+    mean, deviation = wide.mean(1, keepdims=True), np.maximum(wide.std(1, keepdims=True), 1e-30)
+    z = np.asarray(fnconv.layer_norm(jnp.asarray(rows), epsilon=1e-30))
+    of_first = 1 + ((wide[:, :1] - mean) / deviation) ** 2
+    error = np.abs(z - (wide - mean) / deviation)[[0, *range(2, 16)]]
+    assert (error <= 16 * np.finfo(np.float32).eps * (of_first * (1 + np.abs(z)))[[0, *range(2, 16)]]).all()
+    assert not z[1].any()
+
+
 @pytest.mark.parametrize("strides", [1, 2, 3])
 def test_max_pool_of_each_image_alone_and_in_bfloat16(strides: int, platform: str) -> None:
     """The scatter has a rule of its own for vmap; what overlapping windows give is added in float32."""
