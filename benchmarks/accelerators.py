@@ -22,6 +22,8 @@ from typing import Any
 
 import jax
 
+from benchmarks.same_program import fingerprint
+
 EXTRA = "pip install 'fnconv[aot]'"
 # GpuTargetConfigProto of openxla/xla, xla/backends/gpu/target_config/specs, shortened to what differs
 _GPU = """gpu_device_info {{ threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -77,11 +79,14 @@ def options(target: str) -> dict[str, Any]:
     return {"xla_gpu_cuda_data_dir": str(folders[0] if folders else ""), "xla_gpu_autotune_level": 0}
 
 
-def compiled(target: str, fn: Callable[..., Any], *shapes: Any, **more: Any) -> Any:
-    """fn of arguments of these shapes, compiled for one device."""
+def lowered(target: str, fn: Callable[..., Any], *shapes: Any) -> Any:
+    """fn of arguments of these shapes, as it is put to the compiler, for one device."""
     one = jax.sharding.SingleDeviceSharding(devices(target)[0])
-    lowered = jax.jit(fn, in_shardings=one, out_shardings=one).lower(*shapes)
-    return lowered.compile(compiler_options={**options(target), **more})
+    return jax.jit(fn, in_shardings=one, out_shardings=one).lower(*shapes)
+
+
+def compiled(target: str, fn: Callable[..., Any], *shapes: Any, **more: Any) -> Any:
+    return lowered(target, fn, *shapes).compile(compiler_options={**options(target), **more})
 
 
 # ---- what a compiled program does -----------------------------------------------------------------------------------
@@ -165,15 +170,24 @@ def measured(target: str, fn: Callable[..., Any], *shapes: Any) -> dict[str, Any
 
 
 def run(target: str, only: Callable[[str], bool], model: Any = None) -> Iterator[Row]:
-    """A row for each case, as it is compiled; or of one model, (its name, its loss, the loss's arguments)."""
+    """A row for each case, as it is compiled; or of one model, (its name, its loss, the loss's arguments).
+
+    A case whose two programs are the same before any compiler sees them is compiled once.
+    """
     from benchmarks.accelerator_cases import cases, transformed
 
     devices(target)
     for case in cases() if model is None else [transformed(*model)]:
         if only(f"{case.name} {case.map}"):
-            sides = {side: measured(target, getattr(case, side), *case.shapes) for side in ("autodiff", "fnconv")}
-            yield {"name": case.name, "map": case.map, **sides}
+            yield counted(target, case)
             jax.clear_caches()
+
+
+def counted(target: str, case: Any) -> Row:
+    theirs, ours = (fingerprint(lowered(target, fn, *case.shapes)) for fn in (case.autodiff, case.fnconv))
+    found = measured(target, case.fnconv, *case.shapes)
+    other = found if theirs == ours else measured(target, case.autodiff, *case.shapes)
+    return {"name": case.name, "map": case.map, "same": theirs == ours, "autodiff": other, "fnconv": found}
 
 
 def ratio(target: str, row: Row) -> float:

@@ -160,6 +160,9 @@ def accelerators(
     target: Annotated[str, typer.Option(help="h100, a100 or tpu-v5e.")],
     only: Only = "",
     model: Annotated[str, typer.Option(help="FILE.py:LOSS of yours alone; args() of FILE.py are its arguments.")] = "",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the rows of the --json file and add the others.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Programs for a GPU or a TPU that is not there: compiled and counted, not run. Needs the extra `aot`."""
@@ -169,18 +172,21 @@ def accelerators(
 
     if target not in module.TARGETS:
         raise typer.BadParameter(f"--target must be one of {', '.join(module.TARGETS)}; got {target}")
-    found, rows, start, pattern = environment.describe(), [], time.perf_counter(), re.compile(only)
+    found, start, pattern = environment.describe(), time.perf_counter(), re.compile(only)
+    before = json.loads(json_file.read_text()) if resume and json_file is not None else {"rows": [], "seconds": 0}
+    rows = before["rows"]
+    there = {f"{row['name']} {row['map']}" for row in rows}
     yours = None
     if model:
         loss = user_file.load("benchmarks", "--model", model)
         yours = (model, loss, user_file.arguments("benchmarks", loss, model, user_file.ARGS))
     try:
-        for row in module.run(target, lambda name: pattern.search(name) is not None, yours):
+        for row in module.run(target, lambda name: name not in there and pattern.search(name) is not None, yours):
             rows.append(row)
             typer.echo(module.line(target, row))
             if json_file is not None:  # after each row: all of them take hours on a TPU
                 kept = {"command": f"accelerators-{target}", "smoke": False, "environment": found, "rows": rows}
-                kept["seconds"] = round(time.perf_counter() - start)
+                kept["seconds"] = before["seconds"] + round(time.perf_counter() - start)
                 json_file.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
     except module.Missing as error:
         typer.echo(f"benchmarks: {error}", err=True)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -22,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 import fnconv
 from benchmarks import accelerators
 from benchmarks.accelerator_cases import Case, cases
+from benchmarks.same_program import fingerprint
 
 NEEDED = {"h100": "jax_cuda13_plugin", "tpu-v5e": "libtpu"}
 GPU, TPU = NEEDED
@@ -67,9 +69,7 @@ def named() -> dict[str, Case]:
 
 
 def counted(target: str, name: str) -> dict[str, Any]:
-    case = named()[name]
-    sides = {side: accelerators.measured(target, getattr(case, side), *case.shapes) for side in ("autodiff", "fnconv")}
-    return {"name": name, "map": case.map, **sides}
+    return accelerators.counted(target, named()[name])
 
 
 @on_each
@@ -147,6 +147,17 @@ def test_without_the_extra_the_command_says_so(monkeypatch: pytest.MonkeyPatch) 
     accelerators.devices.cache_clear()
     with pytest.raises(accelerators.Missing, match=r"tpu-v5e needs libtpu: pip install 'fnconv\[aot\]'"):
         accelerators.devices("tpu-v5e")
+
+
+def test_programs_are_the_same_whatever_calls_they_are_made_of() -> None:
+    def program(f: Any) -> list[str]:
+        return fingerprint(jax.jit(f).lower(jnp.ones(3), jnp.ones(3)))
+
+    once = program(lambda x, y: jnp.sin(x) - y)
+    chosen = lambda x: lax.platform_dependent(x, cpu=jnp.sin, default=jnp.cos)  # noqa: E731
+    assert program(lambda x, y: jax.jit(lambda a, b: chosen(a) - b)(x, y)) == once
+    others = (lambda x, y: y - jnp.sin(x), lambda x, y: jnp.cos(x) - y, lambda x, y: jnp.sin(y) - x)
+    assert all(program(f) != once for f in others)
 
 
 def test_bytes_are_those_of_operands_and_results() -> None:
