@@ -28,6 +28,7 @@ from torch_operators import OPERATORS, Operator
 
 CHUNK = 24  # calls compiled together
 SHARE = 12  # calls of one operator that the default run draws, over the number of spatial axes
+NEEDED = ("running_mean", "running_var")  # which Torch's batch_norm has no default for
 Results = dict[str, np.ndarray]
 
 
@@ -75,7 +76,9 @@ class Sample:
     ) -> None:
         names = list(inspect.signature(operator.ours).parameters)
         self.operator, self.function, self.dtype, self.rng = operator, function, dtype, rng
-        self.given = {k: v for k, v in [*zip(names, args, strict=False), *kwargs.items()] if v is not None}
+        self.given = {
+            k: v for k, v in [*zip(names, args, strict=False), *kwargs.items()] if v is not None or k in NEEDED
+        }
         for k, v in self.given.items():
             if isinstance(v, torch.Tensor) and v.is_floating_point():
                 self.given[k] = self._numbers(v.double())
@@ -170,10 +173,13 @@ def compare(sample: Sample, got: Results, dtype: str) -> None:
 
 def check(name: str, dtype: str, share: int | None = None) -> None:
     """All samples of an operator, or of a share of its calls."""
-    operator, calls, rng = OPERATORS[name], dict[Any, list[Sample]](), np.random.default_rng(0)
+    operator, calls, rng, declared = OPERATORS[name], dict[Any, list[Sample]](), np.random.default_rng(0), 0
     for function, args, kwargs in given_samples(name, dtype):
         sample = Sample(operator, function, args, kwargs, dtype, rng)
-        calls.setdefault(sample.key, []).append(sample)
+        if operator.declared(sample.arguments):
+            declared += 1
+        else:
+            calls.setdefault(sample.key, []).append(sample)
     drawn = sorted(rng.permutation(len(calls))[:share])
     chosen, failures, count = [list(calls.values())[i] for i in drawn], [], 0
     for start in range(0, len(chosen), CHUNK):
@@ -191,7 +197,8 @@ def check(name: str, dtype: str, share: int | None = None) -> None:
                         compare(sample, jax.tree.map(np.asarray, got), dtype)
                     except AssertionError as error:
                         failures.append(f"{sample.key}: {error}")
-    print(f"{name}, {dtype}: {count} of {sum(map(len, calls.values()))} samples, {len(chosen)} of {len(calls)} calls")
+    taken = f"{count} of {sum(map(len, calls.values()))} samples, {len(chosen)} of {len(calls)} calls"
+    print(f"{name}, {dtype}: {taken}, {declared} declared")
     assert not failures, "\n".join(failures)
     assert count > 0
 

@@ -32,6 +32,7 @@ class Operator:
 
     bound: None for results that are exact; a function of the arguments otherwise.
     numbers: the sample's "own", their "moduli", or "whole" ones instead, on which sums of products are exact.
+    declared: why a call is not ours, of its arguments; "" for those that are.
     """
 
     ours: Callable[..., Any]
@@ -39,6 +40,7 @@ class Operator:
     operands: tuple[str, ...] = ("input",)
     bound: Callable[[dict[str, Any]], Bound] | None = None
     numbers: str = "own"
+    declared: Callable[[dict[str, Any]], str] = lambda arguments: ""
 
     def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
         """All arguments by name; geometry with one entry per axis, so that equal calls look the same."""
@@ -116,12 +118,32 @@ def sizes(input, output_size):
     return tuple(o or s for o, s in zip(output_size, input.shape[-len(output_size) :], strict=True))
 
 
-def interpolate(input, size=None, scale_factor=None, mode="area", align_corners=None, recompute_scale_factor=None):
-    """By areas: adaptive average pooling to floor(size * scale)."""
+def interpolate(
+    input, size=None, scale_factor=None, mode="area", align_corners=None, recompute_scale_factor=None, antialias=False
+):
+    """To floor(size * scale); by areas: adaptive average pooling."""
     spatial = input.shape[2:]
     scale = (scale_factor,) * len(spatial) if isinstance(scale_factor, float) else scale_factor
     wanted = size or tuple(math.floor(s * f) for s, f in zip(spatial, scale, strict=True))
-    return fnconv.adaptive_avg_pool(input, wanted, **FIRST)
+    if mode == "area":
+        return fnconv.adaptive_avg_pool(input, wanted, **FIRST)
+    method = {"nearest-exact": "nearest", "bicubic": "cubic-pytorch"}.get(mode, mode)
+    options = {"antialias": antialias, "align_corners": bool(align_corners)}
+    return fnconv.resize(input, (*input.shape[:2], *wanted), method, **options)
+
+
+def own_scale(arguments):
+    """Torch takes the factor that it is given for the positions, even where the sizes have another ratio."""
+    factor = arguments["scale_factor"] is not None and not arguments["recompute_scale_factor"]
+    return "positions by a factor that is not the ratio of the sizes" * (factor and not arguments["align_corners"])
+
+
+def pixel_shuffle(input, upscale_factor):
+    return fnconv.pixel_shuffle(input, (upscale_factor,) * 2, **FIRST)
+
+
+def pixel_unshuffle(input, downscale_factor):
+    return fnconv.pixel_unshuffle(input, (downscale_factor,) * 2, **FIRST)
 
 
 def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
@@ -180,9 +202,56 @@ def softmax(input, dim, dtype=None, function=fnconv.softmax):
     return function(x, axis=dim) if x.ndim else function(x[None], axis=dim)[0]
 
 
+def prelu(input, weight):
+    """A slope for each channel, axis 1."""
+    channels = weight.ndim and weight.size > 1
+    return fnconv.prelu(input, weight.reshape(-1, *[1] * (input.ndim - 2)) if channels else weight.reshape(()))
+
+
+def glu(input, dim=-1):
+    return fnconv.glu(input, dim)
+
+
+def softplus(input, beta=1, threshold=20):
+    """Torch's is x where beta x is above the threshold, up to e^-threshold away."""
+    return jnp.where(input * beta > threshold, input, fnconv.softplus(beta * input) / beta)
+
+
+def reduced(each, reduction, total=None):
+    return {"none": each, "sum": each.sum(), "mean": each.sum() / (each.size if total is None else total)}[reduction]
+
+
 def mse_loss(input, target, reduction="mean"):
-    each = fnconv.squared_error(input, target)
-    return {"none": each, "sum": each.sum(), "mean": each.sum() / each.size}[reduction]
+    return reduced(fnconv.squared_error(input, target), reduction)
+
+
+def l1_loss(input, target, reduction="mean"):
+    return reduced(fnconv.absolute_error(input, target), reduction)
+
+
+def huber_loss(input, target, reduction="mean", delta=1.0):
+    return reduced(fnconv.huber_loss(input, target, delta), reduction)
+
+
+def smooth_l1_loss(input, target, reduction="mean", beta=1.0):
+    each = fnconv.huber_loss(input, target, beta) / beta if beta else fnconv.absolute_error(input, target)
+    return reduced(each, reduction)
+
+
+def kl_div(input, target, reduction="mean", log_target=False):
+    """Element by element: the sum over an axis of one."""
+    each = fnconv.kl_divergence(input[..., None], (jnp.exp(target) if log_target else target)[..., None])
+    return each.sum() / input.shape[0] if reduction == "batchmean" else reduced(each, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input, target, weight=None, reduction="mean", pos_weight=None, loss=fnconv.sigmoid_binary_cross_entropy
+):
+    """pos_weight multiplies the part of the label 1, which is linear in the label."""
+    each = loss(input, target)
+    if pos_weight is not None:
+        each = each + (pos_weight - 1) * target * loss(input, jnp.ones_like(target))
+    return reduced(each if weight is None else each * weight, reduction)
 
 
 def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean"):
@@ -190,10 +259,73 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
     logits, integer = jnp.moveaxis(input, 1, -1), jnp.issubdtype(target.dtype, jnp.integer)
     labels = jnp.where(target == ignore_index, -1, target) if integer else jnp.moveaxis(target, 1, -1)
     hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) if integer else labels
-    hot = hot if weight is None else hot * weight
-    each = fnconv.softmax_cross_entropy(logits, labels if weight is None else hot)
-    total = hot.sum() if integer else each.size
-    return {"none": each, "sum": each.sum(), "mean": each.sum() / total}[reduction]
+    each = fnconv.softmax_cross_entropy(logits, labels, class_weights=weight)
+    return reduced(each, reduction, (hot if weight is None else hot * weight).sum() if integer else None)
+
+
+def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
+    logs, labels = (
+        jnp.moveaxis(input, 1, -1) if input.ndim > 1 else input,
+        jnp.where(target == ignore_index, -1, target),
+    )
+    hot = jax.nn.one_hot(labels, logs.shape[-1], dtype=logs.dtype)
+    each = fnconv.nll_loss(logs, labels, class_weights=weight)
+    return reduced(each, reduction, (hot if weight is None else hot * weight).sum())
+
+
+_cancelling = fnconv.ops.elementwise.elementwise(
+    "cancelling",
+    lambda z, labels: (1 - labels) * z + jnp.maximum(-z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z))),
+    lambda z, labels: jax.nn.sigmoid(z) - labels,
+    lambda z, labels: -z,
+)
+
+
+def cancelling(**arguments):
+    """As Torch computes it, with the slope s - label."""
+    return binary_cross_entropy_with_logits(**arguments | {"loss": partial(_cancelling, ())})
+
+
+# ---- normalisation --------------------------------------------------------------------------------------------------
+
+
+def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    return fnconv.layer_norm(input, weight, bias, axes=tuple(range(-len(normalized_shape), 0)), epsilon=eps)
+
+
+def rms_norm(input, normalized_shape, weight=None, eps=None):
+    axes = tuple(range(-len(normalized_shape), 0))
+    return fnconv.rms_norm(input, weight, axes=axes, epsilon=float(jnp.finfo(input.dtype).eps) if eps is None else eps)
+
+
+def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
+    return fnconv.group_norm(input, weight, bias, groups=num_groups, epsilon=eps, **FIRST)
+
+
+def instance_norm(
+    input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5
+):
+    return fnconv.instance_norm(input, weight, bias, epsilon=eps, **FIRST)
+
+
+def batch_norm(
+    input, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+):
+    if training:
+        return fnconv.batch_norm(input, weight, bias, epsilon=eps, **FIRST).y
+    return fnconv.batch_norm_inference(input, running_mean, running_var, weight, bias, epsilon=eps, **FIRST)
+
+
+def local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
+    return fnconv.local_response_norm(input, size, alpha=alpha, beta=beta, k=k, **FIRST)
+
+
+def outside(arguments):
+    if (arguments["eps"] or 0) < 0:
+        return "an epsilon below 0 is refused"
+    if arguments["input"].ndim < 2 and "training" in arguments:
+        return "no axis of channels"
+    return "the deviation of one number is not 0 in Torch" * (arguments.get("normalized_shape") == (1,))
 
 
 # ---- bounds ---------------------------------------------------------------------------------------------------------
@@ -222,21 +354,45 @@ def power_averages(arguments: dict[str, Any]) -> Bound:
     return traced(lp_pool, theirs=theirs)(arguments)
 
 
-def traced(ours: Callable[..., Any], *others: str, theirs: Callable[..., Any] | None = None) -> Callable[..., Bound]:
-    """Of the input and `others`.  theirs: as Torch computes the slope, if not as we do."""
+def traced(
+    ours: Callable[..., Any],
+    *others: str,
+    theirs: Callable[..., Any] | None = None,
+    plain: Callable[..., Any] | None = None,
+) -> Callable[..., Bound]:
+    """Of the input and `others`.  theirs: as Torch computes it, if not as we do, of the input; plain: of all."""
 
     def bound(arguments: dict[str, Any]) -> Bound:
         arrays = {k: v.numpy() for k, v in arguments.items() if hasattr(v, "numpy")}
-        names = [k for k in ("input", *others) if arrays[k].dtype.kind == "f"]
+        names = [k for k in ("input", *others) if k in arrays and arrays[k].dtype.kind == "f"]
 
-        def function(*operands: jax.Array) -> jax.Array:
+        def called(f: Callable[..., Any], *operands: jax.Array) -> jax.Array:
             dtype = operands[0].dtype
             constants = {k: a.astype(dtype) if a.dtype.kind == "f" else a for k, a in arrays.items()}
-            return ours(**arguments | constants | dict(zip(names, operands, strict=True)))
+            return f(**arguments | constants | dict(zip(names, operands, strict=True)))
 
-        return Traced(function, theirs or function, ("x", *names[1:]))
+        return Traced(partial(called, ours), theirs or partial(called, plain or ours), ("x", *names[1:]))
 
     return bound
+
+
+@dataclass(frozen=True)
+class Resized:
+    """The bound of a sum whose weights are off by d in the oracle, which rounds positions up to n."""
+
+    traced: Bound
+    terms: int
+    n: int
+
+    def errors(self, run: Any, operands: Any, cotangent: Any, dtype: Any) -> Any:
+        d = 2**-53 * 48 * self.n * self.terms
+        largest = {"y": abs(operands[0]).max(initial=0), "dx": self.n * abs(cotangent).max(initial=0)}
+        return {k: v + d * largest[k] for k, v in self.traced.errors(run, operands, cotangent, dtype).items()}
+
+
+def resized(arguments: dict[str, Any]) -> Resized:
+    x = arguments["input"]
+    return Resized(traced(interpolate)(arguments), 4 ** (x.ndim - 2), 2 * max(x.shape))
 
 
 def along(ours: Callable[..., Any]) -> Callable[[dict[str, Any]], Bound]:
@@ -264,6 +420,13 @@ OPERATORS: dict[str, Operator] = {
     "nn.functional.hardtanh": Operator(hard_tanh, bound=traced(hard_tanh)),
     "nn.functional.mse_loss": Operator(mse_loss, 0, ("input", "target"), traced(mse_loss, "target")),
     "nn.functional.cross_entropy": Operator(cross_entropy, 0, ("input", "target"), traced(cross_entropy, "target")),
+    "nn.functional.prelu": Operator(prelu, 0, ("input", "weight"), traced(prelu, "weight")),
+    "nn.functional.glu": Operator(glu, bound=traced(glu)),
+    "nn.functional.softplus": Operator(softplus, bound=traced(softplus)),
+    "nn.functional.pixel_shuffle": Operator(pixel_shuffle),
+    "nn.functional.pixel_unshuffle": Operator(pixel_unshuffle),
+    "nn.functional.nll_loss": Operator(nll_loss, bound=traced(nll_loss)),
+    "nn.functional.local_response_norm": Operator(local_response_norm, bound=traced(local_response_norm)),
     "sigmoid": Operator(sigmoid, bound=traced(sigmoid, theirs=jax.nn.sigmoid)),
     "tanh": Operator(tanh, bound=traced(tanh, theirs=jnp.tanh)),
 }  # fmt: skip
@@ -278,6 +441,16 @@ for _name, _function in {
 }.items():
     _ours = partial(elementwise, function=_function)
     OPERATORS[f"nn.functional.{_name}"] = Operator(_ours, bound=traced(_ours))
+for _loss in (l1_loss, huber_loss, smooth_l1_loss, kl_div, binary_cross_entropy_with_logits):
+    _plain = cancelling if _loss is binary_cross_entropy_with_logits else None
+    _bound = traced(_loss, "target", plain=_plain)
+    OPERATORS[f"nn.functional.{_loss.__name__}"] = Operator(_loss, 0, ("input", "target"), _bound)
+for _norm in (layer_norm, rms_norm, group_norm, instance_norm, batch_norm):
+    _bound = traced(_norm, *PARAMETERS[1:])
+    OPERATORS[f"nn.functional.{_norm.__name__}"] = Operator(_norm, 0, PARAMETERS, _bound, declared=outside)
+for _mode in ("nearest-exact", "linear", "bilinear", "bicubic", "trilinear"):
+    _bound = None if _mode == "nearest-exact" else resized
+    OPERATORS[f"nn.functional.interpolate {_mode}"] = Operator(interpolate, bound=_bound, declared=own_scale)
 for _variant in ("", " with_dtype"):
     _log = partial(softmax, function=fnconv.log_softmax)
     OPERATORS |= {
