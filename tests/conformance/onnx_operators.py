@@ -162,6 +162,10 @@ def global_pool(pool: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
     return pool(x, (1,) * (x.ndim - 2), layout=CHANNELS_FIRST)
 
 
+def global_average(x: jax.Array) -> jax.Array:
+    return fnconv.global_avg_pool(x, layout=CHANNELS_FIRST)[(..., *[None] * (x.ndim - 2))]
+
+
 def global_lp_pool(x: jax.Array, *, p: int = 2) -> jax.Array:
     return fnconv.lp_pool(x, x.shape[2:], p=p, layout=CHANNELS_FIRST)
 
@@ -228,6 +232,97 @@ def flatten(x: jax.Array, *, axis: int = 1) -> jax.Array:
     return fnconv.flatten(x.reshape(math.prod(x.shape[:axis]), *x.shape[axis:]))
 
 
+# ---- other sizes ----------------------------------------------------------------------------------------------------
+
+
+def depth_to_space(x: jax.Array, *, blocksize: int, mode: str = "DCR") -> jax.Array:
+    return fnconv.pixel_shuffle(x, (blocksize,) * 2, mode=mode, layout=CHANNELS_FIRST)
+
+
+def space_to_depth(x: jax.Array, *, blocksize: int, mode: str = "DCR") -> jax.Array:
+    return fnconv.pixel_unshuffle(x, (blocksize,) * 2, mode=mode, layout=CHANNELS_FIRST)
+
+
+def resize(
+    x: jax.Array,
+    roi: Ints | None = None,
+    scales: Sequence[float] | None = None,
+    sizes: Ints | None = None,
+    *,
+    mode: str,
+    antialias: int = 0,
+    axes: Ints | None = None,
+    coordinate_transformation_mode: str = "half_pixel",
+    cubic_coeff_a: float = -0.75,
+    exclude_outside: int = 0,
+    keep_aspect_ratio_policy: str = "stretch",
+) -> jax.Array:
+    """To floor(size * scale); sizes that keep the ratio are the largest within, or the smallest around."""
+    at = range(x.ndim) if axes is None else axes
+    wanted = list(x.shape)
+    if sizes is not None and keep_aspect_ratio_policy != "stretch":
+        choose = min if keep_aspect_ratio_policy == "not_larger" else max
+        scale = choose(new / x.shape[i] for i, new in zip(at, sizes, strict=True))
+        sizes = [math.floor(x.shape[i] * scale + 0.5) for i in at]
+    for k, i in enumerate(at):
+        wanted[i] = math.floor(x.shape[i] * scales[k]) if sizes is None else int(sizes[k])
+    method = "cubic-pytorch" if mode == "cubic" and cubic_coeff_a == -0.75 and not exclude_outside else mode
+    corners = coordinate_transformation_mode == "align_corners"
+    return fnconv.resize(x, wanted, method, antialias=bool(antialias), align_corners=corners)
+
+
+# ---- normalisation --------------------------------------------------------------------------------------------------
+
+
+def batch_normalization(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    training_mode: int = 0,
+) -> Any:
+    """In training the running moments too, of the biased variance."""
+    options = {"epsilon": epsilon, "layout": CHANNELS_FIRST}
+    if not training_mode:
+        return fnconv.batch_norm_inference(x, mean, variance, scale, bias, **options)
+    y, *found, _ = fnconv.batch_norm(x, scale, bias, **options)
+    return y, *(momentum * old + (1 - momentum) * new for old, new in zip((mean, variance), found, strict=True))
+
+
+def layer_normalization(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, *, axis: int = -1, epsilon: float = 1e-5
+) -> tuple[jax.Array, ...]:
+    """y, the mean and the inverse deviation; the last two are those of `batch_norm` with the groups as channels."""
+    axes = tuple(range(axis % x.ndim, x.ndim))
+    groups = x.reshape(-1, math.prod(x.shape[axes[0] :])).T
+    _, mean, variance, _ = fnconv.batch_norm(groups)
+    kept = (*x.shape[: axes[0]], *[1] * len(axes))
+    y = fnconv.layer_norm(x, scale, bias, axes=axes, epsilon=epsilon)
+    return y, mean.reshape(kept), jax.lax.rsqrt(variance + epsilon).reshape(kept)
+
+
+def rms_normalization(x: jax.Array, scale: jax.Array, *, axis: int = -1, epsilon: float = 1e-5) -> jax.Array:
+    return fnconv.rms_norm(x, scale, axes=tuple(range(axis % x.ndim, x.ndim)), epsilon=epsilon)
+
+
+def group_normalization(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, *, num_groups: int, epsilon: float = 1e-5
+) -> jax.Array:
+    return fnconv.group_norm(x, scale, bias, groups=num_groups, epsilon=epsilon, layout=CHANNELS_FIRST)
+
+
+def instance_normalization(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5) -> jax.Array:
+    return fnconv.instance_norm(x, scale, bias, epsilon=epsilon, layout=CHANNELS_FIRST)
+
+
+def lrn(x: jax.Array, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> jax.Array:
+    return fnconv.local_response_norm(x, size, alpha=alpha, beta=beta, k=bias, layout=CHANNELS_FIRST)
+
+
 # ---- pointwise and losses -------------------------------------------------------------------------------------------
 
 
@@ -276,32 +371,50 @@ def softmax_cross_entropy_loss(
     logits = jnp.moveaxis(scores, 1, -1)
     kept = jnp.full(labels.shape, True) if ignore_index is None else labels != ignore_index
     labels = jnp.where(kept, labels, -1)
-    each = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    if weights is None:
-        loss = fnconv.softmax_cross_entropy(logits, labels)
-    else:
-        each = each * weights
-        loss = fnconv.softmax_cross_entropy(logits, each)
+    each = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * (1 if weights is None else weights)
+    loss = fnconv.softmax_cross_entropy(logits, labels, class_weights=weights)
     reduced = {"none": loss, "sum": loss.sum(), "mean": loss.sum() / each.sum()}[reduction]
     return reduced, fnconv.log_softmax(scores, axis=1)
+
+
+def negative_log_likelihood_loss(
+    logs: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Classes are axis 1, as above; the mean divides by the weights of the labels."""
+    logs = jnp.moveaxis(logs, 1, -1)
+    labels = labels if ignore_index is None else jnp.where(labels == ignore_index, -1, labels)
+    loss = fnconv.nll_loss(logs, labels, class_weights=weights)
+    each = jax.nn.one_hot(labels, logs.shape[-1], dtype=logs.dtype) * (1 if weights is None else weights)
+    return {"none": loss, "sum": loss.sum(), "mean": loss.sum() / each.sum()}[reduction]
 
 
 # An operator takes its inputs in order and its attributes by name.
 OPERATORS: dict[str, Callable[..., Any]] = {
     "AveragePool": average_pool,
+    "BatchNormalization": batch_normalization,
     "Celu": celu,
     "Col2Im": col2im,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "DepthToSpace": depth_to_space,
     "Elu": elu,
     "Flatten": flatten,
     "Gelu": gelu,
     "Gemm": gemm,
-    "GlobalAveragePool": partial(global_pool, fnconv.adaptive_avg_pool),
+    "GlobalAveragePool": global_average,
     "GlobalLpPool": global_lp_pool,
     "GlobalMaxPool": partial(global_pool, fnconv.adaptive_max_pool),
+    "GroupNormalization": group_normalization,
     "HardSigmoid": hard_sigmoid,
     "HardSwish": fnconv.hard_silu,
+    "InstanceNormalization": instance_normalization,
+    "LRN": lrn,
+    "LayerNormalization": layer_normalization,
     "LeakyRelu": leaky_relu,
     "LogSoftmax": partial(softmax, fnconv.log_softmax),
     "LpPool": lp_pool,
@@ -309,13 +422,22 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "MaxPool": max_pool,
     "MaxUnpool": max_unpool,
     "Mish": fnconv.mish,
+    "NegativeLogLikelihoodLoss": negative_log_likelihood_loss,
+    "PRelu": fnconv.prelu,
+    "RMSNormalization": rms_normalization,
     "Relu": fnconv.relu,
+    "Resize": resize,
     "Selu": selu,
     "Sigmoid": fnconv.sigmoid,
     "Softmax": partial(softmax, fnconv.softmax),
     "SoftmaxCrossEntropyLoss": softmax_cross_entropy_loss,
+    "SpaceToDepth": space_to_depth,
     "Softplus": fnconv.softplus,
     "Softsign": fnconv.soft_sign,
     "Tanh": fnconv.tanh,
 }
-SHAPE_INPUTS = {"Col2Im": slice(1, 3), "MaxUnpool": slice(2, 3)}  # inputs that are read while tracing
+SHAPE_INPUTS = {
+    "Col2Im": slice(1, 3),
+    "MaxUnpool": slice(2, 3),
+    "Resize": slice(1, 4),
+}  # inputs that are read while tracing
