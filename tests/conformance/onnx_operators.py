@@ -284,6 +284,7 @@ def batch_normalization(
     epsilon: float = 1e-5,
     momentum: float = 0.9,
     training_mode: int = 0,
+    is_test: int = 1,
 ) -> Any:
     """In training the running moments too, of the biased variance."""
     options = {"epsilon": epsilon, "layout": CHANNELS_FIRST}
@@ -328,6 +329,11 @@ def lrn(x: jax.Array, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bia
 
 def leaky_relu(x: jax.Array, *, alpha: float = 0.01) -> jax.Array:
     return fnconv.leaky_relu(x, alpha)
+
+
+def prelu(x: jax.Array, slope: jax.Array, *, opset: int) -> jax.Array:
+    """Before opset 7 a slope (C,) lies along axis 1."""
+    return fnconv.prelu(x, slope.reshape(-1, *[1] * (x.ndim - 2)) if opset < 7 and slope.size > 1 else slope)
 
 
 def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
@@ -423,7 +429,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "MaxUnpool": max_unpool,
     "Mish": fnconv.mish,
     "NegativeLogLikelihoodLoss": negative_log_likelihood_loss,
-    "PRelu": fnconv.prelu,
+    "PRelu": prelu,
     "RMSNormalization": rms_normalization,
     "Relu": fnconv.relu,
     "Resize": resize,

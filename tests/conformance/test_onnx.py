@@ -90,7 +90,7 @@ def stored_data(case: TestCase) -> Data:
 def attributes(node: onnx.NodeProto, opset: int) -> dict[str, Any]:
     values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     values = {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
-    return values | {"opset": opset} if node.op_type in ("Softmax", "LogSoftmax") else values
+    return values | {"opset": opset} if node.op_type in ("PRelu", "Softmax", "LogSoftmax") else values
 
 
 def run(model: onnx.ModelProto, inputs: list[np.ndarray]) -> list[np.ndarray]:

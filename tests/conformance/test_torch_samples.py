@@ -215,7 +215,10 @@ def _wide() -> Iterator[None]:
         yield
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss"),
+]
 ROUNDED = [name for name, operator in OPERATORS.items() if operator.bound and operator.spatial < 2]
 
 
