@@ -98,6 +98,19 @@ class LayerLine:
         return self.name, self.what, shape_of(self.output), *numbers
 
 
+def _lenet5() -> Iterator[AnyLayer]:
+    yield from (Conv("c1", 6, 5, padding=2), Pool("s2", 2, 2, kind="avg"))
+    yield from (Conv("c3", 16, 5), Pool("s4", 2, 2, kind="avg"))
+    yield from (Conv("c5", 120, 5), Dense("f6", 84), Dense("output", 10))
+
+
+def _alexnet() -> Iterator[AnyLayer]:
+    yield from (Conv("conv1", 64, 11, 4, 2), Pool("pool1", 3, 2))
+    yield from (Conv("conv2", 192, 5, padding=2), Pool("pool2", 3, 2))
+    yield from (Conv(f"conv{n}", out, 3, padding=1) for n, out in ((3, 384), (4, 256), (5, 256)))
+    yield from (Pool("pool5", 3, 2), Dense("fc6", 4096), Dense("fc7", 4096), Dense("fc8", 1000))
+
+
 def _vgg16() -> Iterator[AnyLayer]:
     for block, (convs, out) in enumerate(((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), start=1):
         for n in range(1, convs + 1):
@@ -120,40 +133,10 @@ def _resnet18() -> Iterator[AnyLayer]:
 
 
 Name = Literal["lenet5", "alexnet", "vgg16", "resnet18"]
+TRAINED = "As `fnconv train` trains it: C3 connected to every map of S2, pooling without coefficients of its own."
 NETS: dict[Name, Net] = {
-    "lenet5": Net(
-        "LeNet-5",
-        28,
-        1,
-        (
-            Conv("c1", 6, 5, padding=2),
-            Pool("s2", 2, 2, kind="avg"),
-            Conv("c3", 16, 5),
-            Pool("s4", 2, 2, kind="avg"),
-            Conv("c5", 120, 5),
-            Dense("f6", 84),
-            Dense("output", 10),
-        ),
-        "As `fnconv train` trains it: C3 connected to every map of S2, pooling without coefficients of its own.",
-    ),
-    "alexnet": Net(
-        "AlexNet (the single-column variant)",
-        224,
-        3,
-        (
-            Conv("conv1", 64, 11, 4, 2),
-            Pool("pool1", 3, 2),
-            Conv("conv2", 192, 5, padding=2),
-            Pool("pool2", 3, 2),
-            Conv("conv3", 384, 3, padding=1),
-            Conv("conv4", 256, 3, padding=1),
-            Conv("conv5", 256, 3, padding=1),
-            Pool("pool5", 3, 2),
-            Dense("fc6", 4096),
-            Dense("fc7", 4096),
-            Dense("fc8", 1000),
-        ),
-    ),
+    "lenet5": Net("LeNet-5", 28, 1, tuple(_lenet5()), TRAINED),
+    "alexnet": Net("AlexNet (the single-column variant)", 224, 3, tuple(_alexnet())),
     "vgg16": Net("VGG-16", 224, 3, tuple(_vgg16())),
     "resnet18": Net("ResNet-18", 224, 3, tuple(_resnet18())),
 }
