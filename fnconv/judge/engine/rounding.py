@@ -46,8 +46,8 @@ MAGNIFIED = 16.0  # moves of float64's own size would be rounded away; the devia
 
 # fmt: off
 EXACT = frozenset({
-    "abs", "all_gather", "all_to_all", "argmax", "argmin", "broadcast_in_dim", "ceil", "clamp", "concatenate",
-    "conj", "copy", "copy_p", "cummax", "cummin", "device_put", "dynamic_slice", "dynamic_update_slice",
+    "abs", "all_gather", "all_to_all", "argmax", "argmin", "broadcast_in_dim", "ceil", "clamp", "complex",
+    "concatenate", "conj", "copy", "copy_p", "cummax", "cummin", "device_put", "dynamic_slice", "dynamic_update_slice",
     "expand_dims", "floor", "gather", "imag", "iota", "max", "min", "neg", "optimization_barrier", "pad", "pbroadcast",
     "pcast", "ppermute", "pvary", "real", "reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min",
     "reshape", "reshard", "rev", "round", "scatter", "scatter_max", "scatter_min", "select_and_gather_add", "select_n",
@@ -55,7 +55,7 @@ EXACT = frozenset({
     "transpose", "unstack",
 })
 ONE = frozenset({
-    "add", "add_any", "complex", "convert_element_type", "div", "mul", "reduce_precision", "rem", "sqrt", "square",
+    "add", "add_any", "convert_element_type", "div", "mul", "reduce_precision", "rem", "sqrt", "square",
     "sub",
 })
 OSCILLATING = frozenset({
@@ -218,23 +218,24 @@ class Rounding(Float64):
         return self._moved(exact, self._either(MAGNIFIED * typed, own if long else 0.0) * abs(exact))
 
     def rounded(self, e: Any, operands: Arrays, results: Arrays, again: Callable[..., Arrays] | None) -> Arrays:
-        if again is not None and _name(e) in EXACT:
+        modulus = _name(e) in ("abs", "sign") and jnp.iscomplexobj(operands[0])
+        if again is not None and _name(e) in EXACT and not modulus:
             return results
         moved = []
         for i, (y, v) in enumerate(zip(results, e.outvars, strict=True)):
-            floats = jnp.issubdtype(getattr(v.aval, "dtype", np.bool_), jnp.floating)
+            floats = jnp.issubdtype(getattr(v.aval, "dtype", np.bool_), jnp.inexact)
             moved.append(self._step(e, operands, y, again, i) if floats else y)
         return moved
 
     def _step(self, e: Any, operands: Arrays, y: Any, again: Callable[..., Arrays] | None, i: int) -> Any:
-        name, dtype = _name(e), self._computed(e.outvars[i].aval.dtype)
+        name, dtype = _name(e), self._computed(_real(e.outvars[i].aval.dtype))
         info = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
         unit = self._scaled(unit_roundoff(dtype))
         if again is None or name in NORMWISE:
             if again is None:
-                own = unit_roundoff(e.outvars[i].aval.dtype)
+                own = unit_roundoff(_real(e.outvars[i].aval.dtype))
                 unit = self._either(MAGNIFIED * own, own)
-            return self._moved(y, 64 * unit * jnp.max(abs(y), initial=0))
+            return self._moved(y, 64 * unit * jnp.max(jnp.where(jnp.isfinite(y), abs(y), 0), initial=0))
         if name == "reduce_precision" and not self.limited:
             unit = self._scaled(max(unit_roundoff(dtype), 2.0 ** -(e.params["mantissa_bits"] + 1)))
         if name in SUMS:
@@ -245,9 +246,13 @@ class Rounding(Float64):
             if kept != dtype:
                 size = size + unit * abs(y)
             # that a sum happens to be one of the type says nothing of its partial sums: some digits must be free
-            exact = _fits(y, info) & _fits(magnitude, info, free=min(7, int(info.nmant) // 3))
+            spare = _fits(magnitude, info, free=min(7, int(info.nmant) // 3))
+            whole = (magnitude <= 2.0 ** (info.nmant + 1)) & _whole(name, operands)
+            exact = _fits(y, info) & (spare | whole)
         else:
             weight = _weight(name, e, y)
+            if jnp.iscomplexobj(y) and name not in ("add", "add_any", "sub", "convert_element_type"):
+                weight = max(weight, 1) * ELEMENTARY  # several steps; their products may cancel
             size = unit * weight * (1 + abs(y) if name in OSCILLATING else abs(y))
             # that float64 rounds tanh(20) to 1 does not make it 1
             exact = _fits(y, info) if name not in ("pow", "reduce_precision") and weight != ELEMENTARY else y == 0
@@ -272,6 +277,8 @@ class Rounding(Float64):
 
     def _moved(self, y: Any, size: Any, exact: Any = False) -> Any:
         """y with an error of this size and a random sign, but where it is exact."""
+        if jnp.iscomplexobj(y):
+            return lax.complex(*(self._moved(part, size, exact) for part in (y.real, y.imag)))
         self.drawn[0] += 1
         index = lax.iota(np.uint32, max(y.size, 1))[: y.size].reshape(y.shape)
         h = index * np.uint32(0x85EBCA6B) + (self.key ^ np.uint32(self.drawn[0] * 0x9E3779B1 & 0xFFFFFFFF))
@@ -301,6 +308,8 @@ def _fits(y: Any, info: Any, free: int = 0) -> Any:
 
     Of float64, one with half its digits.
     """
+    if jnp.iscomplexobj(y):
+        return _fits(y.real, info, free) & _fits(y.imag, info, free)
     exponent, mantissa = int(info.bits) - 1 - int(info.nmant), int(info.nmant)
     return lax.reduce_precision(y, exponent_bits=exponent, mantissa_bits=mantissa - free if mantissa < 52 else 26) == y
 
@@ -342,8 +351,18 @@ def _terms(name: str, e: Any, operands: Sequence[Any], again: Callable[..., Sequ
 
 def _with(change: Callable[[Any], Any], name: str, operands: Sequence[Any]) -> list[Any]:
     """The operands, those changed in which the result is linear."""
-    linear = [i in SUMS[name] and jnp.issubdtype(o.dtype, jnp.floating) for i, o in enumerate(operands)]
-    return [change(o) if moves else o for o, moves in zip(operands, linear, strict=True)]
+    linear = [i in SUMS[name] and jnp.issubdtype(o.dtype, jnp.inexact) for i, o in enumerate(operands)]
+    return [change(o).astype(o.dtype) if moves else o for o, moves in zip(operands, linear, strict=True)]
+
+
+def _whole(name: str, operands: Sequence[Any]) -> Any:
+    """Whether a sum is one of whole numbers, which no order of adding rounds while they are small enough."""
+    return jnp.all(jnp.stack([jnp.all(o == jnp.round(o)) for i, o in enumerate(operands) if i in SUMS[name]]))
+
+
+def _real(dtype: Any) -> Any:
+    """The dtype of the parts of a complex number, any other dtype itself."""
+    return np.zeros((), dtype).real.dtype if jnp.issubdtype(dtype, jnp.complexfloating) else dtype
 
 
 # ---- numbers of the program's own -----------------------------------------------------------------------------------
@@ -388,9 +407,9 @@ class WholeNumbers(Float64):
             self.whole &= again is not None
             return results
         for i, (y, v) in enumerate(zip(results, e.outvars, strict=True)):
-            if jnp.issubdtype(v.aval.dtype, jnp.floating):
+            if jnp.issubdtype(v.aval.dtype, jnp.inexact):
                 most = again(*_with(abs, name, operands))[i] if name in SUMS else y
-                self.whole &= not isinstance(y, jax.core.Tracer) and _holds(v.aval.dtype, y, most)
+                self.whole &= not isinstance(y, jax.core.Tracer) and _holds(_real(v.aval.dtype), y, most)
         return results
 
     def constant(self, value: Any, aval: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from fnconv.base.dtypes import short_name
 from fnconv.judge.engine.distances import worst
 from fnconv.judge.engine.running_error import Format, Values
-from fnconv.judge.rule.data import Point
+from fnconv.judge.rule.data import GIVEN, Point
 from fnconv.judge.rule.trial import Trial
 
 LOST = 0.5  # of the largest entry: no digit is left
@@ -31,7 +31,7 @@ def compare_accuracy(
     alone: Sequence[Values],
 ) -> None:
     """bounds: of rule and reference together; alone: what rounding does to each derivative of the reference."""
-    ordinary = point.name in ("the arguments given", "normal floats")
+    ordinary = point.name in (GIVEN, "normal floats")
     dtype, u = short_name(trial.dtype), Format.of(trial.dtype).u
     for i, (g, w, bound, own) in enumerate(zip(got, want, bounds, alone, strict=True)):
         with np.errstate(invalid="ignore"):

@@ -7,7 +7,7 @@ where every bit is due.  What rounding may do is measured, not guessed: see `eng
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,10 +21,11 @@ from fnconv.judge.engine.replay import replay
 from fnconv.judge.engine.rounding import WholeNumbers
 from fnconv.judge.engine.running_error import Format, Values
 from fnconv.judge.rule import kinks
+from fnconv.judge.rule.agree import agree
 from fnconv.judge.rule.accuracy import compare_accuracy
-from fnconv.judge.rule.data import Draw, Point
+from fnconv.judge.rule.data import GIVEN, Draw, Point
 from fnconv.judge.rule.explain import cause
-from fnconv.judge.rule.programs import Both, Replayed, trace
+from fnconv.judge.rule.programs import Both, Replayed, compile_all, trace
 from fnconv.judge.rule.trial import Trial
 
 VALUE, FLOAT64, OWN, INTEGERS = "value", "cotangents, float64", "cotangents, own dtype", "integers, bit for bit"
@@ -68,6 +69,39 @@ def _compare_float64(trial: Trial, point: Point, right: Replayed) -> None:
     compare_at(trial, PointResults(point, got, want, bounds, "float64", FLOAT64))
 
 
+def check_others(trial: Trial) -> None:
+    """Results without derivative, such as indices and masks, against the function's, in float64 within rounding."""
+    kept = [k for k, r in enumerate(trial.others) if r.dtype == bool or jnp.issubdtype(r.dtype, jnp.integer)]
+    if not kept:
+        return
+
+    def of(program: Any) -> Any:
+        return lambda values, vectors: ([program(values, vectors)[k] for k in kept], (), ())
+
+    rule = trial.task(trial.rule_flat, native=False, limited=True)
+    derivative = rule.program
+    programs = compile_all(
+        [
+            replace(rule, program=of(lambda values, vectors: derivative(values, vectors)[2])),
+            replace(rule, program=of(lambda values, vectors: trial.reference_flat(*values)[1]), limited=False),
+        ]
+    )
+    mine, plain = (p if isinstance(p, Replayed) else None for p in programs)
+    if mine is None or plain is None:
+        trial.report.note("results without derivative could not be evaluated in float64, and were not compared")
+        return
+    names = [f"value[{len(trial.results) + k}]" for k in kept]
+    for point in points(trial.draw(), trial.level):
+        got, want = (p.exact(point.values, point.vectors)[0] for p in (mine, plain))
+
+        def bounds(samples: int, point: Point = point) -> Sequence[Values]:
+            return explained(point, mine, plain, samples)[0]
+
+        text = "a result without derivative, of integers or booleans, is not the function's"
+        if not agree(trial, VALUE, names, got, want, bounds, lambda *_: text, point.name):
+            return
+
+
 def explained(point: Point, a: Replayed, b: Replayed, samples: int, *, fine: bool = True) -> Both:
     """What independent roundings in two programs cause together."""
     bounds = [p.bounds(point.values, point.vectors, samples, fine=fine) for p in (a, b)]
@@ -81,6 +115,9 @@ def check_own_dtype(trial: Trial) -> None:
     report.row(OWN)
     if trial.right is None:
         report.skip(OWN, "no automatic derivative of the reference")
+        return
+    if not report.ok:
+        report.skip(OWN, "wrong in float64 already")
         return
     draw = trial.draw(1)
     tried = [p for p in (draw.given(),) if p is not None]
@@ -153,12 +190,12 @@ def check_integers(trial: Trial) -> None:
         sums = trial.right.exact(tuple(map(abs, point.values)), tuple(map(abs, point.vectors)))
         flat = [x for part in want for x in part]
         if not all(np.isfinite(x).all() and (x == np.round(x)).all() for x in flat):
-            row.detail = "does not apply: the results are no integers"
+            report.skip(INTEGERS, "does not apply: the results are no integers")
             return
         if all((abs(x) <= limit).all() for part in (*sums, *want) for x in part):
             break
     else:
-        row.detail = "does not apply: sums leave the integers that the dtype holds"
+        report.skip(INTEGERS, "does not apply: sums leave the integers that the dtype holds")
         return
     got = _float64(trial.run_native(point))
     agrees = all(np.array_equal(g, w) for part in zip(got, want, strict=True) for g, w in zip(*part, strict=True))
@@ -167,7 +204,7 @@ def check_integers(trial: Trial) -> None:
         row.detail = "the same"
         return
     if not rounds_nowhere(trial, point):
-        row.detail = "does not apply: the rule rounds on its way"
+        report.skip(INTEGERS, "does not apply: the rule rounds on its way")
         return
     values, gradients = ([np.zeros_like(x) for x in part] for part in want)
     compare_at(trial, PointResults(point, got, want, lambda _: (values, gradients), short_name(trial.dtype), INTEGERS))
@@ -241,28 +278,28 @@ def _judge_kinks(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds:
     def gradient(values: Sequence[Values], vectors: Sequence[Values]) -> Sequence[Values]:
         return reference.exact(values, vectors)[1]
 
-    around = kinks.limits(gradient, c.point.values, c.point.vectors)
+    around = kinks.limits(gradient, c.point.values, c.point.vectors, c.got[1], c.want[1])
     remaining, met = [], False
     for i, (g, w, bad, bound) in enumerate(zip(c.got[1], c.want[1], wrong, bounds, strict=True)):
         slack = np.where(np.isfinite(bound), bound, 0)
         kink = around.kinks(i)
         off = ~around.between(i, np.where(np.isfinite(w), w, np.inf), slack)
-        excused = around.between(i, g, slack) & (kink | off | ~np.isfinite(around.high[i] - around.low[i]))
-        undefined = ~np.isfinite(around.high[i] - around.low[i])
-        hollow = bad & ~np.isfinite(g) & ~np.isfinite(w) & ~undefined
-        if hollow.any() and c.point.name != "the arguments given":
-            if all(np.isfinite(value).all() for value in c.want[0]):
-                trial.report.warn(
-                    c.check,
-                    f"the cotangent of {trial.of_derivatives[i]} is not finite, as automatic differentiation's is not, "
-                    f"for {c.point.name}, where the function has finite slopes",
-                )
+        undefined = around.undefined(i, w)
+        excused = around.between(i, g, slack) & (kink | off | undefined)
+        hollow = bad & ~np.isfinite(g) & ~np.isfinite(w) & ~undefined & kink
+        if hollow.any() and c.point.name != GIVEN:
+            trial.report.warn(
+                c.check,
+                f"the cotangent of {trial.of_derivatives[i]} is not finite, as automatic differentiation's is not, "
+                f"for {c.point.name}, where the function has finite slopes on its sides",
+            )
             excused |= hollow
         met |= bool((bad & excused & kink).any())
         remaining.append(bad & ~(excused | (undefined & ~np.isfinite(w))))
     if met and not any(r.any() for r in remaining):
         rule = lambda v, u: trial.rule.exact(v, u)[1]  # noqa: E731
-        span = kinks.not_spanned(rule, gradient, c.point.values, c.point.vectors, trial.forward)
+        results = lambda v, u: reference.exact(v, u)[0]  # noqa: E731
+        span = kinks.not_spanned(rule, gradient, results, c.point.values, c.point.vectors, trial.forward)
         if span is None:
             text = f"at a kink ({c.point.name}) the rule takes another slope than the reference, between its sides"
             trial.report.row(c.check).detail = "other slopes at kinks, all between the sides"
@@ -278,8 +315,8 @@ def _judge_kinks(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds:
 
 
 def _within(got: Values, want: Values, bound: Values) -> np.ndarray:
-    """NaN in both does not count as agreement: autodiff may return NaN where the function has a derivative."""
-    lost = np.isnan(got) & np.isnan(want) & ~np.isinf(bound)
+    """NaN in both is no agreement, for the function may have a derivative; nor is a bound without a number an excuse."""
+    lost = ~np.isfinite(got) & np.isfinite(want) | np.isnan(got) & np.isnan(want) & ~np.isinf(bound)
     return np.asarray((ratios(got, want, bound) <= 1) & ~lost)
 
 

@@ -20,13 +20,14 @@ ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 @dataclass(frozen=True)
 class Argument:
-    """One array of the arguments that carries a derivative."""
+    """One array of the arguments that carries a derivative; of a complex one its real or its imaginary part."""
 
-    name: str  # "x", "params['w']"
+    name: str  # "x", "params['w']", "z.real"
     shape: tuple[int, ...]
     dtype: Any
     weak: bool
     value: np.ndarray | None  # float64; None where only shape and dtype were given
+    place: int  # among all leaves of the call
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,28 @@ class Signature:
     fn: Function
     all: Leaves
     moving: tuple[Argument, ...]
-    places: tuple[int, ...]  # where the moving ones stand among all
     held: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where the moving ones stand among all."""
+        return tuple(leaf.place for leaf in self.moving)
 
     def merge(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with `values` in the places of the moving leaves."""
-        return self.all.merged(self.places, values)
+        found: dict[int, Any] = {}
+        for place, value in zip(self.places, values, strict=True):
+            found[place] = _complex(found[place], value) if place in found else value
+        return self.all.merged(tuple(found), tuple(found.values()))
 
     def flat(self, fn: Function) -> Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]:
-        """fn of the moving leaves: (its floating results, the others)."""
+        """fn of the moving leaves: (its floating results and both parts of the complex ones, the others)."""
 
         def call(*values: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
             args, kwargs = self.merge(values)
             results = [r for r in jax.tree.leaves(fn(*args, **kwargs)) if r is not None]
-            floating = tuple(r for r in results if is_floating(r))
-            return floating, tuple(r for r in results if not is_floating(r))
+            parts = [p for r in results for p in ((jnp.real(r), jnp.imag(r)) if _is_complex(r) else (r,))]
+            return tuple(filter(is_floating, parts)), tuple(p for p in parts if not is_floating(p))
 
         return call
 
@@ -71,36 +79,32 @@ class Signature:
 
     def holding(self, names: Sequence[str]) -> Signature:
         """The same with some leaves, Python floats, held as they were given."""
-        kept = [(leaf, place) for leaf, place in zip(self.moving, self.places, strict=True) if leaf.name not in names]
-        moving, places = tuple(k[0] for k in kept), tuple(k[1] for k in kept)
-        return replace(self, moving=moving, places=places, held=tuple(names))
+        return replace(self, moving=tuple(leaf for leaf in self.moving if leaf.name not in names), held=tuple(names))
 
 
 def signature(judge: str, fn: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature:
-    """Take a call apart.  Arrays and Python floats of floating dtype move; everything else stays as it is.
+    """Take a call apart.  Arrays and Python numbers, floating or complex, move; everything else stays as it is.
 
     judge: its name, for errors.
 
     Raises:
-      TypeError: fn is not callable, an array is complex, or nothing could be differentiated.
+      TypeError: fn is not callable, or nothing could be differentiated.
     """
     if not callable(fn):
         raise mistyped(judge, "fn", "must be a function", type(fn).__name__)
     static = set(getattr(fn, "nondiff_argnums", ()))
     leaves = leaves_of(fn, args, kwargs)
     places = []
-    for i, (name, value, position) in enumerate(zip(leaves.names, leaves.values, leaves.positions, strict=True)):
+    for i, (value, position) in enumerate(zip(leaves.values, leaves.positions, strict=True)):
         if position in static:
             continue
-        if _is_complex(value):
-            raise mistyped(judge, name, "must be real; complex derivatives are not checked", value.dtype)
-        if is_floating(value):
+        if is_floating(value) or _is_complex(value):
             places.append(i)
     if not places:
         kinds = ", ".join(str(getattr(v, "dtype", type(v).__name__)) for v in leaves.values) or "no arguments"
         raise mistyped(judge, "args", "must hold a floating-point array to differentiate by", kinds)
-    moving = tuple(_argument(judge, leaves.names[i], leaves.values[i]) for i in places)
-    return Signature(judge, fn, leaves, moving, tuple(places))
+    moving = [leaf for i in places for leaf in _arguments(judge, leaves.names[i], leaves.values[i], i)]
+    return Signature(judge, fn, leaves, tuple(moving))
 
 
 def is_floating(value: Any) -> bool:
@@ -119,18 +123,31 @@ def python_floats(call: Signature) -> list[str]:
     ]
 
 
-def _argument(judge: str, name: str, value: Any) -> Argument:
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return Argument(name, value.shape, jnp.dtype(value.dtype), bool(getattr(value, "weak_type", False)), None)
+def _arguments(judge: str, name: str, value: Any, place: int) -> list[Argument]:
     if isinstance(value, jax.core.Tracer):
         raise mistyped(judge, name, "must be an array; call it outside of jit and other transformations", "tracer")
     weak = not isinstance(value, ARRAYS) or bool(getattr(value, "weak_type", False))
-    array = np.asarray(value)
-    dtype = jnp.result_type(value) if weak else jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=False)
-    return Argument(name, array.shape, jnp.dtype(dtype), weak, array.astype(dtype).astype(np.float64))
+    if isinstance(value, jax.ShapeDtypeStruct):
+        dtype, array = jnp.dtype(value.dtype), None
+    else:
+        array = np.asarray(value)
+        kept = jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=False)
+        dtype = jnp.dtype(jnp.result_type(value) if weak else kept)
+        array = array.astype(dtype)
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        return [Argument(name, np.shape(value), dtype, weak, None if array is None else array.astype(np.float64), place)]
+    real = jnp.finfo(dtype).dtype  # type: ignore[no-untyped-call]
+    parts = {part: None if array is None else getattr(array, part).astype(np.float64) for part in ("real", "imag")}
+    return [Argument(f"{name}.{part}", np.shape(value), real, weak, v, place) for part, v in parts.items()]
 
 
 def _is_complex(value: Any) -> bool:
     return isinstance(value, complex) or (
-        isinstance(value, ARRAYS) and bool(jnp.issubdtype(value.dtype, jnp.complexfloating))
+        hasattr(value, "dtype") and bool(jnp.issubdtype(value.dtype, jnp.complexfloating))
     )
+
+
+def _complex(real: Any, imag: Any) -> Any:
+    if not isinstance(real, jax.ShapeDtypeStruct):
+        return jax.lax.complex(real, imag)
+    return abstract(real.shape, jnp.result_type(real.dtype, jnp.complex64))

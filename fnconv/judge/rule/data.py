@@ -14,6 +14,7 @@ import numpy as np
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.arguments import Argument
 
+GIVEN = "the arguments given"
 Arrays = tuple[Values, ...]
 Shapes = Sequence[tuple[int, ...]]
 
@@ -77,7 +78,7 @@ class Draw:
         values = [leaf.value for leaf in self.leaves]
         if any(v is None for v in values):
             return None
-        return Point("the arguments given", tuple(v for v in values if v is not None), self.vectors())
+        return Point(GIVEN, tuple(v for v in values if v is not None), self.vectors())
 
     def smooth(self) -> Point | None:
         """Somewhere without a kink; the arguments themselves where they must stay."""

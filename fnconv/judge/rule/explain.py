@@ -26,6 +26,8 @@ def cause(
 ) -> str:
     """One line on why result or cotangent i is not what it should be."""
     g, w = got[part][i], want[part][i]
+    if (wrong & ~np.isfinite(g) & ~np.isfinite(w)).any():
+        return "not finite, nor is automatic differentiation's: but the function and its slopes around are"
     finite = bound[np.isfinite(bound)]
     tolerance = max(float(finite.max(initial=0)), 1e-12 * float(abs(np.nan_to_num(w)).max(initial=0)))
     alternatives = dict(_usual_mistakes(trial, point, i, want)) if part == 1 else {}

@@ -19,6 +19,7 @@ Gradient = Callable[[Arrays, Arrays], Arrays]  # values, vectors -> derivatives
 
 STEP = 2.0**-24
 SIDES = 24  # points around
+LARGE = 16.0  # a slope, so near a pole
 RESULTS = 24  # results that are looked at one by one; in forward mode, directions
 
 
@@ -37,6 +38,12 @@ class Limits:
             jump = self.high[i] - self.low[i]
             return np.asarray(jump > 4 * self.smooth[i])
 
+    def undefined(self, i: int, want: Values) -> np.ndarray:
+        """Where it is not finite around, or a pole: not finite here, and growing towards it."""
+        with np.errstate(invalid="ignore"):
+            span, largest = self.high[i] - self.low[i], np.maximum(abs(self.high[i]), abs(self.low[i]))
+            return np.asarray(~np.isfinite(span) | ~np.isfinite(want) & (8 * self.smooth[i] > largest) & (largest > LARGE))
+
     def between(self, i: int, got: Values, slack: Values) -> np.ndarray:
         """Where `got` lies between them."""
         room = 4 * self.smooth[i] + slack
@@ -45,13 +52,18 @@ class Limits:
         return inside | ~np.isfinite(self.high[i] - self.low[i])
 
 
-def limits(gradient: Gradient, values: Arrays, vectors: Arrays) -> Limits:
-    """Sample the gradient around a point, all values moved, also those that a rule may rely on."""
+def limits(
+    gradient: Gradient, values: Arrays, vectors: Arrays, got: Arrays = (), want: Arrays = (), sides: int = SIDES
+) -> Limits:
+    """Sample the gradient around a point, all values moved, also those that a rule may rely on.
+
+    Where `got` differs from `want`, the gradient at the point, it may belong to a side that no random step meets, as
+    one of many entries that tie: there are steps towards what it prefers, and away.
+    """
     rng = np.random.default_rng((0x5EED, 1))
     samples: list[Arrays] = []
     apart: list[list[Values]] = []
-    for _ in range(SIDES):
-        directions = [_direction(rng, v) for v in values]
+    for directions in (*_towards(rng, values, got, want), *([_direction(rng, v) for v in values] for _ in range(sides))):
         with np.errstate(invalid="ignore"):
             near, far = (
                 gradient(tuple(v + k * STEP * d for v, d in zip(values, directions, strict=True)), vectors)
@@ -74,44 +86,80 @@ def _direction(rng: np.random.Generator, value: Values) -> Values:
 
 
 def not_spanned(
-    rule: Gradient, reference: Gradient, values: Arrays, vectors: Arrays, forward: bool
+    rule: Gradient, reference: Gradient, results: Gradient, values: Arrays, vectors: Arrays, forward: bool
 ) -> tuple[int, str] | None:
     """(derivative, where) that is no mixture of those around; None if all are.
 
-    Looks at one result at a time, at most `RESULTS` of them.  In forward mode each result has a slope of its own along
-    a direction, so that all are looked at together, along `RESULTS` directions: both halves of a tie, taken whole,
-    leave the slopes on the sides in some of them.
+    Looks at one result at a time, the `RESULTS` that bend most; its derivatives by all arguments are mixed alike.  In
+    forward mode each result has a slope of its own along a direction, so that all are looked at together, along
+    `RESULTS` directions: both halves of a tie, taken whole, leave the slopes on the sides in some of them.
     """
-    total = sum(v.size for v in vectors)
     rng = np.random.default_rng((0x5EED, 2))
-    chosen = range(total) if total <= RESULTS else sorted(rng.choice(total, RESULTS, replace=False))
-    for position in range(RESULTS) if forward else chosen:
+    for position in range(RESULTS) if forward else _bent(results, values, vectors):
         tried = tuple(map(rng.standard_normal, map(np.shape, vectors))) if forward else _unit(vectors, int(position))
-        around = limits(reference, values, tried)
         got, want = rule(values, tried), reference(values, tried)
-        for i, (g, w) in enumerate(zip(got, want, strict=True)):
-            if not around.kinks(i).any() or not all(np.isfinite(s[i]).all() for s in around.samples):
-                continue
-            if not np.isfinite(g).all() and not np.isfinite(w).all():  # a pole: autodiff's is not finite either
-                continue
-            spanned = forward or _in_span(g, around, i)
-            if not spanned or not around.between(i, g, np.zeros_like(g)).all():
-                return i, "along some direction" if forward else f"for the single result {position}"
+        where = "along some direction" if forward else f"for the single result {position}"
+        for sides in (SIDES, 8 * SIDES):
+            around = limits(reference, values, tried, got, want, sides)
+            kinked = [
+                i
+                for i, (g, w) in enumerate(zip(got, want, strict=True))
+                if around.kinks(i).any()
+                and all(np.isfinite(s[i]).all() for s in around.samples)
+                and (np.isfinite(g).all() or np.isfinite(w).all())  # else a pole: autodiff's is not finite either
+            ]
+            for i in kinked:
+                if not around.between(i, got[i], np.zeros_like(got[i])).all():
+                    return i, where
+            spanned = forward or not kinked or _in_span(got, around, kinked)
+            if spanned is not None:
+                break
+        if spanned is False:
+            return max(kinked, key=lambda i: float(abs(got[i] - want[i]).max(initial=0))), where
     return None
 
 
-def _in_span(got: Values, around: Limits, i: int) -> bool:
-    """Whether got is an affine combination of the samples; yes where there are too few to tell."""
-    samples = np.stack([s[i].ravel() for s in around.samples])
-    room = float(np.max(around.smooth[i], initial=0)) * 64
+def _bent(results: Gradient, values: Arrays, vectors: Arrays) -> Sequence[int]:
+    """The results, at most RESULTS, whose second differences are largest."""
+    rng, bend = np.random.default_rng((0x5EED, 5)), np.zeros(sum(v.size for v in vectors))
+    if bend.size <= RESULTS:
+        return range(bend.size)
+    for _ in range(4):
+        step = [STEP * _direction(rng, v) for v in values]
+        up, at, down = (
+            np.concatenate([r.ravel() for r in results(tuple(v + k * s for v, s in zip(values, step, strict=True)), vectors)])
+            for k in (1, 0, -1)
+        )
+        with np.errstate(invalid="ignore"):
+            bend = np.fmax(bend, np.nan_to_num(abs(up - 2 * at + down), posinf=0.0))
+    return [int(k) for k in np.argsort(-bend, kind="stable")[:RESULTS]]
+
+
+def _in_span(got: Arrays, around: Limits, of: Sequence[int]) -> bool | None:
+    """Whether these derivatives are one affine combination of the samples; None where there are too few to tell."""
+    samples = np.stack([np.concatenate([s[i].ravel() for i in of]) for s in around.samples])
+    room = float(max(np.max(around.smooth[i], initial=0) for i in of)) * 64
     centre = samples.mean(axis=0)
     _, weights, axes = np.linalg.svd(samples - centre, full_matrices=False)
     axes = axes[weights > room + 1e-9 * weights[0]]
     if len(axes) >= len(samples) - 2:
-        return True
-    rest = got.ravel() - centre
+        return None
+    rest = np.concatenate([got[i].ravel() for i in of]) - centre
     rest = rest - axes.T @ (axes @ rest)
     return bool(abs(rest).max(initial=0) <= room + 1e-6 * abs(samples).max(initial=0))
+
+
+def _towards(rng: np.random.Generator, values: Arrays, got: Arrays, want: Arrays) -> list[list[Values]]:
+    """Steps along the entries in which got and want differ, either in value or in size, both ways."""
+    if not got or any(g.shape != v.shape for g, v in zip(got, values, strict=False)):  # tangents are of the results
+        return []
+    with np.errstate(invalid="ignore"):
+        apart = [[np.sign(np.nan_to_num(g - w)), np.sign(np.nan_to_num(abs(g) - abs(w)))] for g, w in zip(got, want, strict=True)]
+    return [
+        [sign * a[kind] * abs(_direction(rng, v)) + _direction(rng, v) / 64 for a, v in zip(apart, values, strict=True)]
+        for kind in (0, 1)
+        for sign in (1, -1)
+    ]
 
 
 def _unit(vectors: Arrays, position: int) -> Arrays:

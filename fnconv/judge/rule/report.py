@@ -127,9 +127,10 @@ class RuleReport(report.Report):
         return text.replace("cotangent", self.derivative)
 
     def summary(self) -> str:
-        ran = [row for row in self.rows if row.status != SKIPPED]
+        left = [row.check for row in self.rows if row.status == SKIPPED]
         if self.ok:
-            return f"{self.function}: {len(ran)} checks, all pass ({self.seconds:.1f} s)"
+            rest = f"; not run: {', '.join(left)}" if left else ""
+            return f"{self.function}: {len(self.rows) - len(left)} checks, all pass{rest} ({self.seconds:.1f} s)"
         bad = ", ".join(row.check for row in self.rows if not row.ok)
         return f"{self.function}: FAILS in {bad} ({self.seconds:.1f} s)"
 

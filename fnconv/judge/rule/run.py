@@ -48,17 +48,26 @@ def run_checks(trial: Trial, order: int, *, transformations: bool = True) -> Rul
         except Exception as error:
             report.fail(RUNS, "", f"the rule's program does not compile: {first_line(error)}")
             return report
+    _guarded(report, agreement.check_others, trial)
+    if not trial.results:
+        report.skip(agreement.FLOAT64, "no result carries a derivative: nothing else is to be judged")
+        return report
     _guarded(report, agreement.check_float64, trial)
     _guarded(report, agreement.check_own_dtype, trial)
     _guarded(report, agreement.check_integers, trial)
     _guarded(report, linearity.note_multilinear, trial)
     _guarded(report, linearity.check_linear, trial)
-    if report.ok:
-        _guarded(report, linearity.check_adjoint, trial)
-        _guarded(report, differences.check_differences, trial)
-    if report.ok:
-        _guarded(report, structure.check_one_by_one, trial)
-        _guarded(report, partial(second.check_orders, order=order), trial)
+    for check, names in (
+        (linearity.check_adjoint, [linearity.ADJOINT]),
+        (differences.check_differences, [differences.DIFFERENCES]),
+        (structure.check_one_by_one, []),
+        (partial(second.check_orders, order=order), [name for _, name, _ in second.orders(trial, order)]),
+    ):
+        if report.ok:
+            _guarded(report, check, trial)
+            continue
+        for name in names:
+            report.skip(name, "something is wrong already")
     if transformations:
         _guarded(report, check_transformations, trial)
         _guarded(report, cost.measure, trial)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -23,6 +25,8 @@ from fnconv.judge.rule.trial import Trial, first_line
 EAGER, REPEAT, STALE, VMAP = "jit = eager", "repeated runs", "two traces at once", "vmap = loop"
 TRACES, PROMOTION, TRANSFER = "checkpoint, scan", "strict promotion", "host transfers"
 CALLBACKS = ("pure_callback", "io_callback", "debug_callback")
+BATCHED_BY_RULES = (*CALLBACKS, "custom_vmap_call", "ffi_call", "pallas_call", "custom_partitioning")
+Axes = tuple[int | None, ...]  # of every value and vector: 0 where it is batched
 BATCH = 3
 NOT_A_LOOP = "under vmap it differs from a loop: a reduction over a batch axis, or a rule that counts axes?"
 
@@ -52,6 +56,11 @@ def _check_eager(trial: Trial, point: Point) -> None:
         return
     text = "jit and eager evaluation differ: a side effect, or a test for tracers?"
     _compare(trial, EAGER, point, first, jitted, text)
+    elsewhere = trial.draw(10).smooth()
+    if elsewhere is not None and row.status != FAILS:
+        elsewhere = trial.rounded(elsewhere)
+        text = "after a call with other numbers, jit and eager evaluation differ: it remembers by shape?"
+        _compare(trial, EAGER, elsewhere, trial.run_native(elsewhere, eager), trial.run_native(elsewhere), text)
     if row.status != FAILS:
         row.detail = "bitwise" if _same(first, jitted) else "within rounding"
     for name, pair in (("eager", (first, second)), ("jit", (jitted, trial.run_native(point)))):
@@ -99,38 +108,78 @@ def _linearized(trial: Trial, flat: Flat, values: Sequence[Any]) -> tuple[Any, C
 
 
 def _check_vmap(trial: Trial) -> None:
-    """A batch of values and vectors at once, in float64, against one after the other."""
+    """A batch at once, in float64, against one after the other: of all values and vectors, and of some alone.
+
+    Which of them are batched is nothing to JAX's own steps, so that most subsets are only traced; where a step has a
+    rule of its own for vmap, all of them are compared.
+    """
     row = trial.report.row(VMAP)
     base = trial.task(trial.rule_flat, native=False, limited=True)
+    n, m = len(base.values), len(base.vectors)
 
-    def batched(values: Any, vectors: Any) -> tuple[Any, Any, Any]:
-        results, derivatives = jax.vmap(lambda v, u: base.program(v, u)[:2])(tuple(values), tuple(vectors))
-        return results, derivatives, ()
+    def batched(axes: Axes) -> Any:
+        return jax.vmap(lambda v, u: base.program(v, u)[:2], (axes[:n], axes[n:]), axis_size=BATCH)
 
-    def stacked(avals: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(abstract((BATCH, *a.shape), a.dtype) for a in avals)
+    def program(values: Any, vectors: Any, which: Sequence[Axes]) -> tuple[Any, Any, Any]:
+        found = []
+        for axes in which:
+            of = [x if axis == 0 else x[0] for axis, x in zip(axes, (*values, *vectors), strict=True)]
+            found += [x for part in batched(axes)(tuple(of[:n]), tuple(of[n:])) for x in part]
+        return found, (), ()
 
-    task = Task(batched, stacked(base.values), stacked(base.vectors), trial.dtype, limited=True, exactly=True)
-    (program,) = compile_all([task])
-    if isinstance(program, Exception):
-        trial.report.fail(VMAP, "", f"it does not run under vmap: {first_line(program)}")
+    subsets = _subsets(n, m)
+    with precision(jnp.float64):
+        own = any(e.primitive.name in BATCHED_BY_RULES for e in equations(trace(base)[0]))
+        compared = subsets if own else subsets[: 2 if m else 1]
+        avals = [tuple(abstract((BATCH, *a.shape), a.dtype) for a in part) for part in (base.values, base.vectors)]
+        for axes in subsets:
+            try:
+                jax.make_jaxpr(partial(program, which=[axes]))(*avals)
+            except Exception as error:
+                text = f"it does not run under vmap{_some(trial, axes)}: {first_line(error)}"
+                trial.report.fail(VMAP, "", text)
+                return
+    task = Task(partial(program, which=compared), *avals, trial.dtype, limited=True, exactly=True)
+    (run,) = compile_all([task])
+    if isinstance(run, Exception):
+        trial.report.fail(VMAP, "", f"it does not run under vmap: {first_line(run)}")
         return
     draw = trial.draw(11)
     several = [p for p in (draw.smooth() for _ in range(BATCH)) if p is not None]
-    values = tuple(np.stack([p.values[i] for p in several]) for i in range(len(trial.kinds)))
+    values = tuple(np.stack([p.values[i] for p in several]) for i in range(n))
     vectors = tuple(np.stack([draw.rng.standard_normal(v.shape) for _ in several]) for v in trial.vectors)
-    single = [tuple(c[b] for c in vectors) for b in range(BATCH)]
-    loop = [trial.rule.exact(p.values, c) for p, c in zip(several, single, strict=True)]
+    together = run.exact(values, vectors)[0]
+    for k, axes in enumerate(compared):
+        of = [[x[b * (axis == 0)] for axis, x in zip(axes, (*values, *vectors), strict=True)] for b in range(BATCH)]
+        want = _stacked([trial.rule.exact(x[:n], x[n:]) for x in of])
 
-    want = _stacked(loop)
+        def bounds(samples: int, of: Any = of, want: Any = want) -> list[Values]:
+            return relaxed(_stacked([trial.rule.bounds(x[:n], x[n:], samples) for x in of]), want)
 
-    def bounds(samples: int) -> list[Values]:
-        rooms = [trial.rule.bounds(p.values, c, samples) for p, c in zip(several, single, strict=True)]
-        return relaxed(_stacked(rooms), want)
+        got, where = together[k * len(want) : (k + 1) * len(want)], f"a batch of {BATCH}{_some(trial, axes)}"
+        if not agree(trial, VMAP, trial.all_names, got, want, bounds, lambda *_: NOT_A_LOOP, where):
+            return
+    row.detail = f"arguments and {trial.report.derivative}s, {len(subsets) - 1} times some of them alone"
 
-    got = _flat(program.exact(values, vectors))
-    if agree(trial, VMAP, trial.all_names, got, want, bounds, lambda *_: NOT_A_LOOP, "normal floats, a batch of 3"):
-        row.detail = f"arguments and {trial.report.derivative}s"
+
+def _subsets(values: int, vectors: int) -> list[Axes]:
+    """Axes of which operands are batched: all, the vectors alone, and others; each alone and all but each, if many."""
+    n, m = values, vectors
+    first = [(True,) * (n + m), (False,) * n + (True,) * m]
+    if n + m <= 4:
+        others = list(product((True, False), repeat=n + m))
+    else:
+        others = [tuple((k == i) == alone for k in range(n + m)) for alone in (True, False) for i in range(n + m)]
+    kept = dict.fromkeys(s for s in (*first, *others) if any(s))
+    return [tuple(0 if batched else None for batched in s) for s in kept]
+
+
+def _some(trial: Trial, axes: Axes) -> str:
+    if all(axis == 0 for axis in axes):
+        return ""
+    kind = "tangent" if trial.forward else "cotangent"
+    names = [*trial.names, *(f"the {kind} of {name}" for name in trial.of_vectors)]
+    return f" of {', '.join(name for name, axis in zip(names, axes, strict=True) if axis == 0)} alone"
 
 
 def _check_traces(trial: Trial) -> None:

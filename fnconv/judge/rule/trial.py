@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.dtypes import accumulator
+from fnconv.base.errors import mistyped
 from fnconv.judge.engine.programs import abstract, precision
-from fnconv.judge.engine.replay import without_rules
+from fnconv.judge.engine.replay import has_rules, without_rules
 from fnconv.judge.rule.arguments import Function, Signature
 from fnconv.judge.rule.data import Draw, Point
 from fnconv.judge.rule.programs import (
@@ -56,6 +57,11 @@ class Trial:
         self.reference_flat: Flat = own if self.reference is None else self.call.flat(self.reference)
         with precision(self.dtype):
             self.results, self.others = jax.eval_shape(self.rule_flat, *self.kinds)
+            own = has_rules(jax.make_jaxpr(self.rule_flat)(*self.kinds))
+        if not self.results and not self.others:
+            raise mistyped(self.call.judge, "fn", "must return an array", "a result without any")
+        if not own and self.reference is None:
+            self.report.note("it has no custom rule: automatic differentiation was compared with itself")
 
     @property
     def dtype(self) -> Any:
