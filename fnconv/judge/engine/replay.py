@@ -35,6 +35,7 @@ class Arithmetic:
     """
 
     numbered = False
+    more = False  # whether loops take twice as many steps and one: see `continued`
 
     def at(self, iteration: Any) -> Arithmetic:
         """The arithmetic of one iteration of a loop."""
@@ -116,7 +117,9 @@ def _scan(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
         results = replay(q["jaxpr"], [*fixed, *values, *x], arithmetic if i is None else arithmetic.at(i))
         return (_next(i), results[:carried]), results[carried:]
 
-    options = {"length": q["length"], "reverse": q["reverse"], "unroll": q["unroll"]}
+    more = arithmetic.more and consts + carried == len(operands) and carried == len(body.outvars)
+    length = q["length"] * (2 if more else 1) + more
+    options = {"length": length, "reverse": q["reverse"], "unroll": q["unroll"]}
     (_, last), ys = lax.scan(step, (_first(arithmetic), list(init)), list(xs), **options)
     return [*last, *ys]
 
@@ -149,7 +152,20 @@ def _while(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
     def condition(carry: Any) -> Any:
         return jnp.any(goes_on(carry[1]))
 
-    return list(lax.while_loop(condition, body, (_first(arithmetic), list(init)))[1])
+    if not arithmetic.more:
+        return list(lax.while_loop(condition, body, (_first(arithmetic), list(init)))[1])
+
+    def counted(carry: Any) -> Any:
+        return carry[0] + 1, replay(q["body_jaxpr"], [*of_body, *carry[1]], arithmetic)
+
+    def another(_: Any, values: Any) -> Any:
+        """One more, while it can be told from the last."""
+        new = replay(q["body_jaxpr"], [*of_body, *values], arithmetic)
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in new if jnp.issubdtype(v.dtype, jnp.inexact)] or [True]))
+        return [jnp.where(finite, n, v) for n, v in zip(new, values, strict=True)]
+
+    count, values = lax.while_loop(condition, counted, (jnp.int32(0), list(init)))
+    return list(lax.fori_loop(0, count + 1, another, values))
 
 
 def _first(arithmetic: Arithmetic) -> Any:
@@ -198,12 +214,47 @@ class WithoutRules(Arithmetic):
 
 def without_rules(fun: Callable[..., Any]) -> Callable[..., Any]:
     """`fun`, with every derivative rule but JAX's own left out."""
+    return _replayed(fun, WithoutRules())
 
-    def plain(*args: Any) -> Any:
+
+def _replayed(fun: Callable[..., Any], arithmetic: Arithmetic) -> Callable[..., Any]:
+    def again(*args: Any) -> Any:
         jaxpr, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        return jax.tree.unflatten(jax.tree.structure(shape), replay(jaxpr, jax.tree.leaves(args), WithoutRules()))
+        return jax.tree.unflatten(jax.tree.structure(shape), replay(jaxpr, jax.tree.leaves(args), arithmetic))
 
-    return plain
+    return again
+
+
+class _Continued(Arithmetic):
+    """Loops without inputs of their own for each step go on when they should end."""
+
+    more = True
+
+    def equation(self, e: Any, operands: Arrays) -> Arrays:
+        structure = STRUCTURES.get(e.primitive.name)
+        if structure is None or not (is_loop(e) or any(map(has_loops, inner(e)))):
+            return bind(e, operands)
+        return structure(e, operands, self)
+
+
+def continued(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """`fun`, its loops with twice as many steps and one: nearly the same result where they have converged."""
+    return _replayed(fun, _Continued())
+
+
+def is_loop(e: Any) -> bool:
+    """Whether an equation repeats a step on what it carries alone."""
+    if e.primitive.name == "scan":
+        body = opened(e.params["jaxpr"])
+        return len(e.outvars) == len(body.outvars) and all(
+            map(_same_rank, (*e.outvars, *e.invars), (*body.outvars, *body.invars))
+        )
+    return bool(e.primitive.name == "while")
+
+
+def has_loops(jaxpr: Any) -> bool:
+    """Whether such a loop stands anywhere in it."""
+    return any(map(is_loop, equations(jaxpr)))
 
 
 def has_rules(jaxpr: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnconv.base.errors import mistyped
+from fnconv.base.errors import invalid, mistyped
 from fnconv.judge.engine.arguments import Leaves, leaves_of
 from fnconv.judge.engine.programs import abstract
 
@@ -77,6 +78,20 @@ class Signature:
         """The narrowest of the moving leaves' dtypes."""
         return max((leaf.dtype for leaf in self.moving), key=lambda d: float(jnp.finfo(d).eps))  # type: ignore[no-untyped-call]
 
+    def sampler(self, domain: Function) -> Callable[[np.random.Generator], tuple[np.ndarray, ...]]:
+        """Values of the moving leaves in what `domain(rng)` returns: all positional arguments of fn."""
+
+        def sample(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+            drawn = domain(rng)
+            args = drawn if isinstance(drawn, tuple) else (drawn,)
+            found = {a.name: a.value for a in signature(self.judge, self.fn, args, self.merge(self.cast(None))[1]).moving}
+            if any(found.get(leaf.name, leaf).shape != leaf.shape for leaf in self.moving):
+                shapes = {leaf.name: leaf.shape for leaf in self.moving}
+                raise invalid(self.judge, "domain", f"must return arguments of the shapes {shapes}", drawn)
+            return tuple(found[leaf.name] for leaf in self.moving)
+
+        return sample
+
     def holding(self, names: Sequence[str]) -> Signature:
         """The same with some leaves, Python floats, held as they were given."""
         return replace(self, moving=tuple(leaf for leaf in self.moving if leaf.name not in names), held=tuple(names))
@@ -105,6 +120,11 @@ def signature(judge: str, fn: Function, args: Sequence[Any], kwargs: Mapping[str
         raise mistyped(judge, "args", "must hold a floating-point array to differentiate by", kinds)
     moving = [leaf for i in places for leaf in _arguments(judge, leaves.names[i], leaves.values[i], i)]
     return Signature(judge, fn, leaves, tuple(moving))
+
+
+def is_sampler(domain: Function) -> bool:
+    """Whether a domain is given by a function of `rng`, not by a predicate of the arguments."""
+    return list(inspect.signature(domain).parameters) == ["rng"]
 
 
 def is_floating(value: Any) -> bool:

@@ -6,7 +6,7 @@ on that.  Everything else is drawn anew, at several scales, with ties, with zero
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,18 +55,37 @@ def kept(value: Values | None) -> bool:
     return bool(value.shape[-1] > 1 and (value >= 0).all() and (abs(rows - 1) < 0.02).all())
 
 
-class Draw:
-    """Points for arguments of certain shapes, from one seed."""
+Domain = Callable[[Arrays], bool]
+Sampler = Callable[[np.random.Generator], Arrays]
 
-    def __init__(self, leaves: Sequence[Argument], vector_shapes: Shapes, seed: int) -> None:
+
+class Draw:
+    """Points for arguments of certain shapes, from one seed.
+
+    inside: whether values lie in the function's domain; those that do not are made positive or moved towards the
+    arguments given until they do, and points that would lose what they are for, such as ties, are left out.
+    sample: the user's own values, in place of all others.
+    """
+
+    def __init__(
+        self,
+        leaves: Sequence[Argument],
+        vector_shapes: Shapes,
+        seed: int,
+        inside: Domain = lambda values: True,
+        sample: Sampler | None = None,
+        arrange: Callable[[Arrays], Arrays] = lambda values: values,
+    ) -> None:
         self.leaves, self.vector_shapes = leaves, vector_shapes
         self.rng = np.random.default_rng((0x5EED, seed))  # not the stream that arguments are drawn from
         self.fixed = [kept(leaf.value) for leaf in leaves]
+        self.inside, self.sample, self.arrange = inside, sample, arrange
+        self.outside: list[str] = []  # points that had to be moved or left out
 
     @property
     def free(self) -> bool:
         """Whether there is anything to draw."""
-        return not all(self.fixed)
+        return self.sample is not None or not all(self.fixed)
 
     def vectors(self, *, integers: int = 0) -> Arrays:
         if integers:
@@ -75,54 +94,60 @@ class Draw:
 
     def given(self) -> Point | None:
         """The arguments themselves, if they have values."""
+        values = self._values
+        return None if values is None else Point(GIVEN, values, self.vectors())
+
+    @property
+    def _values(self) -> Arrays | None:
         values = [leaf.value for leaf in self.leaves]
-        if any(v is None for v in values):
-            return None
-        return Point(GIVEN, tuple(v for v in values if v is not None), self.vectors())
+        return None if any(v is None for v in values) else tuple(v for v in values if v is not None)
 
     def smooth(self) -> Point | None:
         """Somewhere without a kink; the arguments themselves where they must stay."""
-        return self.normal() if self.free else self.given()
+        return (self.normal() if self.free else None) or self.given()
 
-    def normal(self, scale: float = 1.0) -> Point:
+    def normal(self, scale: float = 1.0) -> Point | None:
         """Normal floats, `scale` times as large as the arguments; of scale 1 positive where those are."""
 
         def make(leaf: Argument) -> Values:
             value = np.asarray(self.rng.standard_normal(leaf.shape) * _size(leaf) * scale)
             return np.abs(value, dtype=np.float64) if scale == 1 and _positive(leaf) else value
 
-        values = self._draw(make)
         text = "normal floats" if scale == 1 else f"normal floats, {scale:g} times the arguments"
-        return Point(text, values, self.vectors(), smooth=True)
+        return self._point(text, make, smooth=True)
 
-    def magnitudes(self) -> Point:
+    def magnitudes(self) -> Point | None:
         """Floats of magnitudes from 1e-3 to 1e3 side by side."""
 
         def make(leaf: Argument) -> Values:
             powers = 10 ** self.rng.uniform(-3, 3, leaf.shape)
             return np.asarray(self.rng.standard_normal(leaf.shape) * powers)
 
-        return Point("floats of magnitudes 1e-3 to 1e3", self._draw(make), self.vectors(), smooth=True)
+        return self._point("floats of magnitudes 1e-3 to 1e3", make, smooth=True)
 
-    def ties(self) -> Point:
+    def ties(self) -> Point | None:
         """A few values many times."""
-        return Point("ties", self._draw(lambda leaf: self._whole(leaf, 1)), self.vectors())
+        return self._point("ties", lambda leaf: self._whole(leaf, 1))
 
-    def zeros(self) -> Point:
+    def zeros(self) -> Point | None:
         """Nothing but zeros of both signs."""
 
         def make(leaf: Argument) -> Values:
             return np.asarray(np.copysign(np.zeros(leaf.shape), self.rng.random(leaf.shape) - 0.5), np.float64)
 
-        return Point("zeros of both signs", self._draw(make), self.vectors())
+        return self._point("zeros of both signs", make)
 
-    def one_zero(self) -> Point:
+    def one_zero(self) -> Point | None:
         """The first leaf zero, the others normal."""
-        point = self.normal()
-        values = [np.zeros_like(v) if i == 0 and not self.fixed[0] else v for i, v in enumerate(point.values)]
-        return Point("a first argument of zeros", tuple(values), point.vectors)
 
-    def integers(self, reach: int) -> Point:
+        def make(leaf: Argument) -> Values:
+            value = np.asarray(self.rng.standard_normal(leaf.shape) * _size(leaf))
+            value = np.abs(value, dtype=np.float64) if _positive(leaf) else value
+            return np.zeros_like(value) if leaf is self.leaves[0] else value
+
+        return self._point("a first argument of zeros", make)
+
+    def integers(self, reach: int) -> Point | None:
         """Whole numbers, distinct where there is room for that."""
 
         def make(leaf: Argument) -> Values:
@@ -132,10 +157,31 @@ class Draw:
                 return numbers.astype(np.float64).reshape(leaf.shape)
             return self._whole(leaf, reach)
 
-        return Point("integers", self._draw(make), self.vectors(integers=min(reach, 4)), integers=True)
+        return self._point("integers", make, integers=min(reach, 4))
 
     def _whole(self, leaf: Argument, reach: int) -> Values:
         return self.rng.integers(-reach, reach + 1, leaf.shape).astype(np.float64)
+
+    def _point(self, name: str, make: object, *, smooth: bool = False, integers: int = 0) -> Point | None:
+        if self.sample is not None:
+            name, values = "the domain", self.sample(self.rng) if smooth else None
+        else:
+            values = self._moved(name, self.arrange(self._draw(make)), smooth)
+        if values is None:
+            return None
+        return Point(name, values, self.vectors(integers=integers), smooth, integers > 0)
+
+    def _moved(self, name: str, drawn: Arrays, smooth: bool) -> Arrays | None:
+        """Inside the domain: as drawn, without signs, or nearer to the arguments given; None if nowhere."""
+        if self.inside(drawn):
+            return drawn
+        self.outside.append(name)
+        tried = [tuple(v if fixed else abs(v) for v, fixed in zip(drawn, self.fixed, strict=True))]
+        given = self._values
+        if smooth and given is not None:
+            steps = 0.5 ** np.arange(1, 9)
+            tried += [tuple(g + t * (v - g) for v, g in zip(drawn, given, strict=True)) for t in steps]
+        return next(filter(self.inside, tried), None)
 
     def _draw(self, make: object) -> Arrays:
         values: list[Values] = []

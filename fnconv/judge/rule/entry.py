@@ -21,6 +21,7 @@ def check_vjp(
     kwargs: Mapping[str, Any] | None = None,
     order: int = 2,
     seed: int = 0,
+    domain: Callable[..., Any] | None = None,
 ) -> RuleReport:
     """Judge a function's gradient: a `jax.custom_vjp` of your own, or whatever contains one.
 
@@ -37,6 +38,7 @@ def check_vjp(
     - second derivatives; jit, eager, vmap, checkpoint, scan, repeated runs, residuals kept outside;
     - and, for information, what the rule costs beside autodiff.
 
+    Of complex numbers the real and the imaginary parts are differentiated.  Results of stop_gradient in fn are held.
     They are tried at the arguments given and at others of the same shapes: at several scales, with ties, with zeros.
     A mask of zeros and ones, and a distribution along the last axis, are kept as they are.  At a kink any subgradient
     between the sides is right, and a note says that the rule takes another one than autodiff.
@@ -44,19 +46,23 @@ def check_vjp(
     Args:
       fn: the function; its positional arguments follow.  Arrays and Python floats of floating dtype are
         differentiated, those that a `jax.custom_vjp` names in `nondiff_argnums` excepted; pytrees, integers,
-        booleans, None and anything else are passed on.  Results may be a pytree.  float16, bfloat16, float32, float64.
+        booleans, None and anything else are passed on.  Results may be a pytree; those without derivative, as indices, are
+        compared too.  float16, bfloat16, float32, float64.
       reference: a plain function of the same arguments and results.
       level: "quick" for seconds; "full" tries more data, every column of a small Jacobian, forward over reverse,
         and measures temporaries and collectives.
       kwargs: keyword arguments of fn.
       order: the highest derivative to compare.
       seed: of the data.
+      domain: where fn is meant to be: a predicate, called with fn's arguments; or a sampler, a function of `rng`, a
+        NumPy generator, alone that returns fn's positional arguments.  Without it, values at which fn is NaN or its
+        loops do not converge are left out or moved towards the arguments given.
 
     Returns:
       A report: `.ok`, `.failures`, `.notes`, `.rows`, `.cost`, `.to_json()`; `print` shows it as a table.
 
     Raises:
-      TypeError: fn is not callable, nothing can be differentiated, an array is complex or a tracer.
+      TypeError: fn is not callable, nothing can be differentiated, an array is a tracer, fn returns no array.
       ValueError: an unknown level, an order below 1, a reference that does not match; and whatever fn itself raises.
 
     >>> import jax, jax.numpy as jnp
@@ -70,7 +76,7 @@ def check_vjp(
     """
     from jax import custom_jvp
 
-    options = reference, level, kwargs, order, seed
+    options = reference, level, kwargs, order, seed, domain
     return _judge("check_jvp" if isinstance(fn, custom_jvp) else "check_vjp", fn, args, *options)
 
 
@@ -82,6 +88,7 @@ def check_jvp(
     kwargs: Mapping[str, Any] | None = None,
     order: int = 2,
     seed: int = 0,
+    domain: Callable[..., Any] | None = None,
 ) -> RuleReport:
     """Judge a function's tangents, and that reverse mode follows: a `jax.custom_jvp` of your own, or what contains one.
 
@@ -110,7 +117,7 @@ def check_jvp(
 
     if isinstance(fn, custom_vjp):
         raise mistyped("check_jvp", "fn", "must have tangents; check_vjp judges reverse rules", "a jax.custom_vjp")
-    return _judge("check_jvp", fn, args, reference, level, kwargs, order, seed)
+    return _judge("check_jvp", fn, args, reference, level, kwargs, order, seed, domain)
 
 
 def _judge(
@@ -122,6 +129,7 @@ def _judge(
     kwargs: Mapping[str, Any] | None,
     order: int,
     seed: int,
+    domain: Callable[..., Any] | None,
 ) -> RuleReport:
     from fnconv.judge.rule.run import prepare, run_checks
 
@@ -130,6 +138,6 @@ def _judge(
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise invalid(name, "order", "must be an integer of at least 1", order)
     start = time.perf_counter()
-    report = run_checks(prepare(fn, args, dict(kwargs or {}), reference, level, seed, name), order)
+    report = run_checks(prepare(fn, args, dict(kwargs or {}), reference, level, seed, name, domain), order)
     report.seconds = time.perf_counter() - start
     return report

@@ -151,7 +151,7 @@ def _in_span(got: Arrays, around: Limits, of: Sequence[int]) -> bool | None:
 
 def _towards(rng: np.random.Generator, values: Arrays, got: Arrays, want: Arrays) -> list[list[Values]]:
     """Steps along the entries in which got and want differ, either in value or in size, both ways."""
-    if not got or any(g.shape != v.shape for g, v in zip(got, values, strict=False)):  # tangents are of the results
+    if [g.shape for g in got] != [v.shape for v in values]:  # tangents belong to the results
         return []
     with np.errstate(invalid="ignore"):
         apart = [[np.sign(np.nan_to_num(g - w)), np.sign(np.nan_to_num(abs(g) - abs(w)))] for g, w in zip(got, want, strict=True)]

@@ -6,15 +6,17 @@ forward mode tangents of the results, given those of the arguments.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnconv.judge.engine.distances import distance
 from fnconv.judge.engine.programs import InFloat64, abstract, precision
 from fnconv.judge.engine.rounding import is_opaque
 from fnconv.judge.engine.running_error import Values
@@ -59,6 +61,7 @@ class Task:
     """A program to evaluate in float64, traced for these avals.
 
     limited: whether its steps may claim no more than `dtype`'s roundoff.  exactly: whether no bounds are asked for.
+    further: the same with more steps in its loops, if it has any: what they have left is an error that it may have.
     """
 
     program: Program
@@ -67,6 +70,10 @@ class Task:
     dtype: Any
     limited: bool
     exactly: bool = False
+    further: Program | None = None
+
+
+CONVERGED = 2.0**-8  # of the largest entry, that more steps may change
 
 
 class Replayed:
@@ -81,6 +88,10 @@ class Replayed:
             avals = [abstract(v.shape, jnp.float64) for v in (*task.values, *task.vectors)]
             self.program = InFloat64(jaxpr, avals, dtype=task.dtype, limited=task.limited, exactly=task.exactly)
         self.opaque = is_opaque(jaxpr)
+        self.further: Replayed | None = None
+        if task.further is not None:
+            with contextlib.suppress(Exception):  # as where JAX does not differentiate a loop
+                self.further = Replayed(replace(task, program=task.further, further=None, exactly=True))
 
     def exact(self, values: Sequence[Values], vectors: Sequence[Values]) -> Both:
         """(results, derivatives) without rounding."""
@@ -88,10 +99,20 @@ class Replayed:
 
     def bounds(self, values: Sequence[Values], vectors: Sequence[Values], samples: int, *, fine: bool = True) -> Both:
         """What rounding explains of each: in float64, or in the program's own dtypes where it is not `fine`."""
-        return self._split(self.program.bound(_float64(values, vectors), samples, fine=fine))
+        found = self.program.bound(_float64(values, vectors), samples, fine=fine)
+        if self.further is not None:
+            left = zip(*(p.program.exact(_float64(values, vectors)) for p in (self, self.further)), strict=True)
+            found = [b + 2 * unsettled(*pair) for b, pair in zip(found, left, strict=True)]
+        return self._split(found)
 
     def _split(self, arrays: Sequence[Values]) -> Both:
         return tuple(arrays[: self.outputs]), tuple(arrays[self.outputs :])
+
+
+def unsettled(result: Values, further: Values) -> Values:
+    """What more steps change; 0 where they change so much that it is no limit."""
+    off, largest = distance(further, result), float(np.max(abs(result), initial=0, where=np.isfinite(result)))
+    return off if off.max(initial=0) <= CONVERGED * largest else np.zeros_like(off)
 
 
 def _float64(*groups: Sequence[Values]) -> list[Values]:

@@ -23,18 +23,19 @@ def prepare(
     level: str,
     seed: int,
     name: str = "check_vjp",
+    domain: Function | None = None,
 ) -> Trial:
     """The rule on trial before check_vjp or check_jvp; Python floats that fn must know at trace time are held."""
     call, forward = signature(name, fn, args, kwargs), name == "check_jvp"
     report = RuleReport(_name(fn), level, "tangent" if forward else "cotangent")
     try:
-        return Trial(call, reference, level, seed, report, forward)
+        return Trial(call, reference, level, seed, report, forward, domain)
     except Exception:
         floats = python_floats(call)
         if not floats or len(floats) == len(call.moving):
             raise
         held: Signature = call.holding(floats)
-        return Trial(held, reference, level, seed, report, forward)
+        return Trial(held, reference, level, seed, report, forward, domain)
 
 
 def run_checks(trial: Trial, order: int, *, transformations: bool = True) -> RuleReport:
@@ -68,6 +69,9 @@ def run_checks(trial: Trial, order: int, *, transformations: bool = True) -> Rul
             continue
         for name in names:
             report.skip(name, "something is wrong already")
+    if trial.outside:
+        report.note("the function is NaN, or its loops do not converge, at some of the values drawn: they were left out "
+                    "or moved towards the arguments given; `domain` says where it is meant to be")
     if transformations:
         _guarded(report, check_transformations, trial)
         _guarded(report, cost.measure, trial)

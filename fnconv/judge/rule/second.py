@@ -45,27 +45,33 @@ def orders(trial: Trial, order: int) -> list[tuple[int, str, Make]]:
 
 def _reverse(trial: Trial, flat: Any, order: int) -> Task:
     task = trial.task(flat, native=False, limited=True)
-    program, values, vectors = task.program, tuple(task.values), tuple(task.vectors)
     for _ in range(order - 1):
         with precision(jnp.float64):
-            gradients = jax.eval_shape(program, values, vectors)[1]
-        program = partial(next_order(program), split=len(values))
-        values, vectors = (*values, *vectors), tuple(abstract(g.shape, g.dtype) for g in gradients)
-    return Task(program, values, vectors, task.dtype, True)
+            gradients = jax.eval_shape(task.program, task.values, task.vectors)[1]
+        program, further = (
+            p and partial(next_order(p), split=len(task.values)) for p in (task.program, task.further)
+        )
+        values, vectors = (*task.values, *task.vectors), tuple(abstract(g.shape, g.dtype) for g in gradients)
+        task = Task(program, values, vectors, task.dtype, True, further=further)
+    return task
 
 
 def _forward(trial: Trial, flat: Any, order: int) -> Task:
     """Tangents of the derivatives, along the vectors of this program; of the values alone."""
-    first = trial.derivative(flat)
     task = trial.task(flat, native=False, limited=True)
     n = len(task.values)
 
-    def program(values: Any, tangents: Any) -> tuple[Any, Any, Any]:
-        point, vectors = values[:n], values[n:]
-        _, moved = jax.jvp(lambda *v: tuple(first(v, vectors)[1]), tuple(point), tuple(tangents))
-        return (), moved, ()
+    def along(first: Any) -> Any:
+        def program(values: Any, tangents: Any) -> tuple[Any, Any, Any]:
+            point, vectors = values[:n], values[n:]
+            _, moved = jax.jvp(lambda *v: tuple(first(v, vectors)[1]), tuple(point), tuple(tangents))
+            return (), moved, ()
 
-    return Task(program, (*task.values, *task.vectors), tuple(task.values), task.dtype, True)
+        return program
+
+    further = task.further and along(task.further)
+    values = (*task.values, *task.vectors)
+    return Task(along(task.program), values, tuple(task.values), task.dtype, True, further=further)
 
 
 def _check(trial: Trial, order: int, name: str, make: Make) -> None:

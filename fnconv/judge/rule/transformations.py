@@ -146,6 +146,9 @@ def _check_vmap(trial: Trial) -> None:
         return
     draw = trial.draw(11)
     several = [p for p in (draw.smooth() for _ in range(BATCH)) if p is not None]
+    if len(several) < BATCH:
+        trial.report.skip(VMAP, "no values to run it with")
+        return
     values = tuple(np.stack([p.values[i] for p in several]) for i in range(n))
     vectors = tuple(np.stack([draw.rng.standard_normal(v.shape) for _ in several]) for v in trial.vectors)
     together = run.exact(values, vectors)[0]

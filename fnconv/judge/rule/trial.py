@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import permutations
 from typing import Any
 
 import jax
@@ -14,20 +16,25 @@ import numpy as np
 from fnconv.base.dtypes import accumulator
 from fnconv.base.errors import mistyped
 from fnconv.judge.engine.programs import abstract, precision
-from fnconv.judge.engine.replay import has_rules, without_rules
-from fnconv.judge.rule.arguments import Function, Signature
-from fnconv.judge.rule.data import Draw, Point
+from fnconv.judge.engine.distances import distance
+from fnconv.judge.engine.replay import continued, equations, has_loops, has_rules, without_rules
+from fnconv.judge.engine.running_error import Values
+from fnconv.judge.rule.arguments import Function, Signature, is_sampler
+from fnconv.judge.rule.data import GIVEN, Draw, Point
 from fnconv.judge.rule.programs import (
     Flat,
     Program,
     Replayed,
     Task,
     compile_all,
+    unsettled,
     value_and_cotangents,
     value_and_tangents,
 )
 from fnconv.judge.rule.report import RuleReport
 
+SEARCHES = ("searchsorted", "digitize", "interp", "_interp")
+LOWER, UPPER = (re.compile(rf"(^|[_.'])({names})($|[_'\]0-9])") for names in ("lo|low|lower|min", "hi|high|upper|max"))
 Avals = tuple[Sequence[Any], Sequence[Any]]  # of values and of vectors
 
 
@@ -36,6 +43,7 @@ class Trial:
     """Programs are compiled once and serve all checks.
 
     forward: whether tangents are judged, of a rule of forward mode, instead of cotangents.
+    domain: of the user's: a predicate of fn's arguments, or a function of `rng` alone that returns arguments.
     """
 
     call: Signature
@@ -44,11 +52,13 @@ class Trial:
     seed: int
     report: RuleReport
     forward: bool = False
+    domain: Function | None = None
     results: tuple[Any, ...] = ()  # shapes and dtypes of fn's floating results
     others: tuple[Any, ...] = ()  # of those without derivative
     problems: list[str] = field(default_factory=list)  # guesses that a check left for the failure that follows
     symbolic: bool = False  # whether a rule in it asked for symbolic zeros
     compiled: bool = False
+    outside: bool = False  # whether any point was refused for what the function does there
     widest: dict[Flat, Avals | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -110,7 +120,82 @@ class Trial:
         return tuple(abstract(a.shape, a.dtype) for a in (kinds if self.forward else results))
 
     def draw(self, seed: int = 0) -> Draw:
-        return Draw(self.call.moving, [v.shape for v in self.vectors], self.seed * 1000 + seed)
+        sample = self.call.sampler(self.domain) if self.domain and is_sampler(self.domain) else None
+        shapes = [v.shape for v in self.vectors]
+        return Draw(self.call.moving, shapes, self.seed * 1000 + seed, self.inside, sample, self.arranged)
+
+    # ---- the domain -------------------------------------------------------------------------------------------------
+
+    def inside(self, values: Sequence[Values]) -> bool:
+        """Whether the function is meant for these values: as its user says, and no NaN, and its loops converge there.
+
+        NaN and loops count only if there is none, and these converge, at the arguments given.
+        """
+        if self.domain is not None and not is_sampler(self.domain) and not self._stated(values):
+            return False
+        if not self.compiled or all(a <= b for a, b in zip(self._defined(values), self._at_given, strict=True)):
+            return True
+        self.outside = True
+        return False
+
+    def _stated(self, values: Sequence[Values]) -> bool:
+        with precision(self.dtype):
+            args, kwargs = self.call.merge([jnp.asarray(v, k.dtype) for v, k in zip(values, self.kinds, strict=True)])
+            return bool(np.all(np.asarray(self.domain(*args, **kwargs))))  # type: ignore[misc]
+
+    def _defined(self, values: Sequence[Values]) -> tuple[bool, bool]:
+        """(whether the function is NaN somewhere, whether its loops would change it)."""
+        program = self.right or self.plain
+        if program is None:
+            return False, False
+        none = tuple(np.zeros(v.shape) for v in self.vectors)
+        results = program.exact(values, none)[0]
+        lost = any(np.isnan(r).any() for r in results)
+        if lost or self._going_on is None:
+            return lost, False
+        pairs = zip(results, self._going_on.exact(values, none)[0], strict=True)
+        return False, any((distance(b, a) > 0).any() and not unsettled(a, b).any() for a, b in pairs)
+
+    @cached_property
+    def _at_given(self) -> tuple[bool, bool]:
+        values = [leaf.value for leaf in self.call.moving]
+        lost, goes_on = (False, False) if any(v is None for v in values) else self._defined(values)  # type: ignore[arg-type]
+        if lost:
+            self.report.note(f"the function is NaN at {GIVEN}")
+        return lost, goes_on
+
+    @cached_property
+    def _going_on(self) -> Replayed | None:
+        return self._values_of(continued(self.reference_flat)) if self._loops(self.reference_flat) else None
+
+    @cached_property
+    def arranged(self) -> Callable[[Sequence[Values]], tuple[Values, ...]]:
+        """Values as the function's searches need them: sorted where they are, a lower end below the upper one."""
+        given, names = [leaf.value for leaf in self.call.moving], self.names
+        with precision(self.dtype):
+            steps = equations(jax.make_jaxpr(self.reference_flat)(*self.kinds))
+        searches = any(e.params.get("name") in SEARCHES for e in steps)
+        rising = [
+            searches and v is not None and v.ndim == 1 and v.size > 2 and bool((np.diff(v) > 0).all()) for v in given
+        ]
+        ends = [
+            (i, j)
+            for (i, a), (j, b) in permutations(enumerate(given), 2)
+            if LOWER.search(names[i]) and UPPER.search(names[j])
+            if a is not None and b is not None and a.shape == b.shape and (a <= b).all()
+        ]
+        kept = [f"{name} sorted" for name, yes in zip(names, rising, strict=True) if yes]
+        kept += [f"{names[i]} below {names[j]}" for i, j in ends]
+        if kept:
+            self.report.note(f"tried with {', '.join(kept)} throughout, as given")
+
+        def arrange(values: Sequence[Values]) -> tuple[Values, ...]:
+            found = [np.sort(v) if yes else v for v, yes in zip(values, rising, strict=True)]
+            for i, j in ends:
+                found[i], found[j] = np.minimum(found[i], found[j]), np.maximum(found[i], found[j])
+            return tuple(found)
+
+        return arrange
 
     # ---- programs ---------------------------------------------------------------------------------------------------
 
@@ -142,7 +227,19 @@ class Trial:
                 avals: Avals = self.kinds, self._vectors(self.kinds, jax.eval_shape(flat, *self.kinds)[0])
         else:
             avals = self.traced_for(flat) or (self.kinds, self.vectors)
-        return Task(self.derivative(flat), *avals, self.dtype, limited)
+        program, further = self.derivative(flat), None
+        if flat is self.reference_flat and self._loops(flat):
+            further = self.derivative(continued(flat))
+        elif flat is self.rule_flat and self._loops(program, avals):
+            further = continued(program)
+        return Task(program, *avals, self.dtype, limited, further=further)
+
+    def _loops(self, program: Callable[..., Any], operands: Sequence[Any] | None = None) -> bool:
+        with precision(jnp.float64):
+            try:
+                return has_loops(jax.make_jaxpr(program)(*(self.kinds if operands is None else operands)))
+            except Exception:  # then what it is needed for says so
+                return False
 
     def compile(self) -> None:
         """The four programs: rule and reference, traced in float64 and, for half precisions, in the own dtype."""
@@ -167,13 +264,13 @@ class Trial:
     @cached_property
     def plain(self) -> Replayed | None:
         """The reference's values alone, for where it has no derivative."""
+        return self._values_of(self.reference_flat)
 
-        def program(values: Sequence[Any], vectors: Sequence[Any]) -> tuple[Any, Any, Any]:
-            return self.reference_flat(*values)[0], (), ()
-
+    def _values_of(self, flat: Flat) -> Replayed | None:
         task = self.task(self.rule_flat, native=False, limited=True)
-        (program_,) = compile_all([Task(program, task.values, task.vectors, task.dtype, False)])
-        return program_ if isinstance(program_, Replayed) else None
+        values_alone = replace(task, program=lambda values, _: (flat(*values)[0], (), ()), limited=False, further=None)
+        (program,) = compile_all([values_alone])
+        return program if isinstance(program, Replayed) else None
 
     def _reference_task(self) -> Task:
         try:
