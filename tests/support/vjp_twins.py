@@ -882,7 +882,49 @@ twin(
     lambda r, dy: (dy / (3 * newton_root(r[0]) ** 2),),
     lambda r, dy: (dy / (2 * newton_root(r[0]) ** 2),),
     array(8, 2, 27),
+    domain=lambda c: (c > 0.1) & (c < 1000),
 )
+
+
+def tolerant(a, b):
+    """Conjugate gradients to a tolerance, relative to b."""
+
+    def cond(c):
+        return (jnp.sum(c[1] ** 2) > 1e-10 * jnp.sum(b**2)) & (c[3] < 50)
+
+    def body(c):
+        x, r, p, n = c
+        ap = a @ p
+        alpha = jnp.sum(r * r) / jnp.sum(p * ap)
+        new = r - alpha * ap
+        return x + alpha * p, new, new + jnp.sum(new * new) / jnp.sum(r * r) * p, n + 1
+
+    return lax.while_loop(cond, body, (jnp.zeros_like(b), b, b, 0))[0]
+
+
+def tolerant_bwd(factor):
+    def bwd(r, dy):
+        a, b = r
+        u = tolerant(a.T @ a, a.T @ b)
+        v = tolerant(a, dy)
+        return -jnp.outer(v, u) * factor, v
+
+    return bwd
+
+
+BIG = jnp.eye(6) * 4 + jnp.asarray(RNG.uniform(-0.5, 0.5, (6, 6)), jnp.float32)
+BIG = (BIG + BIG.T) / 2
+twin(
+    L,
+    "to a tolerance",
+    lambda a, b: jnp.linalg.solve(a, b),
+    tolerant_bwd(1),
+    tolerant_bwd(1.05),
+    BIG,
+    normal(6),
+    domain=lambda a, b: jnp.linalg.eigvalsh((a + a.T) / 2)[0] > 0.5,
+)
+
 
 
 def halvings(x):
@@ -1083,8 +1125,8 @@ twin(
     lambda x, lo, hi: jnp.clip(x, lo, hi),
     lambda r, dy: (
         where((r[0] > r[1]) & (r[0] < r[2]), dy),
-        where(r[0] <= r[1], dy).sum(),
-        where(r[0] >= r[2], dy).sum(),
+        where((r[0] <= r[1]) & (r[1] < r[2]), dy).sum(),
+        where((r[0] >= r[2]) | (r[1] >= r[2]), dy).sum(),
     ),
     lambda r, dy: (where((r[0] > r[1]) & (r[0] < r[2]), dy), where(r[0] <= r[1], dy).sum(), where(r[0] >= r[2], -dy).sum()),
     normal(6) * 2,
@@ -1101,9 +1143,8 @@ def solve_spd_bwd(factor):
     def bwd(r, dy):
         a, b = r
         x, u = solve_spd(a, b), solve_spd(a, dy)
-        g = -jnp.outer(u, x) * factor
-        g = jnp.tril(g) + jnp.tril(g.T, -1)  # the lower half alone is read
-        return g, u
+        g = -(jnp.outer(u, x) + jnp.outer(x, u)) / 2  # of the symmetric part
+        return g * factor, u
 
     return bwd
 

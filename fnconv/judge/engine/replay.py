@@ -41,6 +41,10 @@ class Arithmetic:
         """The arithmetic of one iteration of a loop."""
         return self
 
+    def apart(self) -> Arithmetic:
+        """The arithmetic of a body that is traced by itself: none of its values is known outside."""
+        return self
+
     def body(self, jaxpr: Any) -> Arithmetic:
         """The arithmetic of a jaxpr that is about to be evaluated."""
         return self
@@ -136,7 +140,7 @@ def _while(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
     of_cond, of_body, init = operands[:c], operands[c:b], operands[b:]
 
     def goes_on(values: Arrays) -> Any:
-        return replay(q["cond_jaxpr"], [*of_cond, *values], arithmetic)[0]
+        return replay(q["cond_jaxpr"], [*of_cond, *values], arithmetic.apart())[0]
 
     def body(carry: Any) -> Any:
         i, values = carry
@@ -178,13 +182,13 @@ def _next(i: Any) -> Any:
 
 def _cond(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
     which, *rest = operands
-    branches = [lambda *given, b=b: replay(b, given, arithmetic) for b in e.params["branches"]]
+    branches = [lambda *given, b=b: replay(b, given, arithmetic.apart()) for b in e.params["branches"]]
     return list(lax.switch(which, branches, *rest))
 
 
 def _shard_map(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
     def body(*shards: Any) -> Any:
-        return tuple(replay(e.params["jaxpr"], shards, arithmetic))
+        return tuple(replay(e.params["jaxpr"], shards, arithmetic.apart()))
 
     return list(over_shards(body, e)(*operands))
 
@@ -223,6 +227,34 @@ def _replayed(fun: Callable[..., Any], arithmetic: Arithmetic) -> Callable[..., 
         return jax.tree.unflatten(jax.tree.structure(shape), replay(jaxpr, jax.tree.leaves(args), arithmetic))
 
     return again
+
+
+class _Held(Arithmetic):
+    """Results of stop_gradient are those of the second of two runs side by side."""
+
+    def equation(self, e: Any, operands: Arrays) -> Arrays:
+        if e.primitive.name == "stop_gradient":
+            return [lax.all_gather(x, _HELD)[1] for x in operands]
+        return super().equation(e, operands)
+
+
+_HELD = "held"
+
+
+def holding(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """(values, others) -> fun(*values), with its results of stop_gradient those of fun(*others)."""
+
+    def held(values: Arrays, others: Arrays) -> Any:
+        pairs = [jnp.stack(pair) for pair in zip(values, others, strict=True)]
+        both = jax.vmap(_replayed(fun, _Held()), axis_name=_HELD)(*pairs)
+        return jax.tree.map(lambda r: r[0], both)
+
+    return held
+
+
+def holds(jaxpr: Any) -> bool:
+    """Whether there is a stop_gradient anywhere in it."""
+    return any(e.primitive.name == "stop_gradient" for e in equations(jaxpr))
 
 
 class _Continued(Arithmetic):

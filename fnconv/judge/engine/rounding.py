@@ -35,7 +35,7 @@ from jax import lax
 from jax.extend import core
 
 from fnconv.base.dtypes import accumulator, unit_roundoff
-from fnconv.judge.engine.replay import JAXPRS, STRUCTURES, Arithmetic, Arrays, bind, equations, inner, opened
+from fnconv.judge.engine.replay import JAXPRS, LOOPS, STRUCTURES, Arithmetic, Arrays, bind, equations, inner, opened
 from fnconv.judge.engine.replay import replay as evaluate
 from fnconv.judge.engine.running_error import ELEMENTARY
 from fnconv.transform.contraction import Contraction
@@ -196,12 +196,26 @@ class Rounding(Float64):
     limited: bool = False
     fine: Any = None
     drawn: list[int] = field(default_factory=lambda: [0])
+    known: dict[Any, tuple[Arrays, Arrays]] = field(default_factory=dict)  # results of steps, by step and operands
 
     numbered = True
 
     def at(self, iteration: Any) -> Rounding:
         key = _mixed(self.key ^ _mixed(iteration + np.uint32(1)))
-        return replace(self, key=jnp.where(self.key == np.uint32(0), self.key, key))
+        return replace(self, key=jnp.where(self.key == np.uint32(0), self.key, key), known={})
+
+    def apart(self) -> Rounding:
+        return replace(self, known={})
+
+    def equation(self, e: Any, operands: Arrays) -> Arrays:
+        """A step that is taken twice on the same operands is rounded alike: a rule may compare a value with itself."""
+        if _name(e) in STRUCTURES and _name(e) not in LOOPS:
+            return super().equation(e, operands)
+        same = [v.val if isinstance(v, core.Literal) else id(o) for v, o in zip(e.invars, operands, strict=True)]
+        step = _name(e), str(e.params), tuple(map(str, same))
+        if step not in self.known:
+            self.known[step] = super().equation(e, operands), operands  # kept, so that ids are
+        return self.known[step][0]
 
     def constant(self, value: Any, aval: Any) -> Any:
         exact = super().constant(value, aval)

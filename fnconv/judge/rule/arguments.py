@@ -36,6 +36,7 @@ class Signature:
     """A call fn(*args, **kwargs) as a function of its floating leaves alone.
 
     judge: check_vjp or check_jvp, whose errors say so.
+    symmetric: symmetric matrices that fn reads by half, so that its derivatives are symmetric ones or halves at will.
     held: names of Python floats that fn needs to know at trace time, and of which it was not differentiated.
     """
 
@@ -44,6 +45,7 @@ class Signature:
     all: Leaves
     moving: tuple[Argument, ...]
     held: tuple[str, ...] = ()
+    symmetric: tuple[str, ...] = ()  # names of matrices of which only the symmetric part counts
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -61,6 +63,8 @@ class Signature:
         """fn of the moving leaves: (its floating results and both parts of the complex ones, the others)."""
 
         def call(*values: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            halves = zip(self.moving, values, strict=True)
+            values = tuple((v + jnp.swapaxes(v, -1, -2)) / 2 if a.name in self.symmetric else v for a, v in halves)
             args, kwargs = self.merge(values)
             results = [r for r in jax.tree.leaves(fn(*args, **kwargs)) if r is not None]
             parts = [p for r in results for p in ((jnp.real(r), jnp.imag(r)) if _is_complex(r) else (r,))]

@@ -187,7 +187,7 @@ class Draw:
         values: list[Values] = []
         for leaf, fixed in zip(self.leaves, self.fixed, strict=True):
             value = leaf.value if fixed and leaf.value is not None else np.asarray(make(leaf), np.float64)  # type: ignore[operator]
-            if leaf.value is not None and _symmetric(leaf.value):
+            if leaf.value is not None and symmetric(leaf.value):
                 value = (value + np.swapaxes(value, -1, -2)) / 2
             values.append(value)
         return tuple(values)
@@ -207,7 +207,8 @@ def _positive(leaf: Argument) -> bool:
     return value is not None and bool((value > 0).all()) and not bool((value == 1).all())
 
 
-def _symmetric(value: Values) -> bool:
+def symmetric(value: Values) -> bool:
+    """Whether it holds symmetric matrices, not all entries of which are equal."""
     if value.ndim < 2 or value.shape[-1] != value.shape[-2] or value.shape[-1] < 2:
         return False
     constant = np.ptp(value) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,14 +29,17 @@ def prepare(
     """The rule on trial before check_vjp or check_jvp; Python floats that fn must know at trace time are held."""
     call, forward = signature(name, fn, args, kwargs), name == "check_jvp"
     report = RuleReport(_name(fn), level, "tangent" if forward else "cotangent")
+    options = reference, level, seed, report, forward, domain
     try:
-        return Trial(call, reference, level, seed, report, forward, domain)
+        trial = Trial(call, *options)
+        halves = trial.read_by_half()
+        return Trial(replace(call, symmetric=halves), *options) if halves else trial
     except Exception:
         floats = python_floats(call)
         if not floats or len(floats) == len(call.moving):
             raise
         held: Signature = call.holding(floats)
-        return Trial(held, reference, level, seed, report, forward, domain)
+        return Trial(held, *options)
 
 
 def run_checks(trial: Trial, order: int, *, transformations: bool = True) -> RuleReport:

@@ -17,10 +17,10 @@ from fnconv.base.dtypes import accumulator
 from fnconv.base.errors import mistyped
 from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.distances import distance
-from fnconv.judge.engine.replay import continued, equations, has_loops, has_rules, without_rules
+from fnconv.judge.engine.replay import continued, equations, has_loops, has_rules, holding, holds, without_rules
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.arguments import Function, Signature, is_sampler
-from fnconv.judge.rule.data import GIVEN, Draw, Point
+from fnconv.judge.rule.data import GIVEN, Draw, Point, symmetric
 from fnconv.judge.rule.programs import (
     Flat,
     Program,
@@ -138,6 +138,17 @@ class Trial:
         self.outside = True
         return False
 
+    def read_by_half(self) -> tuple[str, ...]:
+        """Symmetric arguments of a function that factorises; JAX's factorisations assume symmetric tangents."""
+        with precision(self.dtype):
+            steps = {e.primitive.name for e in equations(jax.make_jaxpr(self.reference_flat)(*self.kinds))}
+        if not steps & {"cholesky", "eigh"}:
+            return ()
+        names = tuple(a.name for a in self.call.moving if a.value is not None and symmetric(a.value))
+        if names:
+            self.report.note(f"{', '.join(names)}: symmetric wherever tried, and so only the symmetric part is compared")
+        return names
+
     def _stated(self, values: Sequence[Values]) -> bool:
         with precision(self.dtype):
             args, kwargs = self.call.merge([jnp.asarray(v, k.dtype) for v, k in zip(values, self.kinds, strict=True)])
@@ -190,7 +201,7 @@ class Trial:
             self.report.note(f"tried with {', '.join(kept)} throughout, as given")
 
         def arrange(values: Sequence[Values]) -> tuple[Values, ...]:
-            found = [np.sort(v) if yes else v for v, yes in zip(values, rising, strict=True)]
+            found = [_rising(v) if yes else v for v, yes in zip(values, rising, strict=True)]
             for i, j in ends:
                 found[i], found[j] = np.minimum(found[i], found[j]), np.maximum(found[i], found[j])
             return tuple(found)
@@ -266,11 +277,22 @@ class Trial:
         """The reference's values alone, for where it has no derivative."""
         return self._values_of(self.reference_flat)
 
+    @cached_property
+    def held(self) -> Replayed | None:
+        """(values, others) -> the reference's results, those of stop_gradient in it taken at the others."""
+        with precision(self.dtype):
+            stops = holds(jax.make_jaxpr(self.reference_flat)(*self.kinds))
+        both = holding(self.reference_flat)
+        return self._replayed(lambda values, others: (both(values, others)[0], (), ()), paired=True) if stops else None
+
     def _values_of(self, flat: Flat) -> Replayed | None:
+        return self._replayed(lambda values, _: (flat(*values)[0], (), ()))
+
+    def _replayed(self, program: Program, paired: bool = False) -> Replayed | None:
         task = self.task(self.rule_flat, native=False, limited=True)
-        values_alone = replace(task, program=lambda values, _: (flat(*values)[0], (), ()), limited=False, further=None)
-        (program,) = compile_all([values_alone])
-        return program if isinstance(program, Replayed) else None
+        vectors = task.values if paired else task.vectors
+        (found,) = compile_all([replace(task, program=program, vectors=vectors, limited=False, further=None)])
+        return found if isinstance(found, Replayed) else None
 
     def _reference_task(self) -> Task:
         try:
@@ -293,6 +315,12 @@ class Trial:
             vectors = tuple(jnp.asarray(c, v.dtype) for c, v in zip(point.vectors, self.vectors, strict=True))
             results, derivatives, _ = (program or self.native)(values, vectors)
             return tuple(map(np.asarray, results)), tuple(map(np.asarray, derivatives))
+
+
+def _rising(value: Values) -> Values:
+    """Sorted, without ties."""
+    value = np.sort(value)
+    return value if (np.diff(value) > 0).all() else value + np.arange(value.size)
 
 
 def first_line(error: BaseException) -> str:
