@@ -19,6 +19,7 @@ def assert_vjp(
     kwargs: Mapping[str, Any] | None = None,
     order: int = 2,
     seed: int = 0,
+    domain: Callable[..., Any] | None = None,
 ) -> None:
     """Fail with the report of `fnconv.check_vjp` as the message, unless all checks pass; same arguments.
 
@@ -36,6 +37,8 @@ def assert_vjp(
     >>> assert_vjp(double, jnp.array([1., -3.]))
     """
     __tracebackhide__ = True
-    report = check_vjp(fn, *args, reference=reference, level=level, kwargs=kwargs, order=order, seed=seed)
+    report = check_vjp(
+        fn, *args, reference=reference, level=level, kwargs=kwargs, order=order, seed=seed, domain=domain
+    )
     if not report.ok:
         raise AssertionError(f"\n{report}")

@@ -53,6 +53,12 @@ def check(
         typer.Option(metavar="FUNCTION", help="With FILE.py:FUNCTION: a plain function to differentiate instead."),
     ] = None,
     level: Annotated[str, typer.Option(help="With FILE.py:FUNCTION: quick or full.")] = "quick",
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FUNCTION", help="With FILE.py:FUNCTION: whether arguments are in its domain; or a sampler."
+        ),
+    ] = None,
     fuzz: Annotated[
         str | None,
         typer.Option(metavar="AMOUNT", help="Random cases against definitions in NumPy: 60s, 1h, or a number of them."),
@@ -69,10 +75,10 @@ def check(
         unused = [name for name, value in mine.items() if value]
         if unused:
             raise refuse("check", f"{', '.join(unused)}: for fnconv's own operations, not with FILE.py:FUNCTION")
-        _check_file(target, args, reference, level, json_file)
+        _check_file(target, args, reference, domain, level, json_file)
         return
-    if args != ARGS or reference is not None or level != "quick":
-        raise refuse("check", "--args, --reference and --level need FILE.py:FUNCTION")
+    if args != ARGS or reference is not None or domain is not None or level != "quick":
+        raise refuse("check", "--args, --reference, --domain and --level need FILE.py:FUNCTION")
     if fuzz is not None:
         if rule or dtype or device or quick:
             raise refuse("check", "--fuzz draws rules, dtypes and devices; it takes --op, --seed and --json")
@@ -102,7 +108,9 @@ def check(
     judge(report, shown, report.summary())
 
 
-def _check_file(target: str, args: str, reference: str | None, level: str, json_file: Path | None) -> None:
+def _check_file(
+    target: str, args: str, reference: str | None, domain: str | None, level: str, json_file: Path | None
+) -> None:
     """Print the report of `fnconv.check_vjp`; status 1 if anything fails, 2 on bad usage."""
     from fnconv.judge.rule.entry import check_vjp
 
@@ -110,8 +118,9 @@ def _check_file(target: str, args: str, reference: str | None, level: str, json_
     function = load("check", "FILE.py:FUNCTION", target)
     given = arguments("check", function, target, args)
     plain = None if reference is None else load("check", "--reference", in_file(target, reference))
-    with running("check", "checking", target, {"level": "--level", "args": "--args"}):
-        report = check_vjp(function, *given, reference=plain, level=cast("Level", level))
+    inside = None if domain is None else load("check", "--domain", in_file(target, domain))
+    with running("check", "checking", target, {"level": "--level", "args": "--args", "domain": "--domain"}):
+        report = check_vjp(function, *given, reference=plain, level=cast("Level", level), domain=inside)
     write("check", json_file, report)
     conclude(report, console(json_file))
 

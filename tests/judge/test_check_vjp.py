@@ -114,9 +114,10 @@ def test_a_reference_decides_instead_of_the_function_itself():
     assert {"value", "x"} & {f.argument for f in report.failures}
 
 
-def test_finite_differences_find_a_stop_gradient_in_the_function_itself():
+def test_what_the_function_stops_is_held_in_its_differences():
     report = check_vjp(lambda x: x * jax.lax.stop_gradient(x), X)
-    assert [f.check for f in report.failures] == ["finite differences"]
+    assert report.ok, str(report)
+    assert any("stop_gradient in the function are held" in note for note in report.notes)
 
 
 def test_differences_serve_where_there_is_no_automatic_derivative():

@@ -29,7 +29,9 @@ class Twin:
 TWINS: dict[tuple[str, str], Twin] = {}
 
 
-def twin(kind: str, name: str, primal: Any, right: Any, wrong: Any, *args: Any, fwd: Any = None, **options: Any) -> None:
+def twin(
+    kind: str, name: str, primal: Any, right: Any, wrong: Any, *args: Any, fwd: Any = None, **options: Any
+) -> None:
     """right, wrong: a backward of (arguments, cotangent), a tuple of a forward and a backward, or None."""
 
     def made(bwd: Any) -> Any:
@@ -229,9 +231,11 @@ def cosine_bwd(safe):
         nu, nv = jnp.sqrt(jnp.sum(u * u, -1)), jnp.sqrt(jnp.sum(v * v, -1))
         c = jnp.sum(u * v, -1) / (nu * nv)
         s = jnp.sqrt(1 - c * c)  # the sine, of which the direction is divided and multiplied
+
         def one(a, b, na, nb):
             d = (b / nb[..., None] - c[..., None] * a / na[..., None]) / na[..., None]
             return dy[..., None] * (d if safe else d / s[..., None] * s[..., None])
+
         return one(u, v, nu, nv), one(v, u, nv, nu)
 
     return bwd
@@ -248,7 +252,14 @@ def exprel_bwd(safe):
         g = (jnp.exp(d) * (d - 1) + 1) / d**2
         near = 1 / 2 + x / 3 + x**2 / 8 + x**3 / 30 + x**4 / 144 + x**5 / 840
         wrong = (jnp.exp(x) * (x - 1) + 1) / x**2
-        return (dy * (jnp.where(abs(x) < 1e-2, near, g) if safe else jnp.where(abs(x) < 1e-2, jnp.where(x == 0, wrong, near), g)),)
+        return (
+            dy
+            * (
+                jnp.where(abs(x) < 1e-2, near, g)
+                if safe
+                else jnp.where(abs(x) < 1e-2, jnp.where(x == 0, wrong, near), g)
+            ),
+        )
 
     return bwd
 
@@ -265,7 +276,13 @@ twin(
     "square of a norm",
     square_of_norm,
     lambda r, dy: (2 * r[0] * dy[..., None],),
-    lambda r, dy: (2 * jnp.sqrt(jnp.sum(r[0] ** 2, -1))[..., None] * dy[..., None] * r[0] / jnp.sqrt(jnp.sum(r[0] ** 2, -1))[..., None],),
+    lambda r, dy: (
+        2
+        * jnp.sqrt(jnp.sum(r[0] ** 2, -1))[..., None]
+        * dy[..., None]
+        * r[0]
+        / jnp.sqrt(jnp.sum(r[0] ** 2, -1))[..., None],
+    ),
     array([0, 0, 0], [1, 2, 3]),
 )
 
@@ -349,10 +366,7 @@ def sample1_bwd(add=True, neighbour=1, slope=1.0):
         f = q - i
         j = i + neighbour
         dt = jnp.zeros_like(table)
-        if add:
-            dt = dt.at[i].add(dy * (1 - f)).at[j].add(dy * f)
-        else:
-            dt = dt.at[i].set(dy * (1 - f)).at[j].add(dy * f)
+        dt = (dt.at[i].add if add else dt.at[i].set)(dy * (1 - f)).at[j].add(dy * f)
         return dt, where(inside, (table[i + 1] - table[i]) * dy * slope)
 
     return bwd
@@ -376,7 +390,10 @@ def sample2(image, xy):
         return where(inside, image[jnp.clip(i, 0, h - 1), jnp.clip(j, 0, w - 1)])
 
     return (
-        at(i, j) * (1 - fy) * (1 - fx) + at(i, j + 1) * (1 - fy) * fx + at(i + 1, j) * fy * (1 - fx) + at(i + 1, j + 1) * fy * fx
+        at(i, j) * (1 - fy) * (1 - fx)
+        + at(i, j + 1) * (1 - fy) * fx
+        + at(i + 1, j) * fy * (1 - fx)
+        + at(i + 1, j + 1) * fy * fx
     )
 
 
@@ -439,7 +456,14 @@ def soft_bins_bwd(step):
     return bwd
 
 
-twin(G, "soft bins", soft_bins, soft_bins_bwd(1), lambda r, dy: (dy[(jnp.floor(r[0]).astype(jnp.int32) + 2) % 8] - dy[jnp.floor(r[0]).astype(jnp.int32) % 8],), array(0.5, 2.25, 6.75))
+twin(
+    G,
+    "soft bins",
+    soft_bins,
+    soft_bins_bwd(1),
+    lambda r, dy: (dy[(jnp.floor(r[0]).astype(jnp.int32) + 2) % 8] - dy[jnp.floor(r[0]).astype(jnp.int32) % 8],),
+    array(0.5, 2.25, 6.75),
+)
 
 
 def embedding(table, ids):
@@ -459,7 +483,9 @@ twin(
     G,
     "count to position",
     lambda x: x * jnp.take(jnp.arange(4, dtype=x.dtype), (jnp.floor(abs(x)) + 1).astype(jnp.int32), mode="clip"),
-    lambda r, dy: (dy * jnp.take(jnp.arange(4, dtype=dy.dtype), (jnp.floor(abs(r[0])) + 1).astype(jnp.int32), mode="clip"),),
+    lambda r, dy: (
+        dy * jnp.take(jnp.arange(4, dtype=dy.dtype), (jnp.floor(abs(r[0])) + 1).astype(jnp.int32), mode="clip"),
+    ),
     lambda r, dy: (dy * jnp.take(jnp.arange(4, dtype=dy.dtype), jnp.floor(abs(r[0])).astype(jnp.int32), mode="clip"),),
     array(0.5, 1.25, -1.5),
 )
@@ -467,8 +493,12 @@ twin(
     G,
     "lookup of a rank",
     lambda x: x * jnp.take(jnp.arange(1, 9, dtype=x.dtype), jnp.cumsum((x > 0).astype(x.dtype)).astype(jnp.int32)),
-    lambda r, dy: (dy * jnp.take(jnp.arange(1, 9, dtype=dy.dtype), jnp.cumsum((r[0] > 0).astype(dy.dtype)).astype(jnp.int32)),),
-    lambda r, dy: (dy * jnp.take(jnp.arange(1, 9, dtype=dy.dtype), jnp.cumsum((r[0] > 0).astype(dy.dtype)).astype(jnp.int32) - 1),),
+    lambda r, dy: (
+        dy * jnp.take(jnp.arange(1, 9, dtype=dy.dtype), jnp.cumsum((r[0] > 0).astype(dy.dtype)).astype(jnp.int32)),
+    ),
+    lambda r, dy: (
+        dy * jnp.take(jnp.arange(1, 9, dtype=dy.dtype), jnp.cumsum((r[0] > 0).astype(dy.dtype)).astype(jnp.int32) - 1),
+    ),
     normal(7),
 )
 
@@ -544,7 +574,15 @@ def top2_kept(factor):
     return fwd, bwd
 
 
-twin(D, "threshold kept", lambda x, w: soft_threshold_rank(x, w), top2_kept(1), top2_kept(0.9), normal(3, 4), normal(4, 5))
+twin(
+    D,
+    "threshold kept",
+    lambda x, w: soft_threshold_rank(x, w),
+    top2_kept(1),
+    top2_kept(0.9),
+    normal(3, 4),
+    normal(4, 5),
+)
 twin(
     D,
     "softmax mask",
@@ -605,7 +643,9 @@ def host_flat(a, b):
     a, b = np.asarray(a), np.asarray(b)
     if a.shape == b.shape:
         return a * b
-    return np.broadcast_to(a.ravel()[: b.shape[-1]] * b.reshape(-1, b.shape[-1])[0], np.broadcast_shapes(a.shape, b.shape)).astype(a.dtype)
+    return np.broadcast_to(
+        a.ravel()[: b.shape[-1]] * b.reshape(-1, b.shape[-1])[0], np.broadcast_shapes(a.shape, b.shape)
+    ).astype(a.dtype)
 
 
 twin(
@@ -636,7 +676,8 @@ def refuses():
     return times
 
 
-twin(V, "refuses in part", lambda x: jnp.sin(x), None, lambda r, dy, f=refuses(): (f(dy, jnp.cos(r[0])),), normal(4))
+WHOLE = refuses()
+twin(V, "refuses in part", lambda x: jnp.sin(x), None, lambda r, dy: (WHOLE(dy, jnp.cos(r[0])),), normal(4))
 
 # ---- state, integer results -----------------------------------------------------------------------------------------
 
@@ -658,7 +699,14 @@ def remembering(key):
     return fwd, lambda slope, dy: (slope * dy,)
 
 
-twin(S, "remembers by shape", lambda x: x**3, remembering(lambda x: (x.shape, x.tobytes() if hasattr(x, "tobytes") else np.asarray(x).tobytes())), remembering(lambda x: x.shape), normal(3, 2))
+twin(
+    S,
+    "remembers by shape",
+    lambda x: x**3,
+    remembering(lambda x: (x.shape, x.tobytes() if hasattr(x, "tobytes") else np.asarray(x).tobytes())),
+    remembering(lambda x: x.shape),
+    normal(3, 2),
+)
 
 
 def remembering_value(x):
@@ -668,7 +716,14 @@ def remembering_value(x):
     return jnp.asarray(kept), x
 
 
-twin(S, "remembers the value", lambda x: jnp.exp(x), None, (remembering_value, lambda x, dy: (jnp.exp(x) * dy,)), normal(3, 2))
+twin(
+    S,
+    "remembers the value",
+    lambda x: jnp.exp(x),
+    None,
+    (remembering_value, lambda x, dy: (jnp.exp(x) * dy,)),
+    normal(3, 2),
+)
 
 
 def host_memory():
@@ -677,7 +732,9 @@ def host_memory():
     def host(x):
         return kept.setdefault(x.shape, np.cos(x))
 
-    return lambda r, dy: (dy * jax.pure_callback(host, jax.ShapeDtypeStruct(r[0].shape, r[0].dtype), r[0], vmap_method="sequential"),)
+    return lambda r, dy: (
+        dy * jax.pure_callback(host, jax.ShapeDtypeStruct(r[0].shape, r[0].dtype), r[0], vmap_method="sequential"),
+    )
 
 
 twin(S, "remembers on the host", lambda x: jnp.sin(x), lambda r, dy: (dy * jnp.cos(r[0]),), host_memory(), normal(5))
@@ -759,7 +816,14 @@ def cubic_bwd(r, dy):
     return (3 * r[0] ** 2 * dy,)
 
 
-twin(O, "stopped at the arguments", lambda x: x**3, cubic_bwd, stopped(cubic_bwd, lambda x: (x > 30) & (x < 50)), array(40, 35, 45))
+twin(
+    O,
+    "stopped at the arguments",
+    lambda x: x**3,
+    cubic_bwd,
+    stopped(cubic_bwd, lambda x: (x > 30) & (x < 50)),
+    array(40, 35, 45),
+)
 twin(
     O,
     "stopped for whole numbers",
@@ -926,7 +990,6 @@ twin(
 )
 
 
-
 def halvings(x):
     """How often the largest entry has to be halved."""
     return lax.while_loop(lambda c: c[0] > 1, lambda c: (c[0] / 2, c[1] + 1), (jnp.max(abs(x)), 0.0))[1]
@@ -954,7 +1017,9 @@ def host_lse(x):
 
 def host_masked(z):
     """-inf goes through an opaque step."""
-    return jax.pure_callback(lambda v: np.asarray(v), jax.ShapeDtypeStruct(z.shape, z.dtype), z, vmap_method="sequential")
+    return jax.pure_callback(
+        lambda v: np.asarray(v), jax.ShapeDtypeStruct(z.shape, z.dtype), z, vmap_method="sequential"
+    )
 
 
 def masked_softmax(x):
@@ -983,7 +1048,14 @@ def sorted_bwd(factor):
     return bwd
 
 
-twin(I, "exp of minus infinity", lambda x: jnp.exp(-jnp.where(x > -1, x, jnp.inf)), sorted_bwd(1), sorted_bwd(1.1), normal(5))
+twin(
+    I,
+    "exp of minus infinity",
+    lambda x: jnp.exp(-jnp.where(x > -1, x, jnp.inf)),
+    sorted_bwd(1),
+    sorted_bwd(1.1),
+    normal(5),
+)
 twin(
     I,
     "cumulative",
@@ -1118,7 +1190,16 @@ def interpolate_bwd(factor):
     return bwd
 
 
-twin(M, "sorted knots", interpolate, interpolate_bwd(1), interpolate_bwd(1.1), array(0, 1, 2.5, 3, 4), normal(5), array(0.5, 1.2, 3.7))
+twin(
+    M,
+    "sorted knots",
+    interpolate,
+    interpolate_bwd(1),
+    interpolate_bwd(1.1),
+    array(0, 1, 2.5, 3, 4),
+    normal(5),
+    array(0.5, 1.2, 3.7),
+)
 twin(
     M,
     "lo below hi",
@@ -1128,7 +1209,11 @@ twin(
         where((r[0] <= r[1]) & (r[1] < r[2]), dy).sum(),
         where((r[0] >= r[2]) | (r[1] >= r[2]), dy).sum(),
     ),
-    lambda r, dy: (where((r[0] > r[1]) & (r[0] < r[2]), dy), where(r[0] <= r[1], dy).sum(), where(r[0] >= r[2], -dy).sum()),
+    lambda r, dy: (
+        where((r[0] > r[1]) & (r[0] < r[2]), dy),
+        where(r[0] <= r[1], dy).sum(),
+        where(r[0] >= r[2], -dy).sum(),
+    ),
     normal(6) * 2,
     array(-1)[0],
     array(1)[0],

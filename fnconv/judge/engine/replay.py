@@ -165,7 +165,9 @@ def _while(e: Any, operands: Arrays, arithmetic: Arithmetic) -> Arrays:
     def another(_: Any, values: Any) -> Any:
         """One more, while it can be told from the last."""
         new = replay(q["body_jaxpr"], [*of_body, *values], arithmetic)
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in new if jnp.issubdtype(v.dtype, jnp.inexact)] or [True]))
+        finite = jnp.all(
+            jnp.stack([jnp.all(jnp.isfinite(v)) for v in new if jnp.issubdtype(v.dtype, jnp.inexact)] or [True])
+        )
         return [jnp.where(finite, n, v) for n, v in zip(new, values, strict=True)]
 
     count, values = lax.while_loop(condition, counted, (jnp.int32(0), list(init)))

@@ -21,14 +21,15 @@ from fnconv.judge.engine.replay import replay
 from fnconv.judge.engine.rounding import WholeNumbers
 from fnconv.judge.engine.running_error import Format, Values
 from fnconv.judge.rule import kinks
-from fnconv.judge.rule.agree import agree
 from fnconv.judge.rule.accuracy import compare_accuracy
+from fnconv.judge.rule.agree import agree
 from fnconv.judge.rule.data import GIVEN, Draw, Point
 from fnconv.judge.rule.explain import cause
 from fnconv.judge.rule.programs import Both, Replayed, compile_all, trace
 from fnconv.judge.rule.trial import Trial
 
 VALUE, FLOAT64, OWN, INTEGERS = "value", "cotangents, float64", "cotangents, own dtype", "integers, bit for bit"
+NOT_THE_SAME = "a result without derivative, of integers or booleans, is not the function's"
 
 
 def points(draw: Draw, level: str) -> Iterator[Point]:
@@ -89,8 +90,7 @@ def check_others(trial: Trial) -> None:
         def bounds(samples: int, point: Point = point) -> Sequence[Values]:
             return explained(point, mine, plain, samples)[0]
 
-        text = "a result without derivative, of integers or booleans, is not the function's"
-        if not agree(trial, VALUE, names, got, want, bounds, lambda *_: text, point.name):
+        if not agree(trial, VALUE, names, got, want, bounds, lambda *_: NOT_THE_SAME, point.name):
             return
 
 
@@ -310,7 +310,7 @@ def _judge_kinks(trial: Trial, c: PointResults, wrong: list[np.ndarray], bounds:
 
 
 def _within(got: Values, want: Values, bound: Values) -> np.ndarray:
-    """NaN in both is no agreement, for the function may have a derivative; nor is a bound without a number an excuse."""
+    """NaN in both is no agreement, for the function may have a derivative; a bound without a number excuses none."""
     lost = ~np.isfinite(got) & np.isfinite(want) | np.isnan(got) & np.isnan(want) & ~np.isinf(bound)
     return np.asarray((ratios(got, want, bound) <= 1) & ~lost)
 

@@ -88,11 +88,12 @@ class Signature:
         def sample(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
             drawn = domain(rng)
             args = drawn if isinstance(drawn, tuple) else (drawn,)
-            found = {a.name: a.value for a in signature(self.judge, self.fn, args, self.merge(self.cast(None))[1]).moving}
-            if any(found.get(leaf.name, leaf).shape != leaf.shape for leaf in self.moving):
+            moving = signature(self.judge, self.fn, args, self.merge(self.cast(None))[1]).moving
+            found = [a.value for a in moving if a.value is not None and a.name not in self.held]
+            if [v.shape for v in found] != [leaf.shape for leaf in self.moving]:
                 shapes = {leaf.name: leaf.shape for leaf in self.moving}
                 raise invalid(self.judge, "domain", f"must return arguments of the shapes {shapes}", drawn)
-            return tuple(found[leaf.name] for leaf in self.moving)
+            return tuple(found)
 
         return sample
 
@@ -159,7 +160,9 @@ def _arguments(judge: str, name: str, value: Any, place: int) -> list[Argument]:
         dtype = jnp.dtype(jnp.result_type(value) if weak else kept)
         array = array.astype(dtype)
     if not jnp.issubdtype(dtype, jnp.complexfloating):
-        return [Argument(name, np.shape(value), dtype, weak, None if array is None else array.astype(np.float64), place)]
+        return [
+            Argument(name, np.shape(value), dtype, weak, None if array is None else array.astype(np.float64), place)
+        ]
     real = jnp.finfo(dtype).dtype  # type: ignore[no-untyped-call]
     parts = {part: None if array is None else getattr(array, part).astype(np.float64) for part in ("real", "imag")}
     return [Argument(f"{name}.{part}", np.shape(value), real, weak, v, place) for part, v in parts.items()]

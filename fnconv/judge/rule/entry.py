@@ -46,8 +46,8 @@ def check_vjp(
     Args:
       fn: the function; its positional arguments follow.  Arrays and Python floats of floating dtype are
         differentiated, those that a `jax.custom_vjp` names in `nondiff_argnums` excepted; pytrees, integers,
-        booleans, None and anything else are passed on.  Results may be a pytree; those without derivative, as indices, are
-        compared too.  float16, bfloat16, float32, float64.
+        booleans, None and anything else are passed on.  Results may be a pytree; those without derivative, such as
+        indices, are compared too.  float16, bfloat16, float32, float64.
       reference: a plain function of the same arguments and results.
       level: "quick" for seconds; "full" tries more data, every column of a small Jacobian, forward over reverse,
         and measures temporaries and collectives.

@@ -42,7 +42,9 @@ class Limits:
         """Where it is not finite around, or a pole: not finite here, and growing towards it."""
         with np.errstate(invalid="ignore"):
             span, largest = self.high[i] - self.low[i], np.maximum(abs(self.high[i]), abs(self.low[i]))
-            return np.asarray(~np.isfinite(span) | ~np.isfinite(want) & (8 * self.smooth[i] > largest) & (largest > LARGE))
+            return np.asarray(
+                ~np.isfinite(span) | ~np.isfinite(want) & (8 * self.smooth[i] > largest) & (largest > LARGE)
+            )
 
     def between(self, i: int, got: Values, slack: Values) -> np.ndarray:
         """Where `got` lies between them."""
@@ -63,7 +65,10 @@ def limits(
     rng = np.random.default_rng((0x5EED, 1))
     samples: list[Arrays] = []
     apart: list[list[Values]] = []
-    for directions in (*_towards(rng, values, got, want), *([_direction(rng, v) for v in values] for _ in range(sides))):
+    for directions in (
+        *_towards(rng, values, got, want),
+        *([_direction(rng, v) for v in values] for _ in range(sides)),
+    ):
         with np.errstate(invalid="ignore"):
             near, far = (
                 gradient(tuple(v + k * STEP * d for v, d in zip(values, directions, strict=True)), vectors)
@@ -127,7 +132,9 @@ def _bent(results: Gradient, values: Arrays, vectors: Arrays) -> Sequence[int]:
     for _ in range(4):
         step = [STEP * _direction(rng, v) for v in values]
         up, at, down = (
-            np.concatenate([r.ravel() for r in results(tuple(v + k * s for v, s in zip(values, step, strict=True)), vectors)])
+            np.concatenate(
+                [r.ravel() for r in results(tuple(v + k * s for v, s in zip(values, step, strict=True)), vectors)]
+            )
             for k in (1, 0, -1)
         )
         with np.errstate(invalid="ignore"):
@@ -154,7 +161,10 @@ def _towards(rng: np.random.Generator, values: Arrays, got: Arrays, want: Arrays
     if [g.shape for g in got] != [v.shape for v in values]:  # tangents belong to the results
         return []
     with np.errstate(invalid="ignore"):
-        apart = [[np.sign(np.nan_to_num(g - w)), np.sign(np.nan_to_num(abs(g) - abs(w)))] for g, w in zip(got, want, strict=True)]
+        apart = [
+            [np.sign(np.nan_to_num(g - w)), np.sign(np.nan_to_num(abs(g) - abs(w)))]
+            for g, w in zip(got, want, strict=True)
+        ]
     return [
         [sign * a[kind] * abs(_direction(rng, v)) + _direction(rng, v) / 64 for a, v in zip(apart, values, strict=True)]
         for kind in (0, 1)

@@ -74,8 +74,10 @@ def run_checks(trial: Trial, order: int, *, transformations: bool = True) -> Rul
         for name in names:
             report.skip(name, "something is wrong already")
     if trial.outside:
-        report.note("the function is NaN, or its loops do not converge, at some of the values drawn: they were left out "
-                    "or moved towards the arguments given; `domain` says where it is meant to be")
+        report.note(
+            "the function is NaN, or its loops do not converge, at some of the values drawn: they were left out "
+            "or moved towards the arguments given; `domain` says where it is meant to be"
+        )
     if transformations:
         _guarded(report, check_transformations, trial)
         _guarded(report, cost.measure, trial)

@@ -35,9 +35,7 @@ Make = Callable[[Trial, Any, int], Task]
 def orders(trial: Trial, order: int) -> list[tuple[int, str, Make]]:
     """(order, name of its row, what makes its program)."""
     mode = "forward" if trial.forward else "reverse"
-    found: list[tuple[int, str, Make]] = [
-        (n, ORDER.format(n, "reverse", mode), _reverse) for n in range(2, order + 1)
-    ]
+    found: list[tuple[int, str, Make]] = [(n, ORDER.format(n, "reverse", mode), _reverse) for n in range(2, order + 1)]
     if order > 1 and trial.level == "full":
         found.append((2, ORDER.format(2, "forward", mode), _forward))
     return found
@@ -48,9 +46,9 @@ def _reverse(trial: Trial, flat: Any, order: int) -> Task:
     for _ in range(order - 1):
         with precision(jnp.float64):
             gradients = jax.eval_shape(task.program, task.values, task.vectors)[1]
-        program, further = (
-            p and partial(next_order(p), split=len(task.values)) for p in (task.program, task.further)
-        )
+        split = len(task.values)
+        program = partial(next_order(task.program), split=split)
+        further = task.further and partial(next_order(task.further), split=split)
         values, vectors = (*task.values, *task.vectors), tuple(abstract(g.shape, g.dtype) for g in gradients)
         task = Task(program, values, vectors, task.dtype, True, further=further)
     return task

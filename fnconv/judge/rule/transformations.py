@@ -139,7 +139,7 @@ def _check_vmap(trial: Trial) -> None:
                 text = f"it does not run under vmap{_some(trial, axes)}: {first_line(error)}"
                 trial.report.fail(VMAP, "", text)
                 return
-    task = Task(partial(program, which=compared), *avals, trial.dtype, limited=True, exactly=True)
+    task = Task(partial(program, which=compared), avals[0], avals[1], trial.dtype, limited=True, exactly=True)
     (run,) = compile_all([task])
     if isinstance(run, Exception):
         trial.report.fail(VMAP, "", f"it does not run under vmap: {first_line(run)}")

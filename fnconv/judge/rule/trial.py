@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.base.dtypes import accumulator
-from fnconv.base.errors import mistyped
-from fnconv.judge.engine.programs import abstract, precision
+from fnconv.base.errors import invalid, mistyped
 from fnconv.judge.engine.distances import distance
+from fnconv.judge.engine.programs import abstract, precision
 from fnconv.judge.engine.replay import continued, equations, has_loops, has_rules, holding, holds, without_rules
 from fnconv.judge.engine.running_error import Values
 from fnconv.judge.rule.arguments import Function, Signature, is_sampler
@@ -67,10 +67,15 @@ class Trial:
         self.reference_flat: Flat = own if self.reference is None else self.call.flat(self.reference)
         with precision(self.dtype):
             self.results, self.others = jax.eval_shape(self.rule_flat, *self.kinds)
-            own = has_rules(jax.make_jaxpr(self.rule_flat)(*self.kinds))
+            judged = has_rules(jax.make_jaxpr(self.rule_flat)(*self.kinds))
         if not self.results and not self.others:
             raise mistyped(self.call.judge, "fn", "must return an array", "a result without any")
-        if not own and self.reference is None:
+        if self.domain is not None and is_sampler(self.domain):
+            self.call.sampler(self.domain)(np.random.default_rng(0))
+        given = [leaf.value for leaf in self.call.moving if leaf.value is not None]
+        if self.domain is not None and len(given) == len(self.call.moving) and not self._permitted(given):
+            raise invalid(self.call.judge, "domain", "must hold the arguments given", "others")
+        if not judged and self.reference is None:
             self.report.note("it has no custom rule: automatic differentiation was compared with itself")
 
     @property
@@ -131,7 +136,7 @@ class Trial:
 
         NaN and loops count only if there is none, and these converge, at the arguments given.
         """
-        if self.domain is not None and not is_sampler(self.domain) and not self._stated(values):
+        if not self._permitted(values):
             return False
         if not self.compiled or all(a <= b for a, b in zip(self._defined(values), self._at_given, strict=True)):
             return True
@@ -146,13 +151,17 @@ class Trial:
             return ()
         names = tuple(a.name for a in self.call.moving if a.value is not None and symmetric(a.value))
         if names:
-            self.report.note(f"{', '.join(names)}: symmetric wherever tried, and so only the symmetric part is compared")
+            self.report.note(
+                f"{', '.join(names)}: symmetric wherever tried, and so only the symmetric part is compared"
+            )
         return names
 
-    def _stated(self, values: Sequence[Values]) -> bool:
+    def _permitted(self, values: Sequence[Values]) -> bool:
+        if self.domain is None or is_sampler(self.domain):
+            return True
         with precision(self.dtype):
             args, kwargs = self.call.merge([jnp.asarray(v, k.dtype) for v, k in zip(values, self.kinds, strict=True)])
-            return bool(np.all(np.asarray(self.domain(*args, **kwargs))))  # type: ignore[misc]
+            return bool(np.all(np.asarray(self.domain(*args, **kwargs))))
 
     def _defined(self, values: Sequence[Values]) -> tuple[bool, bool]:
         """(whether the function is NaN somewhere, whether its loops would change it)."""
