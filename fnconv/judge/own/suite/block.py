@@ -39,7 +39,7 @@ class BlockCase:
 
 
 BLOCKS = (
-    BlockCase(Conv(Window((6, 5), (2, 2)), quick=True), Window((5, 4), (3, 2), (2, 1), (1, 0))),  # pooling overlaps
+    BlockCase(Conv(Window((6, 5), (2, 2))), Window((5, 4), (3, 2), (2, 1), (1, 0))),  # pooling overlaps
     BlockCase(Conv(Window((5, 6), (2, 3), 1, "SAME"), (4, 4), groups=2), Window((5, 6), (2, 2), 2), biased=False),
     BlockCase(Conv(Window((9,), (3,), 2, ((2, 1),)), layout="channels_first"), Window((5,), (2,), 1), "column_major"),
     BlockCase(Conv(Window((5, 4), (2, 2), dilation=(2, 1))), Window((3, 3), (2, 2), 1, 1), "column_major", None),
@@ -80,7 +80,6 @@ def conv_block(block: BlockCase) -> Case:
         maps={"y": "forward", "dx": "input_vjp", "dw": "weight_vjp", "db": "bias"},
         alternatives=mistakes(c.window, reference, kernel=1),
         batched=batched(c, "y", "dx"),
-        quick=c.quick,
     )
 
 

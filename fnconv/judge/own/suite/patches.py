@@ -28,10 +28,8 @@ WINDOWS: tuple[tuple[Window, Order], ...] = (
 
 def cases() -> Iterator[Case]:
     """All cases of this module."""
-    for i, (window, order) in enumerate(WINDOWS):
-        yield im2col(window, order, quick=i == 0)
-    for i, (window, order) in enumerate(WINDOWS):
-        yield col2im(window, order, quick=i == 0)
+    yield from (im2col(window, order) for window, order in WINDOWS)
+    yield from (col2im(window, order) for window, order in WINDOWS)
     for channels_slowest in (True, False):
         yield pixel_shuffle("pixel_shuffle", channels_slowest)
         yield pixel_shuffle("pixel_unshuffle", channels_slowest)
@@ -60,11 +58,10 @@ def pixel_shuffle(name: str, channels_slowest: bool) -> Case:
         {"x": wide if there else narrow},
         Selecting(),
         (INTEGERS, NORMAL),
-        quick=channels_slowest,
     )
 
 
-def im2col(g: Window, order: Order, *, quick: bool) -> Case:
+def im2col(g: Window, order: Order) -> Case:
     return Case(
         "im2col",
         f"{g}, order {order}",
@@ -75,11 +72,10 @@ def im2col(g: Window, order: Order, *, quick: bool) -> Case:
         (INTEGERS, NORMAL),
         rules="im2col",
         maps={"y": "forward", "dx": "input_vjp"},
-        quick=quick,
     )
 
 
-def col2im(g: Window, order: Order, *, quick: bool) -> Case:
+def col2im(g: Window, order: Order) -> Case:
     """Its reference is the automatic transpose of im2col's."""
     shape = (BATCH, *g.size, CHANNELS)
     rows, columns = CHANNELS * math.prod(g.window), math.prod(g.output)
@@ -100,7 +96,6 @@ def col2im(g: Window, order: Order, *, quick: bool) -> Case:
         rules="im2col",
         maps={"y": "input_vjp", "dcols": "forward"},
         batched=frozenset({"y", "dcols"}),
-        quick=quick,
     )
 
 

@@ -25,35 +25,35 @@ BATCH, CHANNELS = 2, 2
 MAP_OF = {"y": "forward", "dx": "input_vjp"}
 
 # geometry, tie order
-MAX_POOLS: tuple[tuple[Window, Ties, bool], ...] = (
-    (Window((4, 6), (2, 2), 2), "row_major", True),  # tiles the input
-    (Window((5, 4), (2, 3), 1, ((1, 0), (0, 2))), "column_major", True),  # overlap, asymmetric padding
-    (Window((7,), (3,), 2, "SAME", dilation=2), "row_major", True),
-    (Window((7, 5), (2, 2), 3), "column_major", False),  # leftovers
-    (Window((6, 5), (3, 2), 2, (1, 0), ceil_mode=True), "row_major", False),
-    (Window((3, 4, 3), (2, 2, 2), (1, 2, 1), "SAME_LOWER"), "column_major", False),
-    (Window((4,), (3,), 2, "INPUT_SIZE"), "row_major", False),
-    (Window((6, 4), (2, 2), (1, 2), ((-1, 2), (0, -1))), "row_major", False),  # cropped; windows wholly in padding
+MAX_POOLS: tuple[tuple[Window, Ties], ...] = (
+    (Window((4, 6), (2, 2), 2), "row_major"),  # tiles the input
+    (Window((5, 4), (2, 3), 1, ((1, 0), (0, 2))), "column_major"),  # overlap, asymmetric padding
+    (Window((7,), (3,), 2, "SAME", dilation=2), "row_major"),
+    (Window((7, 5), (2, 2), 3), "column_major"),  # leftovers
+    (Window((6, 5), (3, 2), 2, (1, 0), ceil_mode=True), "row_major"),
+    (Window((3, 4, 3), (2, 2, 2), (1, 2, 1), "SAME_LOWER"), "column_major"),
+    (Window((4,), (3,), 2, "INPUT_SIZE"), "row_major"),
+    (Window((6, 4), (2, 2), (1, 2), ((-1, 2), (0, -1))), "row_major"),  # cropped; windows wholly in padding
 )
 WITH_INDICES = (MAX_POOLS[1], MAX_POOLS[3], MAX_POOLS[2])
 UNPOOLS = (((3, 2), (5, 4)), ((4,), (6,)), ((2, 1, 2), (2, 3, 2)))
 
 # geometry, count_include_pad
 AVG_POOLS = (
-    (Window((4, 8), (2, 4), (2, 4)), True, True),
-    (Window((5, 4), (2, 2), 1, ((1, 0), (0, 1))), False, True),
-    (Window((6,), (4,), 3, (1,), ceil_mode=True), True, True),  # the last window has three cells
-    (Window((7, 5), (2, 1), 3, "SAME_LOWER"), False, False),
-    (Window((3, 4, 3), (1, 2, 2), (1, 2, 1), (0, 1, 1), ceil_mode=True), False, False),
-    (Window((6,), (2,), 1, ((2, -1),), dilation=2), True, False),
+    (Window((4, 8), (2, 4), (2, 4)), True),
+    (Window((5, 4), (2, 2), 1, ((1, 0), (0, 1))), False),
+    (Window((6,), (4,), 3, (1,), ceil_mode=True), True),  # the last window has three cells
+    (Window((7, 5), (2, 1), 3, "SAME_LOWER"), False),
+    (Window((3, 4, 3), (1, 2, 2), (1, 2, 1), (0, 1, 1), ceil_mode=True), False),
+    (Window((6,), (2,), 1, ((2, -1),), dilation=2), True),
 )
 
 LP_POOLS = (
-    (Window((4, 6), (2, 2), 2), 2, True),
-    (Window((6,), (3,), 2, ((1, 0),)), 3.5, False),
-    (Window((5, 4), (2, 2), (1, 2), "SAME", ceil_mode=True), 1, True),
-    (Window((5, 4), (2, 3), 1, "FULL", dilation=(2, 1)), 2, False),
-    (Window((2, 4, 3), (1, 2, 2), (1, 1, 2)), 3.5, False),
+    (Window((4, 6), (2, 2), 2), 2),
+    (Window((5, 4), (2, 2), (1, 2), "SAME", ceil_mode=True), 1),
+    (Window((6,), (3,), 2, ((1, 0),)), 3.5),
+    (Window((5, 4), (2, 3), 1, "FULL", dilation=(2, 1)), 2),
+    (Window((2, 4, 3), (1, 2, 2), (1, 1, 2)), 3.5),
 )
 
 ADAPTIVE = (((7,), (6,)), ((5, 6), (4, 3)), ((4, 5, 3), (4, 2, 1)))  # windows of 2; of 2x2; of 1x3x3
@@ -62,24 +62,17 @@ LEVELS = (((4, 4), ((1, 1), (3, 2))), ((7,), ((3,), (2,))))
 
 def cases() -> Iterator[Case]:
     """All cases of this module."""
-    for g, order, quick in MAX_POOLS:
-        yield max_pool(g, order, quick=quick)
-    for g, order, quick in WITH_INDICES:
-        yield max_pool_with_indices(g, order, quick=quick and g is WITH_INDICES[0][0])
-    for i, (shape, output) in enumerate(UNPOOLS):
-        yield max_unpool(shape, output, quick=i == 0)
-    for g, include_pad, quick in AVG_POOLS:
-        yield avg_pool(g, include_pad, quick=quick)
-    for g, p, quick in LP_POOLS:
-        yield lp_pool(g, p, quick=quick)
+    yield from (max_pool(g, order) for g, order in MAX_POOLS)
+    yield from (max_pool_with_indices(g, order) for g, order in WITH_INDICES)
+    yield from (max_unpool(shape, output) for shape, output in UNPOOLS)
+    yield from (avg_pool(g, include_pad) for g, include_pad in AVG_POOLS)
+    yield from (lp_pool(g, p) for g, p in LP_POOLS)
     yield over_space((5, 4))
     yield resize((4, 3), (8, 6), "linear", _triangle, *_means({16}))  # weights are multiples of 1 / 16
     yield resize((5, 4), (4, 6), "cubic", _keys, NORMAL)
-    for pool in REDUCTIONS:
-        for i, (size, output) in enumerate(ADAPTIVE):
-            yield adaptive(size, output, pool, quick=i == 0)
+    yield from (adaptive(size, output, pool) for pool in REDUCTIONS for size, output in ADAPTIVE)
     for (size, levels), pool in product(LEVELS, REDUCTIONS):
-        yield pyramid(size, levels, pool, quick=size == LEVELS[0][0] and pool == "max")
+        yield pyramid(size, levels, pool)
 
 
 def features(size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -89,7 +82,7 @@ def features(size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 # ---- max pooling ----------------------------------------------------------------------------------------------------
 
 
-def max_pool(g: Window, order: Ties, *, quick: bool) -> Case:
+def max_pool(g: Window, order: Ties) -> Case:
     """Against lax.reduce_window, where that has the tie order and a gradient; else against stacked slices."""
     native = order == "row_major" and set(g.gaps) == {1}
     reference = partial(references.reduce_window_max, g) if native else partial(_first_maximum, g, order)
@@ -104,13 +97,12 @@ def max_pool(g: Window, order: Ties, *, quick: bool) -> Case:
         rules="max_pool",
         maps=MAP_OF,
         alternatives=_max_mistakes(g, order),
-        quick=quick,
     )
 
 
-def max_pool_with_indices(g: Window, order: Ties, *, quick: bool) -> Case:
+def max_pool_with_indices(g: Window, order: Ties) -> Case:
     return replace(
-        max_pool(g, order, quick=quick),
+        max_pool(g, order),
         operation="max_pool_with_indices",
         manual=lambda rule: partial(ops.max_pool_with_indices, ties=order, rule=rule, **g.pool_options()),
         reference=partial(references.max_pool, g, ties=order),
@@ -134,7 +126,7 @@ def _max_mistakes(g: Window, order: Ties) -> dict[str, Function]:
     return mistakes | {text: partial(_first_maximum, s, order) for text, s in g.swapped().items()}
 
 
-def max_unpool(shape: tuple[int, ...], output: tuple[int, ...], *, quick: bool) -> Case:
+def max_unpool(shape: tuple[int, ...], output: tuple[int, ...]) -> Case:
     """Some indices are shared, and some are outside the map."""
     indices = np.random.default_rng(0).integers(-1, math.prod(output) + 1, (BATCH, *shape, CHANNELS), np.int32)
     return Case(
@@ -147,14 +139,13 @@ def max_unpool(shape: tuple[int, ...], output: tuple[int, ...], *, quick: bool) 
         (INTEGERS, NORMAL),
         value="x",
         batched=frozenset({"x", "dy"}),
-        quick=quick,
     )
 
 
 # ---- average pooling ------------------------------------------------------------------------------------------------
 
 
-def avg_pool(g: Window, include_pad: bool, *, quick: bool) -> Case:
+def avg_pool(g: Window, include_pad: bool) -> Case:
     alternatives: dict[str, Function] = {
         "the padding is counted" if not include_pad else "the padding is not counted": partial(
             references.avg_pool, g, include_pad=not include_pad
@@ -174,7 +165,6 @@ def avg_pool(g: Window, include_pad: bool, *, quick: bool) -> Case:
         rules="avg_pool",
         maps=MAP_OF,
         alternatives=alternatives,
-        quick=quick,
     )
 
 
@@ -196,7 +186,7 @@ def _means(counts: set[int]) -> tuple[DataKind, ...]:
 # ---- power-average pooling ------------------------------------------------------------------------------------------
 
 
-def lp_pool(g: Window, p: float, *, quick: bool) -> Case:
+def lp_pool(g: Window, p: float) -> Case:
     whole = math.prod(g.window) == 4 and g.strides == g.window[0] and g.padding == "VALID"
     samples = [NORMAL, DataKind("floats with zero windows", _sparse)]
     if p == 1:
@@ -215,7 +205,6 @@ def lp_pool(g: Window, p: float, *, quick: bool) -> Case:
         rules="lp_pool",
         maps=MAP_OF,
         alternatives={text: partial(references.lp_pool, s, p=p) for text, s in g.swapped().items()},
-        quick=quick,
     )
 
 
@@ -244,11 +233,10 @@ def over_space(size: tuple[int, ...]) -> Case:
         features(size),
         Multilinear(scale=cells),
         _means({cells}),
-        quick=True,
     )
 
 
-def adaptive(size: tuple[int, ...], output: tuple[int, ...], pool: Reduction, *, quick: bool) -> Case:
+def adaptive(size: tuple[int, ...], output: tuple[int, ...], pool: Reduction) -> Case:
     function = {"max": ops.adaptive_max_pool, "avg": ops.adaptive_avg_pool}[pool]
     return Case(
         function.__name__,
@@ -257,11 +245,10 @@ def adaptive(size: tuple[int, ...], output: tuple[int, ...], pool: Reduction, *,
         lambda x: references.adaptive_pool(x, output, pool),
         features(size),
         *_adaptive_bound(size, [output], pool),
-        quick=quick,
     )
 
 
-def pyramid(size: tuple[int, ...], levels: tuple[tuple[int, ...], ...], pool: Reduction, *, quick: bool) -> Case:
+def pyramid(size: tuple[int, ...], levels: tuple[tuple[int, ...], ...], pool: Reduction) -> Case:
     bound, samples = _adaptive_bound(size, levels, pool)
     if isinstance(bound, Multilinear):
         bound = replace(bound, rounded={"dx": len(levels)})
@@ -273,7 +260,6 @@ def pyramid(size: tuple[int, ...], levels: tuple[tuple[int, ...], ...], pool: Re
         features(size),
         bound,
         samples,
-        quick=quick,
     )
 
 
@@ -314,7 +300,6 @@ def resize(size: tuple[int, int], output: tuple[int, int], method: str, kernel: 
         {"x": (BATCH, *size, CHANNELS)},
         Traced(manual, reference),
         samples,
-        quick=method == "linear",
     )
 
 
