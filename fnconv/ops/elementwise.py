@@ -160,7 +160,8 @@ def _silu_slope(x: jax.Array) -> jax.Array:
 
 
 def _gelu_value(x: jax.Array, approximate: bool) -> jax.Array:
-    return _not_far_below(x) * (_logistic(_cubic(_near(x))) if approximate else _normal(x))
+    near = _near(x)
+    return _not_far_below(x) * (_logistic(_cubic(near)) if approximate else _normal(near))
 
 
 def _gelu_slope(x: jax.Array, approximate: bool) -> jax.Array:
@@ -192,7 +193,7 @@ _silu = elementwise("silu", lambda x: _not_far_below(x) * _logistic(x), _silu_sl
 _gelu = elementwise("gelu", _gelu_value, _gelu_slope)
 _mish = elementwise("mish", lambda x: _not_far_below(x) * _tangent(log_one_plus_exp(x)), _mish_slope)
 _glu = elementwise(
-    "glu", lambda a, b: a * _logistic(b), lambda a, b: _logistic(b), lambda a, b: a * _logistic(b) * _logistic(-b)
+    "glu", lambda a, b: a * _logistic(b), lambda a, b: _logistic(b), lambda a, b: _logistic(b) * _logistic(-b) * a
 )
 _gate = elementwise("gate", lambda x, s: x * s, lambda x, s: s, lambda x, s: x)
 

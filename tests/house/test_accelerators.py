@@ -166,10 +166,11 @@ ENTRY %main (x: f32[4,2]) -> bf16[4,2] {
   %x = f32[4,2]{1,0} parameter(0)
   %loop = (f32[4,2]{1,0}, s8[4,2]{1,0}) fusion(%x), kind=kLoop
   %first = f32[4,2]{1,0} get-tuple-element(%loop), index=0
+  %row = f32[1,2]{1,0} fusion(%x), kind=kLoop, calls=%wrapped_slice_computation
   ROOT %y = bf16[4,2]{1,0} fusion(%first), kind=kLoop
 }
 """
-    assert accelerators.traffic(accelerators.entry("\n" + text)) == (32 + 32 + 8) + (32 + 16)
+    assert accelerators.traffic(accelerators.entry("\n" + text)) == (32 + 32 + 8) + (8 + 8) + (32 + 16)
     rows = [{"name": "conv a", "map": "fwd", "autodiff": {"bytes": 8}, "fnconv": {"bytes": n}} for n in (2, 8)]
     assert accelerators.standings(GPU, rows)[0] == ("conv", "fwd", 2, pytest.approx(2.0), 1.0, "conv a")
     assert jnp.isclose(accelerators.ratio(GPU, rows[0]), 4)
