@@ -170,29 +170,34 @@ def measured(target: str, fn: Callable[..., Any], *shapes: Any) -> dict[str, Any
     }
 
 
-def run(target: str, only: Callable[[str], bool], model: Any = None) -> Iterator[Row]:
+def run(target: str, only: Callable[[str], bool], model: Any = None, *, skip_same: bool = False) -> Iterator[Row]:
     """A row for each case, as it is compiled; or of one model, (its name, its loss, the loss's arguments).
 
-    A case whose two programs are the same before any compiler sees them is compiled once.
+    A case whose two programs are the same before any compiler sees them is compiled once, or not at all.
     """
     from benchmarks.accelerator_cases import cases, transformed
 
     devices(target)
     for case in cases() if model is None else [transformed(*model)]:
         if only(f"{case.name} {case.map}"):
-            yield counted(target, case)
+            yield counted(target, case, skip_same=skip_same)
             jax.clear_caches()
 
 
-def counted(target: str, case: Any) -> Row:
+def counted(target: str, case: Any, *, skip_same: bool = False) -> Row:
     theirs, ours = (fingerprint(lowered(target, fn, *case.shapes)) for fn in (case.autodiff, case.fnconv))
+    row = {"name": case.name, "map": case.map, "same": theirs == ours}
+    if row["same"] and skip_same:
+        return row
     found = measured(target, case.fnconv, *case.shapes)
-    other = found if theirs == ours else measured(target, case.autodiff, *case.shapes)
-    return {"name": case.name, "map": case.map, "same": theirs == ours, "autodiff": other, "fnconv": found}
+    other = found if row["same"] else measured(target, case.autodiff, *case.shapes)
+    return row | {"autodiff": other, "fnconv": found}
 
 
 def ratio(target: str, row: Row) -> float:
     """Autodiff's cycles (TPU) or bytes (GPU) over fnconv's; above 1, fnconv's program is the smaller."""
+    if row.get("same"):
+        return 1.0
     what = "cycles" if target in TPUS else "bytes"
     theirs, ours = (row[side][what] for side in ("autodiff", "fnconv"))
     return theirs / ours if ours else 1.0 if theirs == ours else math.inf
@@ -230,6 +235,8 @@ def unit(target: str) -> str:
 
 
 def line(target: str, row: Row) -> str:
+    if "fnconv" not in row:
+        return f"{row['name']} {row['map']}: the same program"
     what = "cycles" if target in TPUS else "bytes"
     sides = [
         f"{side} {of[what]:.4g} {what}, {of['temporaries'] / 2**20:.1f} MiB, {of['kernels']} kernels"

@@ -163,6 +163,9 @@ def accelerators(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the rows of the --json file and add the others.")
     ] = False,
+    skip_same: Annotated[
+        bool, typer.Option("--skip-same", help="Do not compile what is the same on both sides.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Programs for a GPU or a TPU that is not there: compiled and counted, not run. Needs the extra `aot`."""
@@ -174,14 +177,15 @@ def accelerators(
         raise typer.BadParameter(f"--target must be one of {', '.join(module.TARGETS)}; got {target}")
     found, start, pattern = environment.describe(), time.perf_counter(), re.compile(only)
     before = json.loads(json_file.read_text()) if resume and json_file is not None else {"rows": [], "seconds": 0}
-    rows = before["rows"]
+    rows = [row for row in before["rows"] if skip_same or "fnconv" in row]
     there = {f"{row['name']} {row['map']}" for row in rows}
     yours = None
     if model:
         loss = user_file.load("benchmarks", "--model", model)
         yours = (model, loss, user_file.arguments("benchmarks", loss, model, user_file.ARGS))
     try:
-        for row in module.run(target, lambda name: name not in there and pattern.search(name) is not None, yours):
+        wanted = lambda name: name not in there and pattern.search(name) is not None  # noqa: E731
+        for row in module.run(target, wanted, yours, skip_same=skip_same):
             rows.append(row)
             typer.echo(module.line(target, row))
             if json_file is not None:  # after each row: all of them take hours on a TPU

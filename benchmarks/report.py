@@ -127,10 +127,11 @@ def _counted(target: str, result: Mapping[str, Any]) -> str:
         [group, map_, str(rows), figure(mean), f"{figure(least)}: {where}"]
         for group, map_, rows, mean, least, where in accelerators.standings(target, result["rows"])
     ]
-    environment = result["environment"]
+    environment, skipped = result["environment"], sum("fnconv" not in row for row in result["rows"])
+    same = f"  {skipped} of the programs are the same on both sides and were not compiled: 1.00." if skipped else ""
     return (
         f"### accelerators, {target}\n\nCompiled without a device, jax {environment['jax']}, {environment['date']}, "
-        f"not run. Autodiff's ÷ fnconv's of {accelerators.unit(target)}; above 1, fnconv's is the smaller.\n\n"
+        f"not run. Autodiff's ÷ fnconv's of {accelerators.unit(target)}; above 1, fnconv's is the smaller.{same}\n\n"
         + table(["", "map", "programs", "geometric mean", "least"], lines)
     )
 
