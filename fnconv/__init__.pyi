@@ -10,6 +10,7 @@ from fnconv.base.version import __version__ as __version__
 from fnconv.judge.model.compare import compare as compare
 from fnconv.judge.rule.entry import check_jvp as check_jvp
 from fnconv.judge.rule.entry import check_vjp as check_vjp
+from fnconv.judge.rule.rules import check_rules as check_rules
 from fnconv.ops.functional import *  # noqa: F403
 from fnconv.rules.available import available_rules as available_rules
 from fnconv.transform.both_modes import both_modes as both_modes

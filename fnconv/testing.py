@@ -7,8 +7,9 @@ from typing import Any
 
 from fnconv.base.typing import Level
 from fnconv.judge.rule.entry import check_vjp
+from fnconv.judge.rule.rules import check_rules
 
-__all__ = ["assert_vjp"]
+__all__ = ["assert_rules", "assert_vjp"]
 
 
 def assert_vjp(
@@ -40,5 +41,20 @@ def assert_vjp(
     report = check_vjp(
         fn, *args, reference=reference, level=level, kwargs=kwargs, order=order, seed=seed, domain=domain
     )
+    if not report.ok:
+        raise AssertionError(f"\n{report}")
+
+
+def assert_rules(
+    fn: Callable[..., Any], *args: Any, level: Level = "quick", kwargs: Mapping[str, Any] | None = None, seed: int = 0
+) -> None:
+    """Fail unless every custom rule that fn calls is right; it must call one.  Same arguments as `fnconv.check_rules`.
+
+    Raises:
+      AssertionError: a rule is wrong, or none could be judged.
+      TypeError: as `check_rules`.
+    """
+    __tracebackhide__ = True
+    report = check_rules(fn, *args, level=level, kwargs=kwargs, seed=seed)
     if not report.ok:
         raise AssertionError(f"\n{report}")

@@ -6,7 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -67,7 +67,8 @@ def check(
 ) -> None:
     """Compare manual with automatic gradients, for every operation, rule and dtype.
 
-    With FILE.py:FUNCTION, judge the custom gradient of that function instead, as fnconv.check_vjp does.
+    With FILE.py:FUNCTION, judge the custom gradient of that function instead, as fnconv.check_vjp does, or, of a
+    function that is no rule itself, those of all rules that it calls, as fnconv.check_rules does.
     Ends with status 1 if anything disagrees.
     """
     if target is not None:
@@ -111,8 +112,11 @@ def check(
 def _check_file(
     target: str, args: str, reference: str | None, domain: str | None, level: str, json_file: Path | None
 ) -> None:
-    """Print the report of `fnconv.check_vjp`; status 1 if anything fails, 2 on bad usage."""
+    """Print the report of `fnconv.check_vjp`, or `check_rules` where the function is no rule itself and no reference or
+    domain of it is given; status 1 if anything fails, 2 on bad usage.
+    """
     from fnconv.judge.rule.entry import check_vjp
+    from fnconv.judge.rule.rules import KINDS, check_rules
 
     check_folder("check", json_file)
     function = load("check", "FILE.py:FUNCTION", target)
@@ -120,7 +124,9 @@ def _check_file(
     plain = None if reference is None else load("check", "--reference", in_file(target, reference))
     inside = None if domain is None else load("check", "--domain", in_file(target, domain))
     with running("check", "checking", target, {"level": "--level", "args": "--args", "domain": "--domain"}):
-        report = check_vjp(function, *given, reference=plain, level=cast("Level", level), domain=inside)
+        alone = isinstance(function, KINDS) or plain or inside
+        options: dict[str, Any] = {"reference": plain, "domain": inside} if alone else {}
+        report = (check_vjp if alone else check_rules)(function, *given, level=cast("Level", level), **options)
     write("check", json_file, report)
     conclude(report, console(json_file))
 

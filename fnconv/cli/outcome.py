@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fnconv.judge.engine.report import Report
     from fnconv.judge.model.report import Comparison
     from fnconv.judge.rule.report import RuleReport
+    from fnconv.judge.rule.rules import RulesReport
 
 
 WIDTH = 100  # where neither a terminal nor COLUMNS tells its own
@@ -101,7 +102,7 @@ def write(command: str, json_file: Path | None, report: Report) -> None:
         raise refuse(command, f"--json: cannot write {json_file}: {error.strerror}") from None
 
 
-def conclude(report: Comparison | RuleReport, shown: Console) -> None:
+def conclude(report: Comparison | RuleReport | RulesReport, shown: Console) -> None:
     """Print the report; status 1 if anything fails."""
     *lines, verdict = "\n".join(report.below()).splitlines()
     shown.print(table(report, shown.width))

@@ -25,7 +25,7 @@ Args = Annotated[
         "or one that is no tuple.",
     ),
 ]
-REFUSALS = ("compare: ", "check_vjp: ", "check_jvp: ", "tune: ", "with_manual_rules: ")
+REFUSALS = ("compare: ", "check_vjp: ", "check_jvp: ", "check_rules: ", "tune: ", "with_manual_rules: ")
 
 
 def load(command: str, what: str, target: str) -> Callable[..., Any]:

@@ -313,6 +313,7 @@ SIGNATURES = {
     "available_rules": "",
     "both_modes": "fn",
     "jvp": "fn, primals, tangents",
+    "check_rules": "fn, *args, level='quick', kwargs=None, order=2, seed=0",
     "check_vjp": "fn, *args, reference=None, level='quick', kwargs=None, order=2, seed=0, domain=None",
     "tune_cpu": "",
 }
