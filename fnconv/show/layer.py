@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import chain
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,10 @@ class Layer(numbers.Written):
     """I * W + b = O.  Indices are 0-based here and 1-based in the symbols."""
 
     name = "show.conv"
-    ranges = MappingProxyType({"I": (1, 9), "W": (-4, 5), "b": (1, 5), "δ": (-3, 6)})
 
     def __init__(self, spec: ConvSpec, seed: int, given: Mapping[str, numbers.Array]) -> None:
         self.spec, self.seed, self.given = spec, seed, given
+        self.ranges = {"I": (1, 9), "W": (-4, 5), "b": (1, 5), "δ": (-3, 6)}
         self.relation = r = Relation(spec.axes)
         ins, kernels, axes = (spec.in_channels,), (spec.out_channels,), spec.axes
         weights = (*kernels, self.per_group)
