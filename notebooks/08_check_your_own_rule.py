@@ -421,5 +421,7 @@ def weighted_mean_backward(kept, dy):
 judge(weighted_mean, weighted_mean_backward, *points)
 
 # %% [markdown]
-# This was the last notebook. The library's own rules stand beside the equations they come from, in `fnconv/rules` and
-# `fnconv/ops`; with what you know now you can read all of them.
+# The library's own rules stand beside the equations they come from, in `fnconv/rules` and `fnconv/ops`; with what you
+# know now you can read all of them.
+#
+# **Next:** [9 Normalisation](09_normalisation.ipynb).

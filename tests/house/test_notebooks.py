@@ -110,7 +110,7 @@ def test_every_layer_is_drawn_forward_and_backward(name):
 
 
 def test_every_notebook_is_stored_and_listed():
-    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(1, 9)]
+    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(1, 10)]
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(NAMES)
     assert {path.stem for path in SOLUTIONS.glob("[0-9]*.py")} == set(NAMES)
     page = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
