@@ -145,7 +145,7 @@ class Traced:
                 n = len(given) // 2
                 return [jax.jvp(both_modes(function), given[:n], given[n:])[1]]
             y, pull = jax.vjp(function, *given[:-1])
-            return [y, *pull(given[-1])]
+            return [y, *pull(given[-1].astype(y.dtype))]
 
         with precision(dtype):
             jaxpr = jax.make_jaxpr(results)(*(abstract(a.shape, dtype) for a in given))
