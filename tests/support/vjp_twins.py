@@ -502,6 +502,55 @@ twin(
     normal(7),
 )
 
+
+def upsample(x):
+    """Nearest neighbours at positions computed in floating point."""
+    return x[jnp.floor(jnp.linspace(0, 3, 10)).astype(jnp.int32)]
+
+
+def upsample_bwd(step):
+    def bwd(r, dy):
+        i = jnp.floor(jnp.linspace(0, 3, 10)).astype(jnp.int32)
+        return (jnp.zeros_like(r[0]).at[jnp.clip(i + step, 0, 3)].add(dy),)
+
+    return bwd
+
+
+twin(G, "positions of a line", upsample, upsample_bwd(0), lambda r, dy: (upsample_bwd(0)(r, dy)[0] * 1.1,), normal(4))
+
+
+def thirds(x):
+    p = jnp.arange(9) * (1 / 3)
+    i = jnp.floor(p).astype(jnp.int32)
+    return x[i] * (1 - (p - i)) + x[i + 1] * (p - i)
+
+
+def thirds_bwd(factor):
+    def bwd(r, dy):
+        p = jnp.arange(9) * (1 / 3)
+        i = jnp.floor(p).astype(jnp.int32)
+        return (factor * jnp.zeros_like(r[0]).at[i].add(dy * (1 - (p - i))).at[i + 1].add(dy * (p - i)),)
+
+    return bwd
+
+
+twin(G, "thirds of cells", thirds, thirds_bwd(1), thirds_bwd(1.1), normal(4))
+
+
+def octave(x):
+    return x * 2.0 ** jnp.floor(x).astype(jnp.int32).astype(x.dtype)
+
+
+def octave_bwd(factor):
+    def bwd(r, dy):
+        n = jnp.exp2(jnp.floor(r[0])).astype(jnp.int32)
+        return (jnp.where(n > 0, dy * factor * jnp.exp2(jnp.floor(r[0])), dy * jnp.exp2(jnp.floor(r[0]))),)
+
+    return bwd
+
+
+twin(G, "powers of two as counts", octave, octave_bwd(1), octave_bwd(1.1), array(0.5, 1.5, 3.25))
+
 # ---- the same expression twice --------------------------------------------------------------------------------------
 
 D = "twice"

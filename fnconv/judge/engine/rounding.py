@@ -86,6 +86,8 @@ SUMS = {
     "fnconv_linear": (0, 1),
 }
 WIDE_SUMS = ("dot_general", "conv_general_dilated", "fnconv_linear", "reduce_sum")  # of half precisions, in float32
+STEPPED = {"floor": 1, "ceil": 1, "convert_element_type": 1, "round": 2}  # by 1, or at halves
+STEP_ROOM = 2.0**-36
 REDUCERS = ("scatter", "scatter_add", "scatter_sub", "scatter_mul", "scatter_min", "scatter_max", "reduce")
 
 
@@ -110,6 +112,7 @@ class Float64(Arithmetic):
         if name in STRUCTURES:
             return STRUCTURES[name](e, operands, self)
         if not is_native(e):
+            operands = [self.settled(o, STEPPED[name]) for o in operands] if _is_stepped(e) else operands
             try:
                 results = [operands[0]] if name == "reduce_precision" else in_float64(e, operands)
             except (TypeError, ValueError, NotImplementedError):
@@ -122,6 +125,14 @@ class Float64(Arithmetic):
     def rounded(self, e: Any, operands: Arrays, results: Arrays, again: Callable[..., Arrays] | None) -> Arrays:
         """What the step makes of its exact results; `again` evaluates it on other operands, None if only natively."""
         return results
+
+    def settled(self, value: Any, steps: int, room: Any = STEP_ROOM) -> Any:
+        """A value that misses one of the places where a staircase steps by a rounding is taken to be there.
+
+        Positions are computed with roundings, in a rule and in its function alike: neither is to find another cell.
+        """
+        place = jnp.round(value * steps) / steps
+        return jnp.where(abs(value - place) <= room * jnp.maximum(1.0, abs(value)), place, value)
 
 
 def float64_of(dtype: Any) -> Any:
@@ -150,6 +161,12 @@ def is_native(e: Any) -> bool:
 def is_opaque(jaxpr: Any) -> bool:
     """Whether any step is native."""
     return any(map(is_native, equations(jaxpr)))
+
+
+def _is_stepped(e: Any) -> bool:
+    """Whether a step jumps: rounding to whole numbers, also by a cast."""
+    to_integers = jnp.issubdtype(e.outvars[0].aval.dtype, jnp.integer) or _name(e) != "convert_element_type"
+    return _name(e) in STEPPED and to_integers and bool(jnp.issubdtype(e.invars[0].aval.dtype, jnp.floating))
 
 
 def _name(e: Any) -> str:
@@ -204,6 +221,11 @@ class Rounding(Float64):
         key = _mixed(self.key ^ _mixed(iteration + np.uint32(1)))
         return replace(self, key=jnp.where(self.key == np.uint32(0), self.key, key), known={})
 
+    def settled(self, value: Any, steps: int, room: Any = STEP_ROOM) -> Any:
+        """Not under roundings of the program's own dtypes, which may lead to another cell."""
+        plain = self.key == np.uint32(0)
+        return super().settled(value, steps, jnp.where(plain if self.fine is None else plain | self.fine, room, 0.0))
+
     def apart(self) -> Rounding:
         return replace(self, known={})
 
@@ -228,7 +250,7 @@ class Rounding(Float64):
         own = unit_roundoff(self._computed(aval.dtype))
         typed = own
         if aval.dtype == jnp.float64:
-            typed = max(min(unit_roundoff(self.dtype or aval.dtype), F32), _last_digit(array))
+            typed = _typed(array, min(unit_roundoff(self.dtype or aval.dtype), F32))
         return self._moved(exact, self._either(MAGNIFIED * typed, own if long else 0.0) * abs(exact))
 
     def rounded(self, e: Any, operands: Arrays, results: Arrays, again: Callable[..., Arrays] | None) -> Arrays:
@@ -395,13 +417,16 @@ def _rounded_numbers(array: np.ndarray, dtype: Any) -> tuple[bool, bool]:
         return bool(long.any()), bool((long | (few != np.round(few)) & finite).any())
 
 
-def _last_digit(array: np.ndarray) -> float:
-    """How far a number that somebody typed, with 7 digits or more, is from the one that was meant."""
+def _typed(array: np.ndarray, least: float) -> float:
+    """How far a number is from the one that was meant: by its last digit if somebody typed 7 or more; by one rounding
+    if it was computed in float64, as 1 / 3; otherwise by `least`."""
     if array.size != 1:
-        return 0.0
-    text = repr(float(array.reshape(()))).split("e")[0]
-    digits = len(text.replace(".", "").lstrip("-0").rstrip("0"))
-    return float(10.0**-digits) if 7 <= digits <= 14 else 0.0
+        return least
+    number = float(array.reshape(()))
+    digits = len(repr(number).split("e")[0].replace(".", "").lstrip("-0").rstrip("0"))
+    if digits >= 15 and float(np.float32(number)) != number:
+        return F64
+    return max(least, float(10.0**-digits)) if digits >= 7 else least
 
 
 # ---- on whole numbers -----------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def _subsets(values: int, vectors: int) -> list[Axes]:
     """Axes of which operands are batched: all, the vectors alone, and others; each alone and all but each, if many."""
     n, m = values, vectors
     first = [(True,) * (n + m), (False,) * n + (True,) * m]
-    if n + m <= 4:
+    if n + m <= 3:
         others = list(product((True, False), repeat=n + m))
     else:
         others = [tuple((k == i) == alone for k in range(n + m)) for alone in (True, False) for i in range(n + m)]
