@@ -49,10 +49,9 @@ def relaxed(bounds: Arrays, want: Arrays, times: float = 2.0) -> list[Values]:
 
     Two orders of evaluation may differ by twice what rounding explains of one.
     """
-    return [
-        np.where(np.isfinite(w), np.nan_to_num(times * b, nan=np.inf, posinf=np.inf) + 2.0**-48 * largest(w), np.inf)
-        for b, w in zip(bounds, want, strict=True)
-    ]
+    with np.errstate(invalid="ignore"):  # 0 times an infinite bound
+        rooms = [np.nan_to_num(times * b, nan=np.inf, posinf=np.inf) for b in bounds]
+    return [np.where(np.isfinite(w), room + 2.0**-48 * largest(w), np.inf) for room, w in zip(rooms, want, strict=True)]
 
 
 def largest(*arrays: Values) -> float:

@@ -51,7 +51,7 @@ class Limits:
         room = 4 * self.smooth[i] + slack
         with np.errstate(invalid="ignore"):
             inside = (got >= self.low[i] - room) & (got <= self.high[i] + room)
-        return inside | ~np.isfinite(self.high[i] - self.low[i])
+            return inside | ~np.isfinite(self.high[i] - self.low[i])
 
 
 def limits(
