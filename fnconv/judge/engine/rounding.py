@@ -35,6 +35,7 @@ from jax import lax
 from jax.extend import core
 
 from fnconv.base.dtypes import accumulator, unit_roundoff
+from fnconv.judge.engine.constants import rounded_numbers, typed
 from fnconv.judge.engine.replay import JAXPRS, LOOPS, STRUCTURES, Arithmetic, Arrays, bind, equations, inner, opened
 from fnconv.judge.engine.replay import replay as evaluate
 from fnconv.judge.engine.running_error import ELEMENTARY
@@ -244,14 +245,14 @@ class Rounding(Float64):
         if self.fine is None or not jnp.issubdtype(aval.dtype, jnp.floating) or isinstance(value, jax.core.Tracer):
             return exact
         array = np.asarray(value).astype(aval.dtype).astype(np.float64)
-        long, rounded = _rounded_numbers(array, aval.dtype)
+        long, rounded = rounded_numbers(array, aval.dtype)
         if not rounded:
             return exact
         own = unit_roundoff(self._computed(aval.dtype))
-        typed = own
+        meant = own
         if aval.dtype == jnp.float64:
-            typed = _typed(array, min(unit_roundoff(self.dtype or aval.dtype), F32))
-        return self._moved(exact, self._either(MAGNIFIED * typed, own if long else 0.0) * abs(exact))
+            meant = typed(array, min(unit_roundoff(self.dtype or aval.dtype), F32))
+        return self._moved(exact, self._either(MAGNIFIED * meant, own if long else 0.0) * abs(exact))
 
     def rounded(self, e: Any, operands: Arrays, results: Arrays, again: Callable[..., Arrays] | None) -> Arrays:
         modulus = _name(e) in ("abs", "sign") and jnp.iscomplexobj(operands[0])
@@ -400,33 +401,6 @@ def _whole(name: str, operands: Sequence[Any]) -> Any:
 def _real(dtype: Any) -> Any:
     """The dtype of the parts of a complex number, any other dtype itself."""
     return np.zeros((), dtype).real.dtype if jnp.issubdtype(dtype, jnp.complexfloating) else dtype
-
-
-# ---- numbers of the program's own -----------------------------------------------------------------------------------
-
-
-def _rounded_numbers(array: np.ndarray, dtype: Any) -> tuple[bool, bool]:
-    """(whether any has more than 20 bits, whether any may have been rounded when it was typed or computed).
-
-    A number that leaves four bits of its dtype unused counts as exact; sqrt(1/2) in bfloat16, 181/256, does not.
-    """
-    finite = np.isfinite(array)
-    with np.errstate(all="ignore"):
-        few = np.ldexp(np.frexp(array)[0], jnp.finfo(dtype).nmant - 3)  # type: ignore[no-untyped-call]
-        long = ((array * 256 != np.round(array * 256)) | (abs(array) >= 4096)) & finite
-        return bool(long.any()), bool((long | (few != np.round(few)) & finite).any())
-
-
-def _typed(array: np.ndarray, least: float) -> float:
-    """How far a number is from the one that was meant: by its last digit if somebody typed 7 or more; by one rounding
-    if it was computed in float64, as 1 / 3; otherwise by `least`."""
-    if array.size != 1:
-        return least
-    number = float(array.reshape(()))
-    digits = len(repr(number).split("e")[0].replace(".", "").lstrip("-0").rstrip("0"))
-    if digits >= 15 and float(np.float32(number)) != number:
-        return F64
-    return max(least, float(10.0**-digits)) if digits >= 7 else least
 
 
 # ---- on whole numbers -----------------------------------------------------------------------------------------------
