@@ -350,7 +350,7 @@ def prelu(x: ArrayLike, slope: ArrayLike) -> jax.Array:
     ranked = slope.reshape((1,) * (x.ndim - slope.ndim) + slope.shape)
     if not _broadcast(x, ranked):
         raise invalid("prelu", "slope", f"must have sizes 1 or the last ones of {x.shape}", slope.shape)
-    return _prelu((), x, ranked)
+    return _prelu(x, ranked)
 
 
 def _inside(x: jax.Array) -> jax.Array:
@@ -365,12 +365,20 @@ def _hard_silu_slope(x: jax.Array) -> jax.Array:
     return jnp.where(_inside(x + 3), x + (x + 3), lax.stop_gradient(_clipped(x + 3))) / 6
 
 
-_prelu = elementwise(
-    "prelu",
-    lambda x, s: x * jnp.where(x > 0, jnp.ones((), x.dtype), s),
-    lambda x, s: jnp.where(x > 0, jnp.ones((), x.dtype), s),
-    lambda x, s: jnp.where(x > 0, jnp.zeros((), x.dtype), x),
-)
+def _prelu_primal(x: jax.Array, s: jax.Array) -> jax.Array:
+    wide = to_accumulator(x)
+    return jnp.where(x > 0, wide, wide * to_accumulator(s)).astype(x.dtype)
+
+
+def _prelu_bwd(kept: Arrays, dy: jax.Array) -> Arrays:
+    """A NaN of dy where x > 0 does not reach the slope, which has no part there."""
+    x, s = kept
+    wide, dy = to_accumulator(x), to_accumulator(dy)
+    dx = dy * jnp.where(x > 0, jnp.ones((), wide.dtype), to_accumulator(s))
+    return dx.astype(x.dtype), summed_to(s, jnp.where(x > 0, jnp.zeros((), wide.dtype), dy * wide))
+
+
+_prelu = attach(_prelu_primal, lambda x, s: (_prelu_primal(x, s), (x, s)), _prelu_bwd, has_spec=False)
 _relu6 = elementwise("relu6", _clipped, _inside, keeps_y=True)
 _hard_tanh = elementwise("hard_tanh", lambda x: jnp.clip(x, -1, 1), lambda x: jnp.abs(x) <= 1)
 _hard_sigmoid = elementwise("hard_sigmoid", lambda x: _clipped(x + 3) / 6, lambda x: _inside(x + 3).astype(x.dtype) / 6)

@@ -95,7 +95,8 @@ def _weights(a: _Axis) -> Matrix:
         return KERNELS[a.method](np.abs(p - k)) @ (np.clip(k, 0, a.size - 1)[:, None] == j)
     method = "cubic" if a.method == "cubic-pytorch" else a.method
     w = KERNELS[method](np.abs(p - j) / (max(1.0, cells / steps) if a.antialias else 1))
-    return w / w.sum(1, keepdims=True)
+    w = w / w.sum(1, keepdims=True)
+    return np.where(np.abs(w) < 1e-12, 0, w)  # which are 0 but for rounding
 
 
 @lru_cache

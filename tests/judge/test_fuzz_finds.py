@@ -9,12 +9,21 @@ from random import Random
 import jax
 import jax.numpy as jnp
 import pytest
-from planted_bugs import CONV_RULES, MAX_RULES, four_times_dy, overshoot, rebind, trust_the_maximum
+from planted_bugs import (
+    CONV_RULES,
+    MAX_RULES,
+    four_times_dy,
+    not_orthogonal_to_z,
+    overshoot,
+    rebind,
+    resized_back,
+    trust_the_maximum,
+)
 
 from fnconv.base import attach, lowering
 from fnconv.judge.fuzz.draw import Problem, problem
 from fnconv.judge.fuzz.judge import Judged, judge
-from fnconv.ops import activation, max_pool
+from fnconv.ops import activation, max_pool, resize
 from fnconv.rules.avg_pool import divide, upsample
 from fnconv.rules.conv import lax as lax_rule
 
@@ -180,6 +189,10 @@ BUGS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...], Callable[[Proble
     "NaN lost by a maximum": (
         trust_the_maximum, ("max_pool",),
         lambda p: uses("segment_sum")(p) and p.args[0] == (3, 3) and p.dtype == "float32" and p.shapes[0][-1] > 3),
+    "no gradient through the variance": (not_orthogonal_to_z, ("layer_norm",), lambda p: p.orders > 0),
+    "resized back to the old size": (
+        lambda patch: patch.setattr(resize._resize, "adjoints", (resized_back,)), ("resize",),
+        lambda p: p.orders > 0 and p.args[1] == "linear"),
     "channels first exchanged": (
         channels_exchanged, ("max_pool",), lambda p: p.options["layout"] == "channels_first" and len(p.args[0]) > 1),
 }  # fmt: skip

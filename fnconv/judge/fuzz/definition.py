@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import prod
 from typing import Any
 
@@ -293,6 +294,35 @@ def adaptive_avg_pool(x: Array, output: Shape, layout: str = "channels_last") ->
     return means(x, adaptive_windows(x, output, layout), layout)
 
 
+def global_avg_pool(x: Array, layout: str = "channels_last") -> Form:
+    axis = x.ndim - 1 if layout == "channels_last" else 1
+    form = adaptive_avg_pool(x, (1,) * (x.ndim - 2), layout)
+    return replace(form, shape=(x.shape[0], x.shape[axis]))
+
+
+def resize(x: Array, shape: Shape, method: str = "linear", antialias: bool = True) -> Form:
+    """One matrix for all axes; its weights are fractions until they are divided."""
+    matrix: Array = np.ones((1, 1))
+    for size, output in zip(x.shape, shape, strict=True):
+        matrix = np.kron(matrix, weights(size, output, method, antialias) if size != output else np.eye(size))
+    to, at = matrix.nonzero()
+    return Form(tuple(shape), (Terms(to, ((0, at),), matrix[to, at]),))
+
+
+def weights(size: int, output: int, method: str, antialias: bool) -> Array:
+    """Of output i for input j: a triangle around the place of i, or 1 in the cell that it lies in."""
+    matrix = np.zeros((output, size))
+    width = max(Fraction(1), Fraction(size, output)) if antialias else Fraction(1)
+    for i in range(output):
+        place = Fraction((2 * i + 1) * size, 2 * output)  # of the cells' low sides at 0, 1, ...
+        if method == "nearest":
+            matrix[i, place.__floor__()] = 1
+            continue
+        row = [max(Fraction(0), 1 - abs(place - j - Fraction(1, 2)) / width) for j in range(size)]
+        matrix[i] = [float(w / sum(row)) for w in row]
+    return matrix
+
+
 def spatial_pyramid_pool(x: Array, levels: Any, pool: str = "max", layout: str = "channels_last") -> Form:
     """Adaptive pools, flattened one after another."""
     forms = [(adaptive_max_pool if pool == "max" else adaptive_avg_pool)(x, bins, layout=layout) for bins in levels]
@@ -351,6 +381,29 @@ def col2im(cols: Array, x_shape: Shape, window: Shape, **options: Any) -> Form:
     return adjoint(im2col(np.zeros(x_shape), window, **options), 0, x_shape)
 
 
+def pixel_unshuffle(y: Array, factor: Shape, mode: str = "CRD", layout: str = "channels_last") -> Form:
+    """One block position after another becomes a channel."""
+    n = len(factor)
+    batch, size, channels = split(y.shape, n, layout)
+    at = np.arange(y.size).reshape(y.shape)
+    at = at if layout == "channels_last" else np.moveaxis(at, len(batch), -1)
+    parts = []
+    for block in np.ndindex(*factor):
+        steps = [slice(b, None, f) for b, f in zip(block, factor, strict=True)]
+        parts.append(at[(slice(None),) * len(batch) + (*steps,)])
+    small = tuple(s // f for s, f in zip(size, factor, strict=True))
+    at = np.stack(parts, -1 if mode == "CRD" else -2).reshape(*batch, *small, -1 if y.size else channels * prod(factor))
+    at = at if layout == "channels_last" else np.moveaxis(at, -1, len(batch))
+    return Form(at.shape, (Terms(np.arange(at.size), ((0, at.ravel()),)),))
+
+
+def pixel_shuffle(x: Array, factor: Shape, mode: str = "CRD", layout: str = "channels_last") -> Form:
+    batch, size, channels = split(x.shape, len(factor), layout)
+    large = tuple(s * f for s, f in zip(size, factor, strict=True))
+    shape = joined(batch, large, channels // prod(factor), layout)
+    return adjoint(pixel_unshuffle(np.zeros(shape), factor, mode, layout), 0, shape)
+
+
 def flatten(x: Array) -> Form:
     return replace(entries(x), shape=(x.shape[0], prod(x.shape[1:])))
 
@@ -375,6 +428,21 @@ def leaky_relu(x: Array, slope: float = 0.01) -> Form:
     return entries(x, coefficients=(np.where(x.ravel() > 0, 1.0, slope),))
 
 
+def gate(x: Array, s: Array) -> Form:
+    every = np.arange(x.size)
+    at = np.broadcast_to(np.arange(s.size).reshape(s.shape), x.shape).ravel()
+    return Form(x.shape, (Terms(every, ((0, every), (1, at))),))
+
+
+def prelu(x: Array, slope: Array) -> Form:
+    """x s where x is not positive; the slope has no part in the rest."""
+    (product,) = gate(x, slope).terms
+    (_, every), (_, at) = product.factors
+    alive = x.ravel() > 0
+    bent = Terms(every[~alive], ((0, every[~alive]), (1, at[~alive])))
+    return Form(x.shape, (Terms(every[alive], ((0, every[alive]),)), bent))
+
+
 def squared_error(prediction: Array, target: Array) -> Form:
     every = np.arange(target.size)
     difference = entries(prediction, target, coefficients=(1, -1))
@@ -396,6 +464,7 @@ FORMS: dict[str, Callable[..., Form]] = {
     for f in (
         *(conv, conv_input_vjp, conv_weight_vjp, conv_transpose, conv_block, dense, flatten, im2col, col2im),
         *(max_pool, max_pool_with_indices, max_unpool, adaptive_max_pool, spatial_pyramid_pool),
-        *(avg_pool, adaptive_avg_pool, relu, leaky_relu, squared_error),
+        *(avg_pool, adaptive_avg_pool, relu, leaky_relu, squared_error, gate, prelu, resize, global_avg_pool),
+        *(pixel_shuffle, pixel_unshuffle),
     )
 }

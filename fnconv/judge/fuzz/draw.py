@@ -28,8 +28,11 @@ DENSE = ("kronecker", "jacobian", "selection", "matrix")  # the textbook's matri
 WITH_INTEGERS = (
     *CONVS,
     *("max_pool", "max_pool_with_indices", "max_unpool", "adaptive_max_pool", "im2col", "col2im", "dense", "relu"),
-    "flatten",
+    *("flatten", "pixel_shuffle", "pixel_unshuffle"),
 )
+ACTIVATIONS = ("silu", "softplus", "log_sigmoid", "mish")
+BENT = ("elu", "soft_sign", "relu6", "hard_tanh", "hard_sigmoid", "hard_silu")
+NORMS = ("layer_norm", "rms_norm")
 
 
 @dataclass(frozen=True)
@@ -299,6 +302,44 @@ def layer(r: Random, operation: str) -> dict[str, Any]:
     return {"shapes": ((*batch_axes(r), i), (i, o), *(((o,),) * (r.random() < 0.5)))}
 
 
+def broadcast(r: Random, operation: str) -> dict[str, Any]:
+    shape = r.choice(((3,), (2, 3), (0, 2), (2, 3, 2), (5, 9)))
+    of_slope = tuple(r.choice((1, s)) for s in shape)
+    return {"shapes": (shape, of_slope[r.randint(0, len(shape)) :] if operation == "prelu" else of_slope)}
+
+
+def normalised(r: Random, operation: str) -> dict[str, Any]:
+    shape = r.choice(((3,), (2, 5), (3, 2, 4), (0, 3), (2, 3, 3)))
+    axes = tuple(sorted(r.sample(range(len(shape)), r.randint(1, len(shape)))))
+    of = tuple(shape[a] for a in axes)
+    parameters = r.randint(0, 2 if operation == "layer_norm" else 1)
+    return {"shapes": (shape, *[of] * parameters), "options": {"axes": axes, "epsilon": r.choice((1e-6, 0.5))}}
+
+
+def resized(r: Random, operation: str) -> dict[str, Any]:
+    n = r.choice((1, 2, 2, 3))
+    shape, target = (tuple(r.choice((1, 2, 3, 5)) for _ in range(n)) for _ in range(2))
+    method = r.choice(("linear", "linear", "nearest"))
+    return {"shapes": (shape,), "args": (target, method), "options": {"antialias": r.random() < 0.5}}
+
+
+def shuffled(r: Random, operation: str) -> dict[str, Any]:
+    n, layout = r.choice((1, 2, 2, 3)), r.choice(("channels_last", "channels_first"))
+    factor, small, c = (*(tuple(r.choice((1, 2, 3)) for _ in range(n)) for _ in range(2)), r.choice((1, 2)))
+    large = tuple(s * f for s, f in zip(small, factor, strict=True))
+    size, c = (small, c * prod(factor)) if operation == "pixel_shuffle" else (large, c)
+    options = {"mode": r.choice(("CRD", "DCR")), "layout": layout}
+    return {"shapes": (joined(batch_axes(r), size, c, layout),), "args": (factor,), "options": options}
+
+
+def over_space(r: Random, operation: str) -> dict[str, Any]:
+    layout, size = r.choice(("channels_last", "channels_first")), tuple(r.randint(1, 5) for _ in range(r.randint(1, 3)))
+    return {
+        "shapes": (joined((r.choice((0, 1, 2)),), size, r.choice((1, 2, 16)), layout),),
+        "options": {"layout": layout},
+    }
+
+
 SUMS = ("softmax", "log_softmax", "softmax_cross_entropy")  # along an axis
 DRAWS: dict[str, tuple[Callable[[Random, str], dict[str, Any]], int]] = {
     **dict.fromkeys(CONVS, (convolution, 4)),
@@ -308,6 +349,12 @@ DRAWS: dict[str, tuple[Callable[[Random, str], dict[str, Any]], int]] = {
     "max_unpool": (unpool, 2),
     **dict.fromkeys(("im2col", "col2im"), (patches, 2)),
     **dict.fromkeys(("relu", "leaky_relu", "sigmoid", "tanh", "squared_error", "flatten"), (element_wise, 1)),
+    **dict.fromkeys((*ACTIVATIONS, *BENT), (element_wise, 1)),
+    **dict.fromkeys(NORMS, (normalised, 2)),
+    **dict.fromkeys(("gate", "prelu"), (broadcast, 1)),
+    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), (shuffled, 1)),
+    "resize": (resized, 2),
+    "global_avg_pool": (over_space, 1),
     **dict.fromkeys(SUMS, (along_axis, 1)),
     "dense": (layer, 1),
 }
@@ -330,7 +377,12 @@ def problem(r: Random, operations: Sequence[str] = (), devices: int = 1) -> Prob
     if way in ("vmap", "scan") and not any(mapped):
         mapped = (True, *mapped[1:])
     orders = r.choice((1, 1, 2, 3))
-    first = way == "eager" or dtype in HALVES or (operation == "leaky_relu" and drawn["args"][0] > 1e6)  # or overflow
+    first = (
+        way == "eager"
+        or dtype in HALVES
+        or operation in (*BENT, *NORMS)
+        or (operation == "leaky_relu" and drawn["args"][0] > 1e6)
+    )  # or overflow
     orders = 0 if integer else min(orders, 1) if first else orders
     drawn |= {"dtype": dtype, "way": way, "mapped": mapped, "orders": orders}
     return consistent(Problem(operation, **drawn, forward=r.random() < 0.5, seed=r.randrange(2**32)))

@@ -102,6 +102,8 @@ def _refused(p: Problem, error: Exception, defined: bool) -> Judged:
         due.append(" divides, and takes no integers")
     if p.operation == "leaky_relu" and abs(p.args[0]) > float(jnp.finfo(p.dtype).max):  # type: ignore[no-untyped-call]
         due.append("slope must be finite")
+    if "onednn" in p.rules and p.dtype == "float64":
+        due.append('rule "onednn" takes')
     if p.rules & set(DENSE):
         due.append("the dense matrix must have at most")
     if isinstance(error, ValueError | TypeError) and any(words in text for words in due):

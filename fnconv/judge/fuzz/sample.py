@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnconv.judge.fuzz.definition import Array, Shape
-from fnconv.judge.fuzz.draw import CONVS, COPIES, DENSE, HALVES, SUMS, Problem
+from fnconv.judge.fuzz.draw import CONVS, COPIES, DENSE, HALVES, NORMS, SUMS, Problem
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def kinds(p: Problem) -> tuple[str, ...]:
         found += ["special", "special", "mask"]
     if p.operation not in (*CONVS, "dense", "squared_error"):
         found += ["denormal"] * (p.operation != "max_pool_with_indices")  # which CPUs take for equal, as zeros
-        if "avg" not in (*p.operation.split("_"), p.options.get("pool")):  # the sum may overflow
+        sums = {"avg", "norm", "resize"}  # which may overflow, or those of squares do
+        if not sums & {*p.operation.split("_"), p.options.get("pool")}:
             found.append("largest")
     return tuple(found)
 
@@ -87,9 +88,8 @@ def sample(p: Problem, number: int) -> Sample:
     target: Any = None
     if kind in ("special", "mask", "largest", "denormal"):
         target = (*floats, "dy")[r.integers(len(floats) + 1)]
-        if kind in ("mask", "denormal") or (
-            kind == "largest" and p.operation in SUMS
-        ):  # huge cotangents: sums overflow
+        huge = kind == "largest" and p.operation in SUMS  # cotangents, whose sums overflow
+        if kind in ("mask", "denormal") or huge or p.operation in NORMS:  # these mix all of dy
             target = 0
 
     def draw(place: Any, shape: Shape) -> Array:

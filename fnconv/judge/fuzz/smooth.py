@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, log
+from math import inf, log, prod
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,108 @@ def lp_pool(x: Array, window: Shape, p: float = 2, layout: str = "channels_last"
     return Smooth(norm.reshape(shape), abs(norm).reshape(shape), back, roundings, p - 1)
 
 
+# ---- activations and normalisation ----------------------------------------------------------------------------------
+
+
+def activation(
+    name: str,
+    value: Callable[[Array], Array],
+    slope: Callable[[Array], tuple[Array, ...]],
+    ends: tuple[float, float],
+    slopes: tuple[float, float],
+    mask: bool = False,
+) -> Callable[[Array], Smooth]:
+    """slope: the terms of the derivative.  ends, slopes: at -inf and inf.  mask: nothing comes through a slope of 0."""
+
+    def function(x: Array) -> Smooth:
+        low, high = x.real == -inf, x.real == inf
+        near = np.where(low | high, 0, x)
+        y = np.where(low, ends[0], np.where(high, ends[1], value(near)))
+        terms = slope(near)
+        d = np.where(low, slopes[0], np.where(high, slopes[1], sum(terms)))
+        size = np.where(low | high, abs(d), sum(map(abs, terms)))
+
+        def back(dy: Array, modulus: Array) -> list[tuple[Array, Array]]:
+            return [(np.where(mask & (d == 0), 0, dy * d), np.where(mask & (d == 0), 0, modulus * size))]
+
+        return Smooth(y, abs(y), back, 12 * ELEMENTARY)
+
+    function.__name__ = name
+    return function
+
+
+def softplus(x: Array) -> Array:
+    return np.where(x.real > 0, x, 0) + np.log1p(np.exp(np.where(x.real > 0, -x, x)))
+
+
+def _clip6(x: Array) -> Array:
+    return np.clip(x, 0, 6)
+
+
+def _inside(x: Array) -> Array:
+    return ((x > 0) & (x < 6)) * 1.0
+
+
+def _below(x: Array) -> Array:
+    return np.minimum(x, 0)
+
+
+ACTIVATIONS = (
+    activation("silu", lambda x: x * logistic(x),
+               lambda x: (logistic(x), x * logistic(x) * logistic(-x)), (-0.0, inf), (0, 1)),
+    activation("softplus", softplus, lambda x: (logistic(x),), (0, inf), (0, 1)),
+    activation("log_sigmoid", lambda x: -softplus(-x), lambda x: (logistic(-x),), (-inf, 0), (1, 0)),
+    activation("mish", lambda x: x * np.tanh(softplus(x)),
+               lambda x: (np.tanh(softplus(x)), x * logistic(x) / np.cosh(softplus(x)) ** 2), (-0.0, inf), (0, 1)),
+    activation("elu", lambda x: np.where(x > 0, x, np.expm1(_below(x))),
+               lambda x: (np.where(x > 0, 1, np.exp(_below(x))),), (-1, inf), (0, 1)),
+    activation("soft_sign", lambda x: x / (1 + abs(x)), lambda x: ((1 + abs(x)) ** -2.0,), (-1, 1), (0, 0)),
+    activation("relu6", _clip6, lambda x: (_inside(x),), (0, 6), (0, 0), True),
+    activation("hard_tanh", lambda x: np.clip(x, -1, 1), lambda x: ((abs(x) <= 1) * 1.0,), (-1, 1), (0, 0), True),
+    activation("hard_sigmoid", lambda x: _clip6(x + 3) / 6, lambda x: (_inside(x + 3) / 6,), (0, 1), (0, 0)),
+    activation("hard_silu", lambda x: x * _clip6(x + 3) / 6,
+               lambda x: (_clip6(x + 3) / 6, x * _inside(x + 3) / 6), (-0.0, inf), (0, 1)),
+)  # fmt: skip
+
+
+def layer_norm(x: Array, *given: Array, axes: Any = -1, epsilon: float = 1e-6, centred: bool = True) -> Smooth:
+    """z = r (x - m) times a scale plus a bias; dx = r (g - mean(g) - z mean(g z)).
+
+    Numbers stray by D from the first, 1 + D r is `reach`: moments are off by that many roundings of D and D^2, z by
+    those times reach^2, dx by those times reach^3.
+    """
+    axes = tuple(a % x.ndim for a in (axes if isinstance(axes, tuple) else (axes,)))
+    scale, bias = ([v.reshape([s if i in axes else 1 for i, s in enumerate(x.shape)]) for v in given] + [None] * 2)[:2]
+    n = max(1, prod(x.shape[a] for a in axes))
+
+    def mean(v: Array) -> Array:
+        return np.asarray(v.sum(axis=axes, keepdims=True) / n)
+
+    d = x - mean(x) if centred else x
+    r = 1 / np.sqrt(mean(d * d) + epsilon)
+    z, w = r * d, 1 if scale is None else scale
+    first = x[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))] if centred and x.size else 0
+    reach = 1 + np.where(r > 0, r * abs(x - first).max(axis=axes, keepdims=True, initial=0), 0)
+    y = w * z + (0 if bias is None else bias)
+
+    def back(dy: Array, modulus: Array) -> list[tuple[Array, Array]]:
+        g, size, others = dy * w, abs(modulus * w), tuple(i for i in range(x.ndim) if i not in axes)
+        dx = (
+            r * (g - (mean(g) if centred else 0) - z * mean(g * z)),
+            r * (size + mean(size) + abs(z) * mean(size * abs(z))) * reach**3,
+        )
+        parameters = (dy * z, modulus * (abs(z) + reach**2)), (dy, modulus)
+        summed = [tuple(v.sum(axis=others) for v in pair) for pair in parameters[: len(given)]]
+        return [dx, *summed]
+
+    return Smooth(y, abs(w) * reach**2 + abs(y), back, 3 * n + 2 * x.size + 32, 2)
+
+
+def rms_norm(x: Array, *scale: Array, axes: Any = -1, epsilon: float = 1e-6) -> Smooth:
+    return layer_norm(x, *scale, axes=axes, epsilon=epsilon, centred=False)
+
+
 SMOOTH: dict[str, Callable[..., Smooth]] = {
-    f.__name__: f for f in (sigmoid, tanh, softmax, log_softmax, softmax_cross_entropy, lp_pool)
+    f.__name__: f
+    for f in (sigmoid, tanh, softmax, log_softmax, softmax_cross_entropy, lp_pool, *ACTIVATIONS, layer_norm, rms_norm)
 }
