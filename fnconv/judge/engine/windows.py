@@ -7,10 +7,12 @@ the last window under `ceil` may meet.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import product
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 Windows = list[list[int]]
 Places = tuple[Any, ...]  # one array of indices for every axis
@@ -79,3 +81,17 @@ def meetings(windows: Sequence[Windows]) -> tuple[Places, Places, Places]:
     table = np.array([*product(*lines)], np.int64).reshape(-1, len(windows), 3)
     output, element, cell = (tuple(table[:, a, role] for a in range(len(windows))) for role in range(3))
     return output, element, cell
+
+
+def resizing(size: int, output: int, method: str, antialias: bool) -> npt.NDArray[np.float64]:
+    """Weights of output i for input j: a triangle around the place of i, or 1 in the cell that it lies in."""
+    matrix = np.zeros((output, size))
+    width = max(Fraction(1), Fraction(size, output)) if antialias else Fraction(1)
+    for i in range(output):
+        place = Fraction((2 * i + 1) * size, 2 * output)  # of the cells' low sides at 0, 1, ...
+        if method == "nearest":
+            matrix[i, place.__floor__()] = 1
+            continue
+        row = [max(Fraction(0), 1 - abs(place - j - Fraction(1, 2)) / width) for j in range(size)]
+        matrix[i] = [float(w / sum(row)) for w in row]
+    return matrix

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from math import prod
 from typing import Any
 
@@ -27,6 +26,7 @@ from fnconv.judge.engine.windows import (
     meetings,
     padding_of,
     per_axis,
+    resizing,
 )
 
 Array = npt.NDArray[Any]
@@ -304,23 +304,9 @@ def resize(x: Array, shape: Shape, method: str = "linear", antialias: bool = Tru
     """One matrix for all axes; its weights are fractions until they are divided."""
     matrix: Array = np.ones((1, 1))
     for size, output in zip(x.shape, shape, strict=True):
-        matrix = np.kron(matrix, weights(size, output, method, antialias) if size != output else np.eye(size))
+        matrix = np.kron(matrix, resizing(size, output, method, antialias) if size != output else np.eye(size))
     to, at = matrix.nonzero()
     return Form(tuple(shape), (Terms(to, ((0, at),), matrix[to, at]),))
-
-
-def weights(size: int, output: int, method: str, antialias: bool) -> Array:
-    """Of output i for input j: a triangle around the place of i, or 1 in the cell that it lies in."""
-    matrix = np.zeros((output, size))
-    width = max(Fraction(1), Fraction(size, output)) if antialias else Fraction(1)
-    for i in range(output):
-        place = Fraction((2 * i + 1) * size, 2 * output)  # of the cells' low sides at 0, 1, ...
-        if method == "nearest":
-            matrix[i, place.__floor__()] = 1
-            continue
-        row = [max(Fraction(0), 1 - abs(place - j - Fraction(1, 2)) / width) for j in range(size)]
-        matrix[i] = [float(w / sum(row)) for w in row]
-    return matrix
 
 
 def spatial_pyramid_pool(x: Array, levels: Any, pool: str = "max", layout: str = "channels_last") -> Form:
