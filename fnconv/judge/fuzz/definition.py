@@ -295,9 +295,8 @@ def adaptive_avg_pool(x: Array, output: Shape, layout: str = "channels_last") ->
 
 
 def global_avg_pool(x: Array, layout: str = "channels_last") -> Form:
-    axis = x.ndim - 1 if layout == "channels_last" else 1
     form = adaptive_avg_pool(x, (1,) * (x.ndim - 2), layout)
-    return replace(form, shape=(x.shape[0], x.shape[axis]))
+    return replace(form, shape=tuple(form.shape[a] for a in (0, -1 if layout == "channels_last" else 1)))
 
 
 def resize(x: Array, shape: Shape, method: str = "linear", antialias: bool = True) -> Form:
@@ -369,18 +368,14 @@ def col2im(cols: Array, x_shape: Shape, window: Shape, **options: Any) -> Form:
 
 def pixel_unshuffle(y: Array, factor: Shape, mode: str = "CRD", layout: str = "channels_last") -> Form:
     """One block position after another becomes a channel."""
-    n = len(factor)
-    batch, size, channels = split(y.shape, n, layout)
-    at = np.arange(y.size).reshape(y.shape)
-    at = at if layout == "channels_last" else np.moveaxis(at, len(batch), -1)
-    parts = []
+    batch, size, channels = split(y.shape, len(factor), layout)
+    at, parts = places(y.shape, len(factor), layout), []
     for block in np.ndindex(*factor):
         steps = [slice(b, None, f) for b, f in zip(block, factor, strict=True)]
-        parts.append(at[(slice(None),) * len(batch) + (*steps,)])
-    small = tuple(s // f for s, f in zip(size, factor, strict=True))
-    at = np.stack(parts, -1 if mode == "CRD" else -2).reshape(*batch, *small, -1 if y.size else channels * prod(factor))
-    at = at if layout == "channels_last" else np.moveaxis(at, -1, len(batch))
-    return Form(at.shape, (Terms(np.arange(at.size), ((0, at.ravel()),)),))
+        parts.append(at[(slice(None), *steps)])
+    at = np.stack(parts, -1 if mode == "CRD" else -2)
+    shape = joined(batch, [s // f for s, f in zip(size, factor, strict=True)], channels * len(parts), layout)
+    return Form(shape, (Terms(places(shape, len(factor), layout).ravel(), ((0, at.ravel()),)),))
 
 
 def pixel_shuffle(x: Array, factor: Shape, mode: str = "CRD", layout: str = "channels_last") -> Form:
@@ -422,11 +417,9 @@ def gate(x: Array, s: Array) -> Form:
 
 def prelu(x: Array, slope: Array) -> Form:
     """x s where x is not positive; the slope has no part in the rest."""
-    (product,) = gate(x, slope).terms
-    (_, every), (_, at) = product.factors
-    alive = x.ravel() > 0
-    bent = Terms(every[~alive], ((0, every[~alive]), (1, at[~alive])))
-    return Form(x.shape, (Terms(every[alive], ((0, every[alive]),)), bent))
+    (_, every), (_, at) = gate(x, slope).terms[0].factors
+    alive, bent = every[x.ravel() > 0], every[~(x.ravel() > 0)]
+    return Form(x.shape, (Terms(alive, ((0, alive),)), Terms(bent, ((0, bent), (1, at[bent])))))
 
 
 def squared_error(prediction: Array, target: Array) -> Form:
