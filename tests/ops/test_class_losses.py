@@ -34,6 +34,7 @@ def pulled(f: Callable[..., jax.Array], dy: Any, *operands: Any, dtype: str) -> 
 # ---- negative log-likelihood ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("kind", ["int32", "int8", "weights"])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_likelihoods_of_whole_numbers(dtype: str, kind: str) -> None:
@@ -91,6 +92,7 @@ def check_smoothing(dtype: str, *, soft: bool = False) -> None:
         assert_within(got, want.astype(float), bound.astype(float), f"soft {soft}: {what}")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_smoothing_and_weights_keep_their_digits(dtype: str, soft: bool) -> None:

@@ -45,6 +45,7 @@ def linear_by_loops(size: int, output: int, corners: bool) -> np.ndarray:
     return w
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(("output", "corners"), [((6, 16), False), ((3, 2), False), ((5, 7), True), ((2, 4), True)])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_whole_numbers(dtype: str, output: tuple[int, int], corners: bool) -> None:
@@ -58,6 +59,7 @@ def test_whole_numbers(dtype: str, output: tuple[int, int], corners: bool) -> No
             assert_equal(got, jnp.asarray(want, dtype), what)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("output", [(6, 8), (9, 4), (2, 3), (1, 11)])
 @pytest.mark.parametrize("dtype", [*FLOATS, "int8", "int32"])
 def test_nearest_copies(dtype: str, output: tuple[int, int]) -> None:
@@ -103,6 +105,7 @@ def check_resize(method: str, antialias: bool, dtype: str, output: tuple[int, in
         assert_within(got, exact, sum_bound(terms + 8, magnitude, exact, dtype) + of_weights, f"{method} {what}")
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 def test_resizing_is_jax_image_s(method: str, antialias: bool) -> None:
@@ -110,6 +113,7 @@ def test_resizing_is_jax_image_s(method: str, antialias: bool) -> None:
     check_resize(method, antialias, "float64")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("method", ["linear", "cubic"])
 def test_it_keeps_its_digits(method: str, dtype: str) -> None:
@@ -136,6 +140,7 @@ def test_any_axes() -> None:
 AXES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
+@pytest.mark.sample(4)
 @needs_torch
 @pytest.mark.parametrize(
     ("mode", "method", "options"),

@@ -55,6 +55,7 @@ def test_pixel_shuffle_is_a_permutation(batch: tuple, size: tuple, factor: tuple
 # ---- averages over space --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("space", [(), (4,), (2, 4), (2, 2, 2)])
 def test_global_averages(space: tuple, dtype: str) -> None:
@@ -85,6 +86,7 @@ def test_averages_of_halves_are_summed_in_float32() -> None:
 # ---- PReLU ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("shape", [(), (4,), (3, 1), (2, 3, 4), (1, 1, 1)])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_prelu(dtype: str, shape: tuple) -> None:
@@ -111,6 +113,7 @@ def windows(v: np.ndarray, size: int, *, back: bool = False) -> np.ndarray:
     return v @ (met if back else met.T)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("size", [1, 2, 5, 30])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_response_of_power_one_is_whole(dtype: str, size: int) -> None:
@@ -153,6 +156,7 @@ def check_response(dtype: str, size: int = 5, beta: float = 0.75) -> None:
         assert_within(got, want.astype(float), bound.astype(float), what)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("size", [4, 5])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_response_keeps_its_digits(dtype: str, size: int) -> None:
