@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ def sigmoid(x: ArrayLike) -> jax.Array:
 
 @jax.custom_jvp
 def _logistic(x: jax.Array) -> jax.Array:
-    return lax.logistic(to_accumulator(x)).astype(x.dtype)
+    return _evaluated(lax.logistic, x)
 
 
 def _sigmoid_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -131,7 +132,7 @@ def tanh(x: ArrayLike) -> jax.Array:
 
 @jax.custom_jvp
 def _tangent(x: jax.Array) -> jax.Array:
-    return lax.tanh(to_accumulator(x)).astype(x.dtype)
+    return _evaluated(lax.tanh, x)
 
 
 def _tanh_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -144,6 +145,13 @@ def _tanh_bwd(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
 
 _tangent.defjvp(lambda x, dx: (_tangent(*x), *_tanh_bwd(*x, *dx)))
 _tanh = attach(_tangent, _tanh_fwd, _tanh_bwd, has_spec=False)
+
+
+def _evaluated(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """f(x).  A TPU takes it in the dtype of sums, as it takes the slope: else it stores what is converted twice."""
+    if x.dtype == accumulator(x.dtype):
+        return f(x)
+    return lax.platform_dependent(x, tpu=lambda x: f(to_accumulator(x)).astype(x.dtype), default=f)
 
 
 def _times_square(dy: jax.Array, root: jax.Array) -> jax.Array:
