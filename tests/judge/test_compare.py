@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def test_floats_are_within_their_bounds(dtype):
         return jnp.tanh(conv(w, jax.nn.relu(conv(w, x)))).sum()
 
     report = compare(fn, w.astype(dtype), x.astype(dtype), argnums=(0, 1), rounds=0)
-    assert report.ok
+    assert {leaf.verdict for leaf in report.leaves} <= {"equal", "agrees", "too weak"}
     unit = float(jnp.finfo(dtype).eps)
     for leaf in report.leaves:
         assert leaf.dtype == dtype
@@ -115,7 +116,8 @@ def test_autodiff_is_the_wrong_one():
 def test_a_slope_that_autodiff_loses():
     """Of the sigmoid at 20 autodiff's is 0: what rounding may make of y (1 - y), and further from the truth."""
     report = compare(jax.nn.sigmoid, jnp.float32(20), rounds=0)
-    assert report.ok
+    assert report.leaves[0].verdict == "too weak"
+    assert "too weak: an error of a percent might be missed in x" in str(report)
     assert report.leaves[0].nearer == "manual"
     assert report.leaves[0].worst.autodiff == 0
 
@@ -125,7 +127,7 @@ def test_a_slope_that_autodiff_loses():
 def test_a_slope_that_float64_loses_too(fn, at):
     """Rounded to 1 in float64 as well, the function has had a rounding error."""
     report = compare(lambda x, w: fn(x) * w, jnp.float32(at), jnp.float32(1e3), rounds=0)
-    assert report.ok
+    assert report.leaves[0].verdict == "too weak"
     assert report.worst.worst.manual > 0
     assert report.worst.worst.bound > 0
 
@@ -193,7 +195,7 @@ def test_trees_auxiliary_keywords_and_integers():
     assert report.ok
     assert [leaf.path for leaf in report.leaves] == ["params['layer'][0]", "params['rate']"]
     assert [leaf.path for leaf in report.values] == ["value['y']"]
-    assert report.notes == ("params['steps']: int32 carries no derivative",)
+    assert report.notes == ("params['steps']: int32 carries no derivative", "params['rate'] does not enter the value")
 
 
 def test_cotangent():
@@ -276,7 +278,7 @@ def report():
 
 def test_table(report):
     lines = str(report).splitlines()
-    assert lines[0] == "net on cpu"
+    assert lines[0] == "net on cpu, products in precision highest"
     assert lines[2].split()[:3] == ["leaf", "shape", "dtype"]
     assert [line.split()[0] for line in lines[4:7]] == ["value", "w", "x"]
     assert lines[-1].startswith("OK: 2 of 2 leaves agree")
@@ -323,7 +325,44 @@ def test_inside_shard_map_and_collectives():
 
         return jax.shard_map(shard, mesh=mesh, in_specs=(P(), P("d")), out_specs=P())(w, x)
 
-    report = compare(fn, w, x, argnums=(0, 1), samples=2, rounds=0)
+    report = compare(fn, w, x, argnums=(0, 1), samples=8, rounds=0)
     assert report.ok
     assert report.replaced.counts == {"conv": 1, "tanh": 1}
     assert all(0 < leaf.error < 1e-5 for leaf in report.leaves)
+
+
+# ---- what an agreement is worth -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("planted", ["a percent", "one element", "one channel", "a sign"])
+def test_what_an_agreement_would_have_caught(planted, monkeypatch):
+    """Each leaf says what it would have caught, and an error beyond that is caught."""
+
+    def fn(w):
+        return jnp.tanh(conv(w, X)).sum()
+
+    right = compare(fn, W, rounds=0).leaves[0]
+    assert right.ok
+    assert 0 < right.caught < 1e-3
+    change = {
+        "a percent": lambda g: 1.01 * g,
+        "one element": lambda g: g.at[(0,) * g.ndim].multiply(1.5),
+        "one channel": lambda g: g.at[..., 0].multiply(1.1),
+        "a sign": lambda g: -g,
+    }[planted]
+    module = sys.modules["fnconv.judge.model.compare"]
+    plain = module.leaf_of
+
+    def planted_leaf(path, manual, *rest, **options):
+        return plain(path, change(jnp.asarray(manual)) if path == "w" else manual, *rest, **options)
+
+    monkeypatch.setattr(module, "leaf_of", planted_leaf)
+    assert compare(fn, W, rounds=0).leaves[0].verdict == "MANUAL IS WRONG"
+
+
+@pytest.mark.parametrize(("fn", "at"), [(jax.nn.relu, -1.0), (lambda x: x * jnp.sqrt(x * 0 - 1), 1.0)])
+def test_a_gradient_of_nothing_is_no_agreement(fn, at):
+    report = compare(fn, jnp.float32(at), rounds=0)
+    assert not report.ok
+    assert report.leaves[0].verdict == "too weak"
+    assert "neither 0 nor NaN" in report.summary()

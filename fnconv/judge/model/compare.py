@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import jax
 
@@ -35,6 +36,7 @@ def compare(
     rounds: int = 11,
     seed: int = 0,
     progress: Progress | None = None,
+    precision: Literal["highest", "high", "default"] = "highest",
     **kwargs: Any,
 ) -> Comparison:
     """Compare the gradient by fnconv's rules with JAX's automatic one, and both with float64.
@@ -44,7 +46,9 @@ def compare(
     explains: the float64 program runs `samples` times with a rounding error of random sign at every operation, as
     large as the type of the operation allows, and the bound on an entry is so many of its standard deviations that
     rounding takes any entry of the report beyond its bound once in a million reports; see `engine.rounding`.
-    No tolerance is set by hand.  Where autodiff's gradient is the one beyond its bound, the report says so.
+    No tolerance is set by hand.  Where autodiff's gradient is the one beyond its bound, the report says so; where an
+    error of a percent (64 roundings, if that is more) might have been missed in a leaf, as where it is 0, that is no
+    agreement.
 
     Args:
       fn: a function of any trees; a model of Flax, Equinox, Haiku, a loss.  It must not change anything outside.
@@ -56,6 +60,8 @@ def compare(
       samples: at least 2; with more of them the bounds are sharper.
       rounds: how often each gradient is timed; 0 for not at all.
       seed: of cotangent and rounding errors.
+      precision: of products and convolutions of which the program says nothing: the default of an accelerator would
+        leave bounds too wide to find a mistake.
       progress: called with what is about to be done, in words.
 
     Returns:
@@ -80,11 +86,12 @@ def compare(
     _check("rounds", rounds, 0)
     with of_arguments_alone("compare"):
         problem = pose(fn, args, kwargs, argnums, has_aux, cotangent, seed)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), jax.default_matmul_precision(precision):
         warnings.filterwarnings("ignore", message="with_manual_rules: ")  # the report has it
         manual = with_manual_rules(fn, only=only, fuse=fuse)
         replaced = manual.replaced(*args, **kwargs)
-        return _compare(problem, manual, replaced, samples, rounds, seed, progress or (lambda _: None))
+        found = _compare(problem, manual, replaced, samples, rounds, seed, progress or (lambda _: None))
+        return replace(found, precision=precision)
 
 
 def _compare(
@@ -115,12 +122,16 @@ def _compare(
         notes.append(central_difference(problem, manual, exact[len(problem.value_paths) :], seed))
     scale = quantile(sum(e.size for e in exact), samples)
     columns = zip(problem.paths, mine, *(others or [[None] * len(mine)]), exact, deviations, strict=True)
-    leaves = [leaf_of(path, m, a, e, scale * deviation) for path, m, a, e, deviation in columns]
+    split, unused = len(problem.value_paths), problem.unused()
+    leaves = [
+        leaf_of(path, m, a, e, scale * deviation, weighed=path not in unused and i >= split)
+        for i, (path, m, a, e, deviation) in enumerate(columns)
+    ]
+    notes += [f"{path} does not enter the value" for path in unused]
     progress("timing")
     times = medians(gradients, operands, rounds)
     kept = [residual_bytes(problem.value(f), moving, given) for f in functions]
     costs = [Cost(*cost) for cost in zip(times, kept, strict=True)]
-    split = len(problem.value_paths)
     return Comparison(
         problem.name,
         tuple(leaves[:split]),
@@ -130,6 +141,7 @@ def _compare(
         costs[1] if len(costs) > 1 else None,
         tuple(notes),
         jax.default_backend(),
+        "highest",
     )
 
 

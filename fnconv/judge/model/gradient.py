@@ -68,6 +68,15 @@ class GradientProblem:
 
         return run
 
+    def unused(self) -> list[str]:
+        """Paths of the moving leaves on which the value does not depend at all."""
+        moving, given, _ = self.operands
+        program = jax.make_jaxpr(self.value(self.fn))(moving, given).jaxpr
+        used = set(map(id, program.outvars))
+        for e in reversed(program.eqns):
+            used |= set(map(id, e.invars)) if used & set(map(id, e.outvars)) else set()
+        return [path for path, v in zip(self.argument_paths, program.invars, strict=False) if id(v) not in used]
+
     def gradient(self, fn: Function) -> Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Arrays]]:
         """(moving leaves, other arrays, cotangents) -> (the value's leaves, the gradient's)."""
 

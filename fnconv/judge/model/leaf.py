@@ -7,18 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from fnconv.base.dtypes import unit_roundoff
 from fnconv.judge.engine.distances import distance, ratios, ulps
 from fnconv.judge.engine.report import Row, short
 from fnconv.judge.engine.running_error import Values
 
-EQUAL, AGREES, AUTODIFF_WRONG, MANUAL_WRONG, BOTH_WRONG, ALONE = (
+EQUAL, AGREES, AUTODIFF_WRONG, MANUAL_WRONG, BOTH_WRONG, ALONE, TOO_WEAK = (
     "equal",
     "agrees",
     "AUTODIFF IS WRONG",
     "MANUAL IS WRONG",
     "BOTH ARE WRONG",
     "no autodiff",
+    "too weak",
 )
+WEAK, ROUNDINGS = 0.01, 64  # a relative error that has to be caught, in dtypes that have more digits than that
 MANUAL, AUTODIFF, NEITHER = "manual", "autodiff", "neither"
 
 
@@ -49,6 +52,7 @@ class Leaf(Row):
       relative: max |manual - autodiff| / max |autodiff|.
       error: max |manual - float64| / max |float64|; error_autodiff the same of the other.
       ratio: largest |manual - float64| over its bound, at most 1 if rounding explains it; ratio_autodiff likewise.
+      caught: the smallest relative error of the leaf that would have been caught.
       nearer: which is nearer to float64 in the root mean square.
       worst: one entry, with its values; None of an empty array.
       verdict: one of the words in this module.
@@ -64,6 +68,7 @@ class Leaf(Row):
     error_autodiff: float
     ratio: float
     ratio_autodiff: float
+    caught: float
     nearer: str
     worst: Element | None
     verdict: str
@@ -81,13 +86,19 @@ class Leaf(Row):
             short(self.relative, ".1e") if self.relative else "0",
             short(self.ratio, ".3f"),
             short(self.ratio_autodiff, ".3f"),
+            short(self.caught, ".0e"),
             self.nearer,
             self.verdict,
         )
 
 
-def leaf_of(path: str, manual: Any, autodiff: Any | None, exact: Values, bound: Values) -> Leaf:
-    """The leaf of these arrays; `bound` is the error that rounding explains, entry by entry."""
+def leaf_of(
+    path: str, manual: Any, autodiff: Any | None, exact: Values, bound: Values, *, weighed: bool = True
+) -> Leaf:
+    """The leaf of these arrays; `bound` is the error that rounding explains, entry by entry.
+
+    weighed: whether an agreement that would have missed an error of `WEAK` is none.
+    """
     alone = autodiff is None
     mine, theirs = np.asarray(manual), np.asarray(manual if alone else autodiff)
     off, off_autodiff = distance(mine, exact), distance(theirs, exact)
@@ -102,6 +113,9 @@ def leaf_of(path: str, manual: Any, autodiff: Any | None, exact: Values, bound: 
         verdict = AGREES if within_autodiff else AUTODIFF_WRONG
     else:
         verdict = MANUAL_WRONG if within_autodiff else BOTH_WRONG
+    caught = _caught(off, exact, bound)
+    if caught > max(WEAK, ROUNDINGS * unit_roundoff(mine.dtype)) and verdict in (EQUAL, AGREES, ALONE) and weighed:
+        verdict = TOO_WEAK
     apart = distance(mine, theirs.astype(np.float64))
     place = _worst(ratio, off, apart)
     element = None
@@ -120,10 +134,18 @@ def leaf_of(path: str, manual: Any, autodiff: Any | None, exact: Values, bound: 
         _relative(off_autodiff, exact),
         float(ratio.max(initial=0)),
         float(ratio_autodiff.max(initial=0)),
+        caught,
         _nearer(_rms(off), _rms(off_autodiff), alone),
         element,
         verdict,
     )
+
+
+def _caught(off: Values, exact: Values, bound: Values) -> float:
+    """By what factor all entries have to be off for one to exceed its bound; infinite where all are 0 or NaN."""
+    finite = np.isfinite(exact) & (exact != 0) & np.isfinite(bound + off)
+    rest = (bound + off)[finite] / abs(exact[finite])
+    return float(rest.min(initial=np.inf)) if exact.size else 0.0
 
 
 def _relative(off: Values, of: Values) -> float:

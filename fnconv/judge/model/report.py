@@ -8,13 +8,14 @@ from html import escape
 from typing import Any
 
 from fnconv.judge.engine import report
-from fnconv.judge.model.leaf import AUTODIFF_WRONG, EQUAL, Leaf
+from fnconv.judge.model.leaf import AUTODIFF_WRONG, EQUAL, TOO_WEAK, Leaf
 from fnconv.judge.model.measure import Cost
 from fnconv.transform.report import Report
 
 LEGEND = (
     "relative: manual against autodiff; manual, autodiff: |error against float64| over what rounding explains\n"
-    "(at most 1); nearer: to float64, in the root mean square"
+    "(at most 1); caught: the smallest relative error of the leaf that would have been; nearer: to float64, in the\n"
+    "root mean square"
 )
 
 
@@ -30,11 +31,12 @@ class Comparison(report.Report):
       manual, autodiff: what each costs; autodiff is None where JAX has no gradient.
       notes: what else is to be known about this comparison.
       device: where it ran.
+      precision: of products, where the program does not say.
     """
 
-    headings = ("leaf", "shape", "dtype", "relative", "manual", "autodiff", "nearer", "")
-    left = (0, 1, 2, 6, 7)
-    spare = (6, 2, 1)
+    headings = ("leaf", "shape", "dtype", "relative", "manual", "autodiff", "caught", "nearer", "")
+    left = (0, 1, 2, 7, 8)
+    spare = (7, 2, 1)
 
     name: str
     values: tuple[Leaf, ...]
@@ -44,6 +46,7 @@ class Comparison(report.Report):
     autodiff: Cost | None
     notes: tuple[str, ...]
     device: str
+    precision: str
 
     @property
     def lines(self) -> Sequence[Leaf]:
@@ -64,8 +67,13 @@ class Comparison(report.Report):
 
     def summary(self) -> str:
         bad = [leaf for leaf in self.lines if not leaf.ok]
-        if bad:
-            return f"{len(bad)} of {len(self.lines)} arrays off by more than rounding explains"
+        weak = [leaf.path for leaf in bad if leaf.verdict == TOO_WEAK]
+        if len(weak) < len(bad):
+            return f"{len(bad) - len(weak)} of {len(self.lines)} arrays off by more than rounding explains"
+        if weak:
+            return f"too weak: an error of a percent might be missed in {', '.join(weak)}; take more samples, " + (
+                "a cotangent, float64, or arguments at which the gradient is neither 0 nor NaN"
+            )
         wrong = [leaf.path for leaf in self.leaves if leaf.verdict == AUTODIFF_WRONG]
         equal = sum(leaf.verdict == EQUAL for leaf in self.leaves)
         if self.autodiff is None:
@@ -83,6 +91,7 @@ class Comparison(report.Report):
             "ok": self.ok,
             "verdict": self.summary(),
             "device": self.device,
+            "precision": self.precision,
             "worst": self.worst.path,
             "values": [asdict(leaf) | {"ok": leaf.ok} for leaf in self.values],
             "leaves": [asdict(leaf) | {"ok": leaf.ok} for leaf in self.leaves],
@@ -100,7 +109,8 @@ class Comparison(report.Report):
     def __str__(self) -> str:
         table = self.table()
         table.insert(1, "-" * max(map(len, table)))
-        return "\n".join([f"{self.name} on {self.device}", "", *table, *self.below()])
+        head = f"{self.name} on {self.device}, products in precision {self.precision}"
+        return "\n".join([head, "", *table, *self.below()])
 
     def below(self) -> list[str]:
         """What stands below the table."""
