@@ -39,7 +39,7 @@ def test_the_model_of_the_readme_prints_its_report(tmp_path):
     path = tmp_path / "model.py"
     path.write_text(program)
     with jax.numpy_dtype_promotion("standard"):  # the model's author promotes
-        result = CliRunner().invoke(app, ["compare", f"{path}:loss", "--rounds", "1", "--samples", "4"])
+        result = CliRunner().invoke(app, ["compare", f"{path}:loss", "--rounds", "1"])
     assert result.exit_code == 0, result.output
     time, *lines = report.splitlines()
     assert time.startswith("time ")
