@@ -551,6 +551,15 @@ def octave_bwd(factor):
 
 twin(G, "powers of two as counts", octave, octave_bwd(1), octave_bwd(1.1), array(0.5, 1.5, 3.25))
 
+twin(
+    G,
+    "a mask as a factor",
+    lambda x: jnp.dot(x > 0, x),
+    lambda r, dy: ((r[0] > 0) * dy,),
+    lambda r, dy: ((r[0] > 1) * dy,),
+    normal(6),
+)
+
 # ---- the same expression twice --------------------------------------------------------------------------------------
 
 D = "twice"

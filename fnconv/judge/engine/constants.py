@@ -27,6 +27,8 @@ def typed(array: np.ndarray, least: float) -> float:
         return least
     number = float(array.reshape(()))
     digits = len(repr(number).split("e")[0].replace(".", "").lstrip("-0").rstrip("0"))
-    if digits >= 15 and float(np.float32(number)) != number:
+    with np.errstate(over="ignore"):
+        short = float(np.float32(number)) == number
+    if digits >= 15 and not short:
         return 2.0**-53
     return max(least, float(10.0**-digits)) if digits >= 7 else least

@@ -19,6 +19,7 @@ from fnconv.judge.engine import report
 from fnconv.judge.engine.programs import abstract
 from fnconv.judge.rule.entry import check_vjp
 from fnconv.judge.rule.report import FAILS, PASSES, SKIPPED, RuleReport
+from fnconv.judge.rule.structure import ALONE, STRUCTURE
 from fnconv.judge.rule.trial import first_line
 
 JAX = str(Path(jax.__file__).parent)
@@ -138,11 +139,13 @@ def check_rules(
         found.rows.append(row)
         try:
             given, options = call.arguments()
-            row.report = check_vjp(call.rule, *given, level=level, kwargs=options, order=order, seed=seed)
+            judged = check_vjp(call.rule, *given, level=level, kwargs=options, order=order, seed=seed)
         except Exception as error:  # whatever the rule raises when it is called by itself
             row.detail = first_line(error)
-        else:
-            row.detail = "; ".join(row.report.notes)
+            continue
+        alone = [f.diagnosis for f in judged.failures if f.check == STRUCTURE and f.diagnosis.startswith(ALONE)]
+        row.report = None if alone else judged  # it ran in the program
+        row.detail = "; ".join(alone or judged.notes)
     return found
 
 

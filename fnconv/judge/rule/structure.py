@@ -20,6 +20,7 @@ from fnconv.judge.rule.programs import Flat, Task, compile_all
 from fnconv.judge.rule.trial import Trial, first_line
 
 STRUCTURE, SYMBOLS = "structure", "arguments one by one"
+ALONE = "the rule does not run"
 
 
 def check_structure(trial: Trial) -> bool:
@@ -194,7 +195,7 @@ def _explain_error(trial: Trial, error: Exception) -> str:
     if isinstance(error, jax.errors.UnexpectedTracerError):
         return f"the rule keeps a tracer from an earlier trace (a global, an attribute?): {text}"
     whole = " ".join(str(error).split())
-    return f"the rule does not run: {type(error).__name__}: {whole[:400]}"
+    return f"{ALONE}: {type(error).__name__}: {whole[:400]}"
 
 
 def check_one_by_one(trial: Trial) -> None:
