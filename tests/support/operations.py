@@ -384,7 +384,7 @@ def _norms() -> Iterator[Operation]:
     def moments(*arrays: jax.Array, **options: Any) -> jax.Array:
         """y, and what depends on the mean and the variance."""
         y, mean, variance, _ = fnconv.batch_norm(*arrays, epsilon=1, **options)
-        shape = (-1,) if options.get("layout") != "channels_first" else (-1, 1, 1)
+        shape = (1, -1, 1, 1) if options.get("layout") == "channels_first" else (1, 1, 1, -1)
         return y + (mean * variance).reshape(shape)
 
     def plain_moments(x: jax.Array, *p: jax.Array) -> jax.Array:
