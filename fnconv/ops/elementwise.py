@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fnconv.base.attach import attach
+from fnconv.base.attach import LinearMap, attach
 from fnconv.base.dtypes import to_accumulator
 from fnconv.base.errors import invalid, mistyped
 from fnconv.base.spec import as_array, number, same_dtype
@@ -56,8 +56,11 @@ def _times(slope: jax.Array, dy: jax.Array) -> jax.Array:
 
 def summed_to(a: jax.Array, v: jax.Array) -> jax.Array:
     """v, added up to the shape of a, which has been broadcast, in its dtype."""
-    axes = tuple(i for i, (size, of_v) in enumerate(zip(a.shape, v.shape, strict=True)) if size == 1 != of_v)
-    return jnp.sum(v, axis=axes, keepdims=True).astype(a.dtype)
+    return jnp.sum(v, axis=_broadcast_axes(a.shape, v.shape), keepdims=True).astype(a.dtype)
+
+
+def _broadcast_axes(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(i for i, (before, after) in enumerate(zip(old, new, strict=True)) if before == 1 != after)
 
 
 def _array(name: str, x: ArrayLike) -> jax.Array:
@@ -152,7 +155,7 @@ def gate(x: ArrayLike, s: ArrayLike) -> jax.Array:
     same_dtype("gate", x=x, s=s)
     if not _broadcast(x, s):
         raise invalid("gate", "s", f"must have sizes 1 or those of {x.shape}", s.shape)
-    return _gate((), x, s)
+    return gate_map.attached(s.shape, x, s)
 
 
 def _silu_slope(x: jax.Array) -> jax.Array:
@@ -195,7 +198,17 @@ _mish = elementwise("mish", lambda x: _not_far_below(x) * _tangent(log_one_plus_
 _glu = elementwise(
     "glu", lambda a, b: a * _logistic(b), lambda a, b: _logistic(b), lambda a, b: _logistic(b) * _logistic(-b) * a
 )
-_gate = elementwise("gate", lambda x, s: x * s, lambda x, s: s, lambda x, s: x)
+
+# x s, and the sums of a b in the shape of s: either is linear in both operands, and their adjoints are the two again
+gate_map = LinearMap("gate", lambda shape, x, s: x * s)
+gate_sums = LinearMap("gate_sums", lambda shape, a, b: _product_sums(shape, a, b))
+gate_map.adjoints = (lambda shape, dy, _, s: gate_map(shape, dy, s), lambda shape, dy, x, _: gate_sums(shape, dy, x))
+gate_sums.adjoints = (lambda shape, ds, _, b: gate_map(shape, b, ds), lambda shape, ds, a, _: gate_map(shape, a, ds))
+
+
+def _product_sums(shape: tuple[int, ...], a: jax.Array, b: jax.Array) -> jax.Array:
+    products = to_accumulator(a) * to_accumulator(b)
+    return jnp.sum(products, axis=_broadcast_axes(shape, a.shape), keepdims=True).astype(a.dtype)
 
 
 # ---- smooth ramps ---------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ from fnconv.ops.elementwise import elementwise, summed_to
 Arrays = tuple[jax.Array, ...]
 
 
-class _Spec(NamedTuple):
+class Spec(NamedTuple):
     """centred: 0 where no mean is subtracted; devices: the mapped axis that groups extend over, and its size."""
 
     axes: tuple[int, ...]
@@ -52,11 +52,11 @@ class _Spec(NamedTuple):
 # ---- the function and its derivative --------------------------------------------------------------------------------
 
 
-def _primal(spec: _Spec, x: jax.Array, scale: jax.Array, bias: jax.Array) -> Arrays:
+def _primal(spec: Spec, x: jax.Array, scale: jax.Array, bias: jax.Array) -> Arrays:
     return _fwd(spec, x, scale, bias)[0]
 
 
-def _fwd(spec: _Spec, x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Arrays, Arrays]:
+def _fwd(spec: Spec, x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Arrays, Arrays]:
     origin, mean, variance = _moments(spec, x)
     r = lax.rsqrt(variance + spec.epsilon)
     z = _deviation(x, origin, mean) * r
@@ -64,7 +64,7 @@ def _fwd(spec: _Spec, x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[
     return (y, origin + mean, variance), (x, scale, bias, origin, mean, r)
 
 
-def _moments(spec: _Spec, x: jax.Array) -> Arrays:
+def _moments(spec: Spec, x: jax.Array) -> Arrays:
     """Of each group its first number, the mean of x less that, and the variance; not centred: 0, 0, mean(x^2)."""
     n = _count(spec, x)
     if not spec.centred:
@@ -104,16 +104,24 @@ def _united(devices: tuple[str, int], *own: jax.Array) -> Arrays:
     return origin, mean, jnp.mean(variances + jnp.square(means - mean), axis=0)
 
 
-def _bwd(spec: _Spec, residuals: Arrays, cotangents: Arrays) -> Arrays:
+def _bwd(spec: Spec, residuals: Arrays, cotangents: Arrays) -> Arrays:
     x, scale, bias, origin, mean, r = residuals
-    dy, d_mean, d_variance = map(to_accumulator, cotangents)
-    d, n = _deviation(x, origin, mean), _count(spec, x)
-    z, wide = d * r, scale.astype(dy.dtype)
+    return pull_back(spec, x, scale, bias, _deviation(x, origin, mean), r, *map(to_accumulator, cotangents))
+
+
+def pull_back(
+    spec: Spec, x: jax.Array, scale: jax.Array, bias: jax.Array, d: jax.Array, r: jax.Array, dy: jax.Array, *moments: Any
+) -> Arrays:
+    """Cotangents of x, scale, bias; d = x - m, and the cotangents of m and v if they are results too."""
+    z, wide, n = d * r, scale.astype(dy.dtype), _count(spec, x)
     alike = all(p.shape[a] == 1 for p in (scale, bias) for a in spec.axes)  # in a group: mean(g) = scale mean(dy)
     g, factor = (dy, wide) if alike else (dy * wide, jnp.ones((), dy.dtype))
     sums = _sum(spec, g), _sum(spec, g * z)
-    mean_g, mean_gz, dm, dv = (v / n for v in _over_devices(spec, x, *sums, d_mean, d_variance))
-    dx = r * factor * (g - mean_g * spec.centred - z * mean_gz) + (dm * spec.centred + 2 * d * dv)
+    mean_g, mean_gz, *of_moments = (v / n for v in _over_devices(spec, x, *sums, *moments))
+    dx = r * factor * (g - mean_g * spec.centred - z * mean_gz)
+    if of_moments:
+        dm, dv = of_moments
+        dx += dm * spec.centred + 2 * d * dv
     d_bias, d_scale = sums if alike else (dy, dy * z)
     return dx.astype(x.dtype), summed_to(scale, d_scale), summed_to(bias, d_bias)
 
@@ -122,16 +130,16 @@ def _deviation(x: jax.Array, origin: jax.Array, mean: jax.Array | float) -> jax.
     return to_accumulator(x) - origin - mean
 
 
-def _sum(spec: _Spec, v: jax.Array) -> jax.Array:
+def _sum(spec: Spec, v: jax.Array) -> jax.Array:
     return jnp.sum(v, axis=spec.axes, keepdims=True)
 
 
-def _count(spec: _Spec, x: jax.Array) -> int:
+def _count(spec: Spec, x: jax.Array) -> int:
     """How many numbers a group has on one device; 1 for none."""
     return max(1, math.prod(x.shape[a] for a in spec.axes))
 
 
-def _over_devices(spec: _Spec, x: jax.Array, *each: jax.Array) -> Sequence[jax.Array]:
+def _over_devices(spec: Spec, x: jax.Array, *each: jax.Array) -> Sequence[jax.Array]:
     """The means over the devices, in one sum; the cotangent of what all share is one already where types tell that."""
     if spec.devices is None:
         return each
@@ -240,7 +248,7 @@ def group_norm(
     given = _parameters("group_norm", x, (at,), scale=scale, bias=bias)
     apart = {channels: (groups, channels // groups), 1: (1, 1)}
     parts = [p.reshape(*p.shape[:at], *apart[p.shape[at]], *p.shape[at + 1 :]) for p in (x, *given)]
-    spec = _Spec(tuple(i for i in range(1, x.ndim + 1) if i != at), _epsilon("group_norm", epsilon))
+    spec = Spec(tuple(i for i in range(1, x.ndim + 1) if i != at), _epsilon("group_norm", epsilon))
     y: jax.Array = _norm(spec, *parts)[0]
     return y.reshape(x.shape)
 
@@ -259,7 +267,7 @@ def instance_norm(
     -1.0
     """
     x, at = _features("instance_norm", x, layout)
-    spec = _Spec(tuple(i for i in range(1, x.ndim) if i != at), _epsilon("instance_norm", epsilon))
+    spec = Spec(tuple(i for i in range(1, x.ndim) if i != at), _epsilon("instance_norm", epsilon))
     y: jax.Array = _norm(spec, x, *_parameters("instance_norm", x, (at,), scale=scale, bias=bias))[0]
     return y
 
@@ -299,7 +307,7 @@ def batch_norm(
     if not isinstance(axis_name, str | None):
         raise mistyped("batch_norm", "axis_name", "must be a name", repr(axis_name))
     devices = None if axis_name is None else (axis_name, int(lax.axis_size(axis_name)))
-    spec = _Spec(tuple(i for i in range(x.ndim) if i != at), _epsilon("batch_norm", epsilon), devices=devices)
+    spec = Spec(tuple(i for i in range(x.ndim) if i != at), _epsilon("batch_norm", epsilon), devices=devices)
     y, mean, variance = _norm(spec, x, *_parameters("batch_norm", x, (at,), scale=scale, bias=bias))
     n = _count(spec, x) * (devices[1] if devices else 1)
     mean, variance = mean.reshape(-1), variance.reshape(-1)
@@ -333,7 +341,7 @@ def _over_axes(name: str, x: ArrayLike, axes: Any, epsilon: float, centred: int,
     chosen = tuple(sorted({_axis(name, a, x) for a in named}))
     if not named or len(chosen) < len(named):
         raise invalid(name, "axes", "must name an axis or several, each once", axes, x.shape)
-    spec, (scale, bias) = _Spec(chosen, _epsilon(name, epsilon), centred), (*scale_bias, None)[:2]
+    spec, (scale, bias) = Spec(chosen, _epsilon(name, epsilon), centred), (*scale_bias, None)[:2]
     y: jax.Array = _norm(spec, x, *_parameters(name, x, chosen, scale=scale, bias=bias))[0]
     return y
 

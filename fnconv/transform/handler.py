@@ -94,7 +94,9 @@ class Handler(jax.core.Trace):
         return self._pass_on(primitive, operands, {**params, "subfuns": (fun,)})
 
     def stage_value(self, value: Any) -> Any:
-        return self.parent.stage_value(value)
+        staged = self.parent.stage_value(value)
+        self.chains.polynomials.name(staged, number(value))
+        return staged
 
     def cur_qdd(self, value: Any) -> Any:
         return self.parent.cur_qdd(value)

@@ -5,7 +5,7 @@ Donation, names, checkpoint policies and effects are the equation's parameters, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +16,7 @@ from jax.extend import core
 from fnconv.base.attach import modes
 from fnconv.transform import polynomials
 from fnconv.transform.fusion import BLOCK, chains_of
+from fnconv.transform.moments import STEPS as MOMENTS
 from fnconv.transform.policy import translated
 from fnconv.transform.report import Site, types
 from fnconv.transform.softmax import ENDS, STEPS, Chains, number
@@ -23,7 +24,9 @@ from fnconv.transform.table import (
     CHAINS,
     CUSTOM_JVP,
     FUSED,
+    GATE,
     JITTED,
+    NORM,
     PARAMETER,
     POLYNOMIALS,
     PRIMITIVES,
@@ -45,6 +48,7 @@ OPAQUE = {
     "custom_vjp_call": "inside a jax.custom_vjp function, whose own rule stays",
 }
 HIDDEN = "call_hi_primitive"  # of the flags jax_remat3, jax_custom_jvp3, jax_custom_vjp3: no jaxpr to be seen
+OF_MOMENTS = {*MOMENTS, *polynomials.ARITHMETIC, *JITS, "broadcast_in_dim", "reshape", "squeeze", "expand_dims"}
 _PACKAGE, _JAX = str(Path(__file__).parents[1]), str(Path(jax.__file__).parent)
 
 Selection = frozenset[str]  # of operations; none stands for all
@@ -75,15 +79,18 @@ def _rewrite(jaxpr: Any, only: Selection) -> Rewritten:
     equations: list[Any] = []
     sites: list[Site] = []
     blocks, inside = _blocks(jaxpr) if FUSED in only else ({}, set())
-    for e in jaxpr.eqns:
+    changed = False
+    for e in _steps(jaxpr.eqns):
         if id(e) in inside:
+            changed = True
             continue
         equation, found = blocks[id(e)] if id(e) in blocks else _equation(e, only, chains)
         equations.append(equation)
+        changed |= equation is not e
         sites += [s.within(e.source_info.name_stack.stack, e.source_info) for s in found]
         if len(e.outvars) == 1:
             chains.follow(e.primitive.name, e.params, e.invars, e.outvars[0])
-    if len(equations) == len(jaxpr.eqns) and all(a is b for a, b in zip(equations, jaxpr.eqns, strict=True)):
+    if not changed:
         return jaxpr, tuple(sites)
     high = any(e.primitive.is_high(*(v.aval for v in e.invars), **e.params) for e in equations)
     return jaxpr.replace(eqns=equations, is_high=jaxpr.is_high or high), tuple(sites)
@@ -139,6 +146,12 @@ def find_rule(
     activation = chains.polynomials.match(name, params, operands)
     if activation is not None:
         return POLYNOMIALS[activation.operation], {}, [activation.x]
+    normalised = chains.moments.match(name, operands)
+    if normalised is not None:
+        return NORM, normalised.params, normalised.operands
+    gated = chains.moments.gate(name, operands)
+    if gated is not None:
+        return GATE, gated.params, gated.operands
     if name in PRIMITIVES:
         return PRIMITIVES[name], params, operands
     rule = _function_rule(name, params)
@@ -241,9 +254,33 @@ def part_of_chain(name: str, params: Any) -> bool:
     body = _open(params["jaxpr"])
     steps = {e.primitive.name for e in body.eqns}
     whole = {"reduce_max", "exp"} <= steps
-    own = _written_in(_JAX, body.debug_info) and of_jax_nn(JITTED, body.debug_info) is None
+    own = _written_in(_JAX, body.debug_info) and not of_jax_nn(JITTED, body.debug_info) and not stays(body.debug_info)
     arithmetic = steps - {"convert_element_type"} <= polynomials.STEPS.keys() and len(body.eqns) <= 3
-    return own and (arithmetic or (steps <= STEPS.keys() | ENDS.keys() and not whole))
+    of_softmax = steps <= STEPS.keys() | ENDS.keys() and not whole
+    return own and (arithmetic or of_softmax or steps <= OF_MOMENTS)
+
+
+def _steps(equations: Iterable[Any]) -> Iterator[Any]:
+    """The equations, with the bodies of small functions in the place of their calls."""
+    for e in equations:
+        if not part_of_chain(e.primitive.name, e.params) or getattr(e.params["jaxpr"], "consts", ()):
+            yield e
+            continue
+        body = _open(e.params["jaxpr"])
+        inner = dict(zip((*body.invars, *body.outvars), (*e.invars, *e.outvars), strict=True))
+        if len(inner) < len(body.invars) + len(body.outvars) or any(isinstance(v, core.Literal) for v in body.outvars):
+            yield e
+            continue
+
+        def outer(v: Any, inner: dict[Any, Any] = inner) -> Any:
+            return v if isinstance(v, core.Literal) else inner.setdefault(v, core.Var(v.aval))
+
+        yield from _steps(
+            [
+                s.replace(invars=[*map(outer, s.invars)], outvars=[*map(outer, s.outvars)], source_info=e.source_info)
+                for s in body.eqns
+            ]
+        )
 
 
 def _call(run: Operation, avals: Sequence[Any]) -> Any:

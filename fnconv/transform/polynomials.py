@@ -7,6 +7,7 @@ out: a monomial is a tuple of factors, "x" or (function, polynomial), and a poly
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -72,6 +73,11 @@ class Polynomials:
     def constant(self, value: Any) -> float | None:
         return self._numbers[id(value)][1] if id(value) in self._numbers else self._constant(value)
 
+    def name(self, value: Any, number: float | None) -> None:
+        """Tell the number of a value, if there is one."""
+        if number is not None:
+            self._numbers[id(value)] = value, number
+
     def match(self, primitive: str, params: Mapping[str, Any], operands: Sequence[Any]) -> Found | None:
         """What the primitive completes, if it ends such a chain."""
         if primitive not in ("add", "mul", "div"):
@@ -83,9 +89,9 @@ class Polynomials:
         return None
 
     def follow(self, primitive: str, params: Mapping[str, Any], operands: Sequence[Any], result: Any) -> None:
-        number = self.constant(operands[0]) if primitive == "convert_element_type" else None
-        if number is not None:
-            self._numbers[id(result)] = result, number
+        numbers = [self.constant(v) for v in operands] if primitive in ARITHMETIC else [None]
+        if None not in numbers:
+            self.name(result, float(ARITHMETIC[primitive](*numbers)))
         elif found := self._result(primitive, params, operands):
             self._known[id(result)] = result, found  # a value is kept, so that its id stays its own
 
@@ -146,6 +152,13 @@ def _ordered(a: tuple[Any, ...]) -> tuple[Any, ...]:
     terms = all(isinstance(t, tuple) and len(t) == 2 and isinstance(t[1], float) for t in a)
     return tuple(sorted(a, key=lambda t: len(t[0]))) if terms else a
 
+
+ARITHMETIC: dict[str, Callable[..., float]] = {  # of numbers alone
+    "convert_element_type": float,
+    "add": operator.add,
+    "sub": operator.sub,
+    "gt": operator.gt,
+}
 
 STEPS: dict[str, Callable[..., Polynomial]] = {
     "add": lambda params, a, b: _plus(a, b),

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnconv.transform.moments import Moments
 from fnconv.transform.polynomials import Polynomials
 
 Dims = tuple[int, ...]
@@ -54,6 +55,7 @@ class Chains:
 
     def __init__(self, constant: Callable[[Any], float | None]) -> None:
         self.constant, self.polynomials = constant, Polynomials(constant)
+        self.moments = Moments(self.polynomials.constant)
         self._links: dict[int, tuple[Any, Link]] = {}  # a value is kept, so that its id stays its own
 
     def match(self, primitive: str, operands: Sequence[Any]) -> Match | None:
@@ -73,6 +75,7 @@ class Chains:
     def follow(self, primitive: str, params: Mapping[str, Any], operands: Sequence[Any], result: Any) -> None:
         """Remember the result, if it begins a chain or continues one."""
         self.polynomials.follow(primitive, params, operands, result)
+        self.moments.follow(primitive, params, operands, result)
         if primitive in STEPS:
             link = STEPS[primitive](self, params, operands)
             if link is not None:
@@ -182,12 +185,13 @@ def _log(chains: Chains, params: Mapping[str, Any], operands: Sequence[Any]) -> 
 
 
 def number(value: Any) -> float | None:
-    """A floating scalar of Python's or NumPy's; a value on a device is not waited for."""
-    return float(value) if isinstance(value, float | np.floating | np.ndarray) and _is_scalar(value) else None
+    """A scalar of Python's or NumPy's; a value on a device is not waited for."""
+    return float(value) if isinstance(value, int | float | np.number | np.ndarray) and _is_scalar(value) else None
 
 
 def _is_scalar(value: Any) -> bool:
-    return np.ndim(value) == 0 and jnp.issubdtype(np.result_type(value), jnp.floating)
+    kind = np.result_type(value)
+    return np.ndim(value) == 0 and (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer))
 
 
 def _rank(value: Any) -> int:

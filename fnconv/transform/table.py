@@ -21,6 +21,8 @@ from fnconv.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
 from fnconv.transform.contraction import contraction, labelled
 from fnconv.transform.leaky_relu import leaky_relu
 from fnconv.transform.logsumexp import arranged, logsumexp
+from fnconv.transform.norm import Spec as Normalised
+from fnconv.transform.norm import norm
 
 Operation = Callable[..., jax.Array]
 Params = Mapping[str, Any]
@@ -47,6 +49,8 @@ OPERATIONS = (
     "softmax",
     "log_softmax",
     "logsumexp",
+    "norm",
+    "gate",
 )
 
 
@@ -187,6 +191,29 @@ POLYNOMIALS = {
     "gelu_exact": Rule("gelu", _elementwise(partial(elementwise.gelu, approximate=False))),
 }
 
+
+# ---- normalisation, see moments.py ----------------------------------------------------------------------------------
+
+
+def _norm(params: Params, avals: Sequence[Any]) -> Operation:
+    """A normalisation in the dtype of its moments; what it has not got is 0 or 1."""
+    shapes, x = dict(params["shapes"]), avals[0]
+    dtype = avals[1].dtype
+    spec = Normalised(params["axes"], params["centred"], params["form"], params["deviation"], dtype)
+
+    def build(x: jax.Array, *given: jax.Array) -> jax.Array:
+        parts = {name: v.reshape(shape) for (name, shape), v in zip(shapes.items(), given, strict=True)}
+        neutral = {name: jnp.full((1,) * x.ndim, name == "scale", dtype) for name in ("m", "scale", "bias")}
+        return norm(spec, x, **{**neutral, **parts})
+
+    return build
+
+
+def _gate(params: Params, avals: Sequence[Any]) -> Operation:
+    return lambda x, s: elementwise.gate_map(params["shape"], x, s.reshape(params["shape"]))
+
+
+NORM, GATE = Rule("norm", _norm), Rule("gate", _gate)
 
 # ---- the decision ---------------------------------------------------------------------------------------------------
 

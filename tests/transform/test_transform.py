@@ -111,6 +111,8 @@ def large_window(w, x):
     return weigh(lax.reduce_window(jax.nn.relu(conv(w, x)), -np.inf, lax.max, (1, 9, 9, 1), (1, 2, 2, 1), "SAME"))
 
 
+GATED = {**ONE, "gate": 1}  # by weights that are alike for all that is mapped over
+
 CONSTRUCTS = {
     "plain": (net, ONE),
     "jit": (jax.jit(net), ONE),
@@ -127,8 +129,8 @@ CONSTRUCTS = {
     "map": (mapped, ONE),
     "cond": (cond, {"conv": 1, "relu": 1, "max_pool": 2}),
     "switch": (switch, {"conv": 2, "relu": 1, "max_pool": 3}),
-    "vmap over examples": (vmap_examples, ONE),
-    "vmap over kernels": (vmap_kernels, ONE),
+    "vmap over examples": (vmap_examples, GATED),
+    "vmap over kernels": (vmap_kernels, GATED),
     "vmap over both": (vmap_both, ONE),
     "vmap of jit": (lambda w, x: jax.vmap(jax.jit(per_example), (None, 0))(w, x).sum(), ONE),
     "vmap of scan": (vmap_of_scan, ONE),

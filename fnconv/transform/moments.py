@@ -1,0 +1,341 @@
+"""Normalisation, recognised by its moments: what is subtracted is the mean of x, what divides is its deviation.
+
+    mean = sum x / n        v = mean((x - mean)^2)  or  mean(x^2) - mean^2        r = 1 / sqrt(v + epsilon)
+    (x - mean) r scale    or    x (r scale) + (-mean (r scale) + bias)    or    x / sqrt(mean(x^2) + epsilon) scale
+
+over any axes; conversions, broadcasts and axes of size 1 may stand in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Dims = tuple[int, ...]
+NEW = -1  # in dims: an axis of size 1, or one along which a value was broadcast
+
+
+class Link(NamedTuple):
+    """What a value is of x.
+
+    dims: for each axis of the value which of x it is; axes: those of x that were summed over; centred: whether of
+    x - mean; left: what a sum must still be divided by to be a mean; of: values that it was made of.
+    """
+
+    stage: str
+    x: Any
+    dims: Dims
+    axes: frozenset[int] = frozenset()
+    centred: bool = False
+    left: float = 1.0
+    of: tuple[Any, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The stage; of sums that are means already: "mean", "mean of squares"."""
+        is_mean = self.stage.startswith("sum") and math.isclose(self.left, 1.0, rel_tol=1e-4)
+        return self.stage.replace("sum", "mean") if is_mean else self.stage
+
+
+class Match(NamedTuple):
+    """A normalisation: the parameters that `norm` is built from, and its operands."""
+
+    params: Mapping[str, Any]
+    operands: tuple[Any, ...]
+
+
+class Moments:
+    """The links so far; constant(value) is the number of a value that is known, else None."""
+
+    def __init__(self, constant: Callable[[Any], float | None]) -> None:
+        self.constant = constant
+        self._links: dict[int, tuple[Any, Link]] = {}  # a value is kept, so that its id stays its own
+        self._sources: dict[int, tuple[Any, Any, tuple[int, ...]]] = {}
+
+    def link(self, value: Any) -> Link:
+        """That of a value; one that has none is an x itself."""
+        found = self._links.get(id(value))
+        return found[1] if found else Link("x", value, tuple(range(len(shape_of(value)))))
+
+    def x(self, value: Any) -> Link:
+        """A value as an x, whatever else it is."""
+        link = self.link(value)
+        return link if link.stage == "x" else Link("x", value, tuple(range(len(shape_of(value)))))
+
+    def source(self, value: Any) -> tuple[Any, tuple[int, ...]]:
+        """What the value is a broadcast of, and the shape of the value's rank that this has."""
+        found = self._sources.get(id(value))
+        return found[1:] if found else (value, shape_of(value))
+
+    def is_small(self, value: Any, x: Any) -> bool:
+        """Whether x is larger than what the value is a broadcast of; numbers are neither."""
+        return self.constant(value) is None and math.prod(self.source(value)[1]) < math.prod(shape_of(x))
+
+    def follow(self, primitive: str, params: Mapping[str, Any], operands: Sequence[Any], result: Any) -> None:
+        moves = _moves(primitive, params, operands, result)
+        if moves is not None:
+            source, shape = self.source(operands[0])
+            self._sources[id(result)] = result, source, tuple(1 if i == NEW else shape[i] for i in moves)
+            link = self.link(operands[0])
+            if link.stage != "x":
+                dims = tuple(NEW if i == NEW else link.dims[i] for i in moves)
+                self._links[id(result)] = result, link._replace(dims=dims)
+        elif primitive in STEPS:
+            link = STEPS[primitive](self, params, operands)
+            if link is not None:
+                self._links[id(result)] = result, link
+
+    def match(self, primitive: str, operands: Sequence[Any]) -> Match | None:
+        """What the primitive completes, if it ends a normalisation."""
+        link = ENDS[primitive](self, operands) if primitive in ENDS else None
+        if link is None or link.stage != "norm":
+            return None
+        mean, root, scale, bias, form, deviation = link.of
+        given = [(name, v) for name, v in (("m", mean), ("r", root), ("scale", scale), ("bias", bias)) if v is not None]
+        placed = [self.source(v) for _, v in given]
+        params = {
+            "axes": tuple(sorted(link.axes)),
+            "centred": link.centred,
+            "form": form,
+            "deviation": deviation,
+            "shapes": tuple((name, shape) for (name, _), (_, shape) in zip(given, placed, strict=True)),
+        }
+        return Match(params, (link.x, *(v for v, _ in placed)))
+
+
+    def gate(self, primitive: str, operands: Sequence[Any]) -> Match | None:
+        """A product with a factor that was broadcast, where it is no step of a normalisation."""
+        if primitive != "mul" or _mul(self, {}, operands) is not None:
+            return None
+        for x, s in _both_ways(operands):
+            source, shape = self.source(s)
+            if math.prod(shape) > 1 and self.is_small(s, x) and self.constant(x) is None:
+                return Match({"shape": shape}, (x, source))
+        return None
+
+
+Step = Callable[[Moments, Mapping[str, Any], Sequence[Any]], Link | None]
+
+
+def _both_ways(operands: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    return operands, operands[::-1]
+
+
+# ---- moments --------------------------------------------------------------------------------------------------------
+
+
+def _sum(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    link, axes = moments.link(operands[0]), params["axes"]
+    if not all(isinstance(a, int | np.integer) for a in axes):  # others are names of mesh axes
+        return None
+    if not link.stage.startswith("sum"):
+        link = link if link.stage == "square" else moments.x(operands[0])
+        link = link._replace(stage="sum" if link.stage == "x" else "sum of squares")
+    gone = [link.dims[a] for a in axes]
+    dims = tuple(d for i, d in enumerate(link.dims) if i not in axes)
+    n = math.prod(shape_of(operands[0])[a] for a in axes)
+    return None if NEW in gone else link._replace(dims=dims, axes=link.axes | frozenset(gone), left=link.left * n)
+
+
+def _square(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    link = moments.link(operands[0])
+    if params.get("y", 2) != 2:
+        return None
+    if link.kind == "mean":
+        return link._replace(stage="mean squared")
+    return (link if link.stage == "centred" else moments.x(operands[0]))._replace(stage="square")
+
+
+def _sub(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    (a, b), x = map(moments.link, operands), moments.x(operands[0])
+    if moments.constant(moments.source(operands[1])[0]) == 0:
+        return x
+    if b.kind == "mean" and x.x is b.x and _lies(b):
+        return x._replace(stage="centred", axes=b.axes, centred=True, of=(operands[1],))
+    if (a.kind, b.kind) == ("mean of squares", "mean squared") and a.x is b.x and (a.axes, a.dims) == (b.axes, b.dims):
+        return a._replace(stage="variance", centred=True)
+    return None
+
+
+def _root(stage: str) -> Step:
+    def step(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+        link = moments.link(operands[0])
+        return link._replace(stage=stage) if link.stage == "above zero" else None
+
+    return step
+
+
+def _max(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    for a, b in _both_ways(operands):
+        if moments.constant(b) == 0:
+            return _variance(moments.link(a))
+    return None
+
+
+def _select(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    which = moments.constant(operands[0])
+    link = None if which is None else moments.link(operands[1 + int(which)])
+    return link if link is not None and link.stage != "x" else None
+
+
+def _converted(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    old, new, link = dtype_of(operands[0]), params["new_dtype"], moments.link(operands[0])
+    if not (jnp.issubdtype(old, jnp.floating) and jnp.issubdtype(new, jnp.floating)):
+        return None
+    a, b = jnp.finfo(old), jnp.finfo(new)  # type: ignore[no-untyped-call]
+    return link if link.stage != "x" or (a.nmant <= b.nmant and a.maxexp <= b.maxexp) else None
+
+
+def _variance(link: Link) -> Link | None:
+    """As a variance, or a mean square that serves as one."""
+    return link._replace(stage="variance") if link.kind in ("variance", "mean of squares") else None
+
+
+# ---- products and sums with them ------------------------------------------------------------------------------------
+
+
+def _add(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    for a, b in _both_ways(operands):
+        link = moments.link(a)
+        variance = _variance(link)
+        if variance is not None and (moments.constant(b) or -1) > 0:
+            return variance._replace(stage="above zero")
+        if link.stage == "shift" and len(link.of) == 2:
+            return link._replace(of=(*link.of, b))
+    return None
+
+
+def _mul(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    a, b = map(moments.link, operands)
+    if operands[0] is operands[1] or (a.stage == b.stage == "centred" and a.x is b.x and a.axes == b.axes):
+        return _square(moments, {}, operands)
+    for v, w in _both_ways(operands):
+        factor, other, x, number = moments.link(v), moments.link(w), moments.x(w), moments.constant(w)
+        if factor.stage.startswith("sum") and number is not None:
+            return factor._replace(left=factor.left * number)
+        if factor.stage in ("root", "factor") and x.x is factor.x:
+            return x._replace(stage="spread", axes=factor.axes, of=(v,))
+        if factor.stage in ("root", "factor") and other.stage == "minus" and other.x is factor.x:
+            return other._replace(stage="shift", of=(*other.of, v))
+        if factor.stage == "root" and number is None:
+            return factor._replace(stage="factor", of=(v, w))
+    return None
+
+
+def _div(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    a, b = map(moments.link, operands)
+    above, below = map(moments.constant, operands)
+    if a.stage.startswith("sum") and below:
+        return a._replace(left=a.left / below)
+    return b._replace(stage="root") if b.stage == "deviation" and above == 1 else None
+
+
+def _minus(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    link = moments.link(operands[0])
+    return link._replace(stage="minus", of=(operands[0],)) if link.kind == "mean" else None
+
+
+def _ends_product(moments: Moments, operands: Sequence[Any]) -> Link | None:
+    for v, w in _both_ways(operands):
+        norm = moments.link(v)
+        if norm.stage == "norm" and norm.of[2] is None and moments.is_small(w, v):
+            return norm._replace(of=(*norm.of[:2], w, *norm.of[3:]))
+        found = _normalised(moments, v, w, ("root", "factor"))
+        if found is not None:
+            return found
+    return None
+
+
+def _normalised(moments: Moments, v: Any, w: Any, stages: Sequence[str]) -> Link | None:
+    """v times or divided by w: x - mean by its own deviation, or x by the root of its mean square."""
+    root = moments.link(w)
+    full = moments.link(v) if root.centred else moments.x(v)
+    if root.stage not in stages or full.x is not root.x or not _lies(root):
+        return None
+    if root.centred and (full.stage != "centred" or full.axes != root.axes):
+        return None
+    r, scale = root.of if root.stage == "factor" else (w, None)
+    form = "apart" if scale is None else "joint"
+    made_of = (full.of[0] if root.centred else None, r, scale, None, form, root.stage == "deviation")
+    return full._replace(stage="norm", axes=root.axes, centred=root.centred, of=made_of)
+
+
+def _ends_sum(moments: Moments, operands: Sequence[Any]) -> Link | None:
+    for v, w in _both_ways(operands):
+        full, shift = moments.link(v), moments.link(w)
+        if (full.stage, shift.stage) != ("spread", "shift") or full.x is not shift.x or full.of[0] is not shift.of[1]:
+            continue
+        mean, factor, bias = (*shift.of, None)[:3]
+        root = moments.link(factor)
+        r, scale = root.of if root.stage == "factor" else (factor, None)
+        if root.centred and _lies(shift) and _lies(root) and shift.axes == root.axes:
+            return full._replace(stage="norm", axes=root.axes, centred=True, of=(mean, r, scale, bias, "spread", False))
+    return None
+
+
+ENDS: dict[str, Callable[[Moments, Sequence[Any]], Link | None]] = {
+    "mul": _ends_product,
+    "div": lambda moments, operands: _normalised(moments, *operands, ("deviation",)),
+    "add": _ends_sum,
+}
+
+
+def _or_end(primitive: str, step: Step) -> Step:
+    return lambda moments, params, operands: ENDS[primitive](moments, operands) or step(moments, params, operands)
+
+
+STEPS: dict[str, Step] = {
+    "reduce_sum": _sum,
+    "psum": _sum,
+    "square": _square,
+    "integer_pow": _square,
+    "sub": _sub,
+    "max": _max,
+    "select_n": _select,
+    "convert_element_type": _converted,
+    "sqrt": _root("deviation"),
+    "rsqrt": _root("root"),
+    "neg": _minus,
+    **{name: _or_end(name, step) for name, step in (("add", _add), ("mul", _mul), ("div", _div))},
+}
+
+
+# ---- how values lie -------------------------------------------------------------------------------------------------
+
+
+def _lies(link: Link) -> bool:
+    """Whether the axes of a value are those of x in their places."""
+    return all(d in (NEW, i) for i, d in enumerate(link.dims))
+
+
+def _moves(primitive: str, params: Mapping[str, Any], operands: Sequence[Any], result: Any) -> Dims | None:
+    """For each axis of a broadcast or of an insertion or removal of axes of size 1: which axis of the operand it is."""
+    if primitive == "broadcast_in_dim":
+        old, new = shape_of(operands[0]), params["shape"]
+        at = {b: i for i, b in enumerate(params["broadcast_dimensions"]) if old[i] == new[b] != 1}
+        return tuple(at.get(i, NEW) for i in range(len(new)))
+    if primitive in ("reshape", "squeeze", "expand_dims"):
+        old, new = shape_of(operands[0]), shape_of(result)
+        kept = [i for i, size in enumerate(old) if size != 1]
+        if [old[i] for i in kept] == [size for size in new if size != 1]:
+            at_end = iter(kept)
+            return tuple(NEW if size == 1 else next(at_end) for size in new)
+    return None
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    return tuple(_aval(value).shape)
+
+
+def dtype_of(value: Any) -> Any:
+    return _aval(value).dtype
+
+
+def _aval(value: Any) -> Any:
+    aval = getattr(value, "aval", None)
+    return jax.typeof(value) if aval is None else aval
