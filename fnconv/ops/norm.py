@@ -110,7 +110,14 @@ def _bwd(spec: Spec, residuals: Arrays, cotangents: Arrays) -> Arrays:
 
 
 def pull_back(
-    spec: Spec, x: jax.Array, scale: jax.Array, bias: jax.Array, d: jax.Array, r: jax.Array, dy: jax.Array, *moments: Any
+    spec: Spec,
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    d: jax.Array,
+    r: jax.Array,
+    dy: jax.Array,
+    *moments: Any,
 ) -> Arrays:
     """Cotangents of x, scale, bias; d = x - m, and the cotangents of m and v if they are results too."""
     z, wide, n = d * r, scale.astype(dy.dtype), _count(spec, x)

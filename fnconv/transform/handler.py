@@ -53,7 +53,7 @@ class Handler(jax.core.Trace):
         if rule is not None:
             run = self._replacement(rule, name, rule_params, values, _results(primitive, params, operands))
             if run is not None:
-                result = self._run(run, values)
+                result = self._run(rule, run, values)
                 if not primitive.multiple_results:
                     self.chains.follow(name, params, operands, result)
                 return [result] if primitive.multiple_results else result
@@ -75,7 +75,7 @@ class Handler(jax.core.Trace):
             )
             if run is not None:
                 jax.make_jaxpr(fun.call_wrapped)(*avals)  # the caller learns the structure of its result by this
-                return [self._run(run, operands)]
+                return [self._run(rule, run, operands)]
         return self._pass_on(primitive, operands, {**params, "subfuns": (fun, jvp)})
 
     def process_custom_vjp_call(
@@ -119,9 +119,12 @@ class Handler(jax.core.Trace):
             here = self.caller or source_info_util.current()
             self.sites += [s.within(here.name_stack.stack[self.depth :], here) for s in sites]
 
-    def _run(self, run: Operation, operands: Sequence[Any]) -> Any:
+    def _run(self, rule: Rule, run: Operation, operands: Sequence[Any]) -> Any:
+        keeping, given = self.chains.recipes.kept_again(rule.operation, run, operands)
         with _current(self.parent):
-            return run(*operands)
+            result = keeping(*given)
+        self.chains.recipes.follow_operation(rule.operation, run, operands, result)
+        return result
 
     def _pass_on(self, primitive: Any, operands: Sequence[Any], params: Any) -> Any:
         with _current(self.parent):

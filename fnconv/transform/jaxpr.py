@@ -125,11 +125,13 @@ def _equation(e: Any, only: Selection, chains: Chains) -> Rewritten:
             with e.ctx.manager:  # mesh, compute_on, metadata
                 avals = [v.aval for v in operands]
                 run = replacement(rule, only, params, avals, [v.aval for v in e.outvars])
-                new = _call(run, avals)
+                keeping, given = chains.recipes.kept_again(rule.operation, run, operands)
+                new = _call(keeping, [v.aval for v in given])
         except Declined as why:
             params, sites = rewrite_declined(rule, e.primitive.name, e.params, only)
             return (e if params is e.params else e.replace(params=params)), (site.left(why), *sites)
-        return new.replace(invars=operands, outvars=e.outvars, source_info=e.source_info, ctx=e.ctx), (site,)
+        chains.recipes.follow_operation(rule.operation, run, operands, e.outvars[0])
+        return new.replace(invars=[*given], outvars=e.outvars, source_info=e.source_info, ctx=e.ctx), (site,)
     if e.primitive.name == "shard_map":
         return _shard_map(e, only)
     params, sites = rewrite_bodies(e.primitive.name, e.params, only)
@@ -263,7 +265,7 @@ def part_of_chain(name: str, params: Any) -> bool:
 def _steps(equations: Iterable[Any]) -> Iterator[Any]:
     """The equations, with the bodies of small functions in the place of their calls."""
     for e in equations:
-        if not part_of_chain(e.primitive.name, e.params) or getattr(e.params["jaxpr"], "consts", ()):
+        if not part_of_chain(e.primitive.name, e.params) or e.params["jaxpr"].consts:
             yield e
             continue
         body = _open(e.params["jaxpr"])

@@ -42,6 +42,16 @@ class Link(NamedTuple):
         return self.stage.replace("sum", "mean") if is_mean else self.stage
 
 
+class Placed(NamedTuple):
+    """A value by what it is a broadcast of, and the shape of the value's rank that this has."""
+
+    source: Any
+    shape: tuple[int, ...]
+
+    def moved(self, moves: Dims) -> Placed:
+        return Placed(self.source, tuple(1 if i == NEW else self.shape[i] for i in moves))
+
+
 class Match(NamedTuple):
     """A normalisation: the parameters that `norm` is built from, and its operands."""
 
@@ -55,7 +65,7 @@ class Moments:
     def __init__(self, constant: Callable[[Any], float | None]) -> None:
         self.constant = constant
         self._links: dict[int, tuple[Any, Link]] = {}  # a value is kept, so that its id stays its own
-        self._sources: dict[int, tuple[Any, Any, tuple[int, ...]]] = {}
+        self._placed: dict[int, tuple[Any, Placed]] = {}
 
     def link(self, value: Any) -> Link:
         """That of a value; one that has none is an x itself."""
@@ -67,28 +77,30 @@ class Moments:
         link = self.link(value)
         return link if link.stage == "x" else Link("x", value, tuple(range(len(shape_of(value)))))
 
-    def source(self, value: Any) -> tuple[Any, tuple[int, ...]]:
-        """What the value is a broadcast of, and the shape of the value's rank that this has."""
-        found = self._sources.get(id(value))
-        return found[1:] if found else (value, shape_of(value))
+    def placed(self, value: Any) -> Placed:
+        found = self._placed.get(id(value))
+        return found[1] if found else Placed(value, shape_of(value))
 
     def is_small(self, value: Any, x: Any) -> bool:
         """Whether x is larger than what the value is a broadcast of; numbers are neither."""
-        return self.constant(value) is None and math.prod(self.source(value)[1]) < math.prod(shape_of(x))
+        return self.constant(value) is None and math.prod(self.placed(value).shape) < math.prod(shape_of(x))
+
+    def is_moment(self, value: Any) -> bool:
+        return self.link(value).kind in ("mean", "root", "deviation")
 
     def follow(self, primitive: str, params: Mapping[str, Any], operands: Sequence[Any], result: Any) -> None:
         moves = _moves(primitive, params, operands, result)
         if moves is not None:
-            source, shape = self.source(operands[0])
-            self._sources[id(result)] = result, source, tuple(1 if i == NEW else shape[i] for i in moves)
+            self._placed[id(result)] = result, self.placed(operands[0]).moved(moves)
             link = self.link(operands[0])
             if link.stage != "x":
                 dims = tuple(NEW if i == NEW else link.dims[i] for i in moves)
-                self._links[id(result)] = result, link._replace(dims=dims)
+                of = tuple(v.moved(moves) if isinstance(v, Placed) else v for v in link.of)
+                self._links[id(result)] = result, link._replace(dims=dims, of=of)
         elif primitive in STEPS:
-            link = STEPS[primitive](self, params, operands)
-            if link is not None:
-                self._links[id(result)] = result, link
+            found = STEPS[primitive](self, params, operands)
+            if found is not None:
+                self._links[id(result)] = result, found
 
     def match(self, primitive: str, operands: Sequence[Any]) -> Match | None:
         """What the primitive completes, if it ends a normalisation."""
@@ -97,25 +109,23 @@ class Moments:
             return None
         mean, root, scale, bias, form, deviation = link.of
         given = [(name, v) for name, v in (("m", mean), ("r", root), ("scale", scale), ("bias", bias)) if v is not None]
-        placed = [self.source(v) for _, v in given]
         params = {
             "axes": tuple(sorted(link.axes)),
             "centred": link.centred,
             "form": form,
             "deviation": deviation,
-            "shapes": tuple((name, shape) for (name, _), (_, shape) in zip(given, placed, strict=True)),
+            "shapes": tuple((name, v.shape) for name, v in given),
         }
-        return Match(params, (link.x, *(v for v, _ in placed)))
-
+        return Match(params, (link.x, *(v.source for _, v in given)))
 
     def gate(self, primitive: str, operands: Sequence[Any]) -> Match | None:
         """A product with a factor that was broadcast, where it is no step of a normalisation."""
         if primitive != "mul" or _mul(self, {}, operands) is not None:
             return None
         for x, s in _both_ways(operands):
-            source, shape = self.source(s)
-            if math.prod(shape) > 1 and self.is_small(s, x) and self.constant(x) is None:
-                return Match({"shape": shape}, (x, source))
+            placed = self.placed(s)
+            if math.prod(placed.shape) > 1 and self.is_small(s, x) and self.constant(x) is None:
+                return Match({"shape": placed.shape}, (x, placed.source))
         return None
 
 
@@ -153,10 +163,12 @@ def _square(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]
 
 def _sub(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
     (a, b), x = map(moments.link, operands), moments.x(operands[0])
-    if moments.constant(moments.source(operands[1])[0]) == 0:
+    if moments.constant(moments.placed(operands[1]).source) == 0:
         return x
+    if b.stage == "mean times r":
+        return b._replace(stage="shift", of=(*b.of, moments.placed(operands[0])))
     if b.kind == "mean" and x.x is b.x and _lies(b):
-        return x._replace(stage="centred", axes=b.axes, centred=True, of=(operands[1],))
+        return x._replace(stage="centred", axes=b.axes, centred=True, of=(moments.placed(operands[1]),))
     if (a.kind, b.kind) == ("mean of squares", "mean squared") and a.x is b.x and (a.axes, a.dims) == (b.axes, b.dims):
         return a._replace(stage="variance", centred=True)
     return None
@@ -206,7 +218,7 @@ def _add(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -
         if variance is not None and (moments.constant(b) or -1) > 0:
             return variance._replace(stage="above zero")
         if link.stage == "shift" and len(link.of) == 2:
-            return link._replace(of=(*link.of, b))
+            return link._replace(of=(*link.of, moments.placed(b)))
     return None
 
 
@@ -220,10 +232,13 @@ def _mul(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -
             return factor._replace(left=factor.left * number)
         if factor.stage in ("root", "factor") and x.x is factor.x:
             return x._replace(stage="spread", axes=factor.axes, of=(v,))
-        if factor.stage in ("root", "factor") and other.stage == "minus" and other.x is factor.x:
-            return other._replace(stage="shift", of=(*other.of, v))
+        if factor.stage in ("root", "factor") and other.x is factor.x and other.axes == factor.axes:
+            if other.stage == "minus":
+                return other._replace(stage="shift", of=(*other.of, moments.placed(v)))
+            if other.kind == "mean":
+                return other._replace(stage="mean times r", of=(moments.placed(w), moments.placed(v)))
         if factor.stage == "root" and number is None:
-            return factor._replace(stage="factor", of=(v, w))
+            return factor._replace(stage="factor", of=(moments.placed(v), moments.placed(w)))
     return None
 
 
@@ -237,14 +252,14 @@ def _div(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -
 
 def _minus(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
     link = moments.link(operands[0])
-    return link._replace(stage="minus", of=(operands[0],)) if link.kind == "mean" else None
+    return link._replace(stage="minus", of=(moments.placed(operands[0]),)) if link.kind == "mean" else None
 
 
 def _ends_product(moments: Moments, operands: Sequence[Any]) -> Link | None:
     for v, w in _both_ways(operands):
         norm = moments.link(v)
         if norm.stage == "norm" and norm.of[2] is None and moments.is_small(w, v):
-            return norm._replace(of=(*norm.of[:2], w, *norm.of[3:]))
+            return norm._replace(of=(*norm.of[:2], moments.placed(w), *norm.of[3:]))
         found = _normalised(moments, v, w, ("root", "factor"))
         if found is not None:
             return found
@@ -259,7 +274,7 @@ def _normalised(moments: Moments, v: Any, w: Any, stages: Sequence[str]) -> Link
         return None
     if root.centred and (full.stage != "centred" or full.axes != root.axes):
         return None
-    r, scale = root.of if root.stage == "factor" else (w, None)
+    r, scale = root.of if root.stage == "factor" else (moments.placed(w), None)
     form = "apart" if scale is None else "joint"
     made_of = (full.of[0] if root.centred else None, r, scale, None, form, root.stage == "deviation")
     return full._replace(stage="norm", axes=root.axes, centred=root.centred, of=made_of)
@@ -268,19 +283,19 @@ def _normalised(moments: Moments, v: Any, w: Any, stages: Sequence[str]) -> Link
 def _ends_sum(moments: Moments, operands: Sequence[Any]) -> Link | None:
     for v, w in _both_ways(operands):
         full, shift = moments.link(v), moments.link(w)
-        if (full.stage, shift.stage) != ("spread", "shift") or full.x is not shift.x or full.of[0] is not shift.of[1]:
+        if (full.stage, shift.stage) != ("spread", "shift") or full.x is not shift.x or not _lies(shift):
             continue
-        mean, factor, bias = (*shift.of, None)[:3]
+        (factor,), (mean, of_shift, bias) = full.of, (*shift.of, None)[:3]
         root = moments.link(factor)
-        r, scale = root.of if root.stage == "factor" else (factor, None)
-        if root.centred and _lies(shift) and _lies(root) and shift.axes == root.axes:
+        if moments.placed(factor).source is of_shift.source and root.centred and _lies(root):
+            r, scale = root.of if root.stage == "factor" else (moments.placed(factor), None)
             return full._replace(stage="norm", axes=root.axes, centred=True, of=(mean, r, scale, bias, "spread", False))
     return None
 
 
 ENDS: dict[str, Callable[[Moments, Sequence[Any]], Link | None]] = {
     "mul": _ends_product,
-    "div": lambda moments, operands: _normalised(moments, *operands, ("deviation",)),
+    "div": lambda moments, operands: _normalised(moments, operands[0], operands[1], ("deviation",)),
     "add": _ends_sum,
 }
 

@@ -9,8 +9,8 @@ The gradient through the moments is part of dx, see ops/norm.py; x is kept in th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +58,13 @@ def _bwd(spec: Spec, kept: Arrays, dy: jax.Array) -> Arrays:
     wide = accumulator(spec.dtype)
     d, inverse = x.astype(wide) - m.astype(wide) * spec.centred, r.astype(wide)
     of_x, of_scale, of_bias = own.pull_back(
-        own.Spec(spec.axes, 0.0, spec.centred), x, scale, bias, d, 1 / inverse if spec.deviation else inverse, dy.astype(wide)
+        own.Spec(spec.axes, 0.0, spec.centred),
+        x,
+        scale,
+        bias,
+        d,
+        1 / inverse if spec.deviation else inverse,
+        dy.astype(wide),
     )
     return of_x, jnp.zeros_like(m), jnp.zeros_like(r), of_scale, of_bias
 
@@ -72,26 +78,24 @@ def norm(spec: Spec, x: jax.Array, m: jax.Array, r: jax.Array, scale: jax.Array,
     return y
 
 
-# m and r themselves, which are functions of x to whatever differentiates again: dm = mean(dx), and of
-# v = mean((x - m)^2) is dr = -r^3 dv / 2, d(1 / r) = r dv / 2, dv = 2 mean((x - m) dx).
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _given(spec: Spec, x: jax.Array, m: jax.Array, r: jax.Array) -> Arrays:
+    """m and r themselves, which are functions of x to whatever differentiates again.
 
-
-def _given_primal(spec: Spec, x: jax.Array, m: jax.Array, r: jax.Array) -> Arrays:
+    dm = mean(dx), and of v = mean((x - m)^2) dr = -r^3 dv / 2, d(1 / r) = r dv / 2, dv = 2 mean((x - m) dx).
+    """
     return m, r
 
 
-def _given_fwd(spec: Spec, x: jax.Array, m: jax.Array, r: jax.Array) -> tuple[Arrays, Arrays]:
-    moments = _given(spec, x, m, r)
-    return moments, (x, *moments)
+@_given.defjvp
+def _given_jvp(spec: Spec, primals: Arrays, tangents: Arrays) -> tuple[Arrays, Arrays]:
+    x, dx, (m, r) = primals[0], tangents[0], _given(spec, *primals)
+    wide = accumulator(spec.dtype)
 
+    def mean(v: jax.Array) -> jax.Array:
+        return jnp.mean(v, axis=spec.axes, keepdims=True)
 
-def _given_bwd(spec: Spec, kept: Arrays, cotangents: Arrays) -> Arrays:
-    x, m, r = kept
-    wide, n = accumulator(spec.dtype), max(1, math.prod(x.shape[a] for a in spec.axes))
-    of_r, dm, dr = (v.astype(wide) for v in (r, *cotangents))
-    of_v = dr / of_r if spec.deviation else -dr * of_r**3
-    dx = (dm * spec.centred + of_v * (x.astype(wide) - m.astype(wide) * spec.centred)) / n
-    return jnp.broadcast_to(dx, x.shape).astype(x.dtype), jnp.zeros_like(m), jnp.zeros_like(r)
-
-
-_given = attach(_given_primal, _given_fwd, _given_bwd)
+    d, of_r, dx = x.astype(wide) - m.astype(wide) * spec.centred, r.astype(wide), dx.astype(wide)
+    half_dv = mean(d * dx)
+    dr = half_dv / of_r if spec.deviation else -(of_r**3) * half_dv
+    return (m, r), (mean(dx).astype(m.dtype) if spec.centred else jnp.zeros_like(m), dr.astype(r.dtype))

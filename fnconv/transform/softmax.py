@@ -19,6 +19,7 @@ import numpy as np
 
 from fnconv.transform.moments import Moments
 from fnconv.transform.polynomials import Polynomials
+from fnconv.transform.recompute import Recipes
 
 Dims = tuple[int, ...]
 
@@ -56,6 +57,7 @@ class Chains:
     def __init__(self, constant: Callable[[Any], float | None]) -> None:
         self.constant, self.polynomials = constant, Polynomials(constant)
         self.moments = Moments(self.polynomials.constant)
+        self.recipes = Recipes(self.moments)
         self._links: dict[int, tuple[Any, Link]] = {}  # a value is kept, so that its id stays its own
 
     def match(self, primitive: str, operands: Sequence[Any]) -> Match | None:
@@ -76,6 +78,7 @@ class Chains:
         """Remember the result, if it begins a chain or continues one."""
         self.polynomials.follow(primitive, params, operands, result)
         self.moments.follow(primitive, params, operands, result)
+        self.recipes.follow(primitive, params, operands, result)
         if primitive in STEPS:
             link = STEPS[primitive](self, params, operands)
             if link is not None:

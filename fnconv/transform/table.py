@@ -197,8 +197,7 @@ POLYNOMIALS = {
 
 def _norm(params: Params, avals: Sequence[Any]) -> Operation:
     """A normalisation in the dtype of its moments; what it has not got is 0 or 1."""
-    shapes, x = dict(params["shapes"]), avals[0]
-    dtype = avals[1].dtype
+    shapes, dtype = dict(params["shapes"]), avals[1].dtype
     spec = Normalised(params["axes"], params["centred"], params["form"], params["deviation"], dtype)
 
     def build(x: jax.Array, *given: jax.Array) -> jax.Array:
