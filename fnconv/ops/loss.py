@@ -15,7 +15,7 @@ from fnconv.base.errors import invalid
 from fnconv.base.spec import as_array, number, same_dtype
 from fnconv.base.typing import ArrayLike
 from fnconv.ops.activation import _axis, _logistic, _softmax_primal, log_p, row_top
-from fnconv.ops.elementwise import _gate, elementwise, log_one_plus_exp
+from fnconv.ops.elementwise import elementwise, gate, log_one_plus_exp
 
 # ---- softmax cross-entropy ------------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ def _of_classes(
             raise invalid(name, "class_weights", f"must have the shape {rows.shape[-1:]}", class_weights.shape)
     if classes and not smoothing:
         each = loss(rows, labels)
-        return each if class_weights is None else _gate((), each, jnp.take(class_weights, labels, mode="clip"))
+        return each if class_weights is None else gate(each, jnp.take(class_weights, labels, mode="clip"))
     if not smoothing and class_weights is None:
         return loss(rows, labels)
     targets = _hot(rows, labels) if classes else labels

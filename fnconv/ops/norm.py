@@ -125,7 +125,7 @@ def pull_back(
     g, factor = (dy, wide) if alike else (dy * wide, jnp.ones((), dy.dtype))
     sums = _sum(spec, g), _sum(spec, g * z)
     mean_g, mean_gz, *of_moments = (v / n for v in _over_devices(spec, x, *sums, *moments))
-    dx = r * factor * (g - mean_g * spec.centred - z * mean_gz)
+    dx = r * factor * ((g - mean_g if spec.centred else g) - z * mean_gz)
     if of_moments:
         dm, dv = of_moments
         dx += dm * spec.centred + 2 * d * dv

@@ -40,8 +40,14 @@ def with_manual_rules(
     without its gradient.  Each convolution, window maximum, minimum and sum, each contraction (`dot_general`),
     activation of jax.nn that fnconv has, gelu and silu also by their formula, softmax, log-softmax and logsumexp, and
     with the last two softmax cross-entropies of weights and of integer labels, optax's among them, is evaluated by the
-    operation of fnconv, also inside jit, checkpoint, scan, while loops, cond, map, vmap and shard_map.  Everything
-    else is evaluated as it was: values, types, shardings, effects and structures stay.
+    operation of fnconv, also inside jit, checkpoint, scan, while loops, cond, map, vmap and shard_map.  So is each
+    normalisation whose moments are computed from what it normalises, over any axes: batch, layer, group, instance and
+    RMS norm, in training; and each product with a factor that is broadcast.  Everything else is evaluated as it was:
+    values, types, shardings, effects and structures stay.
+
+    Of normalisation, activation and the convolution, contraction or gate that follows, one array is kept: what is
+    normalised, or of an activation without norm its operand.  The rest is computed again, element by element, on the
+    way back; no convolution is.  With modes="both" each operation keeps what it keeps by itself.
 
     Differentiate outside: `jax.grad(with_manual_rules(f))`.  What `f` differentiates inside itself is JAX's own
     gradient already; a `UserWarning` says so.  `jax.vmap`, `jax.jit`, a second gradient and `jax.hessian` apply to
@@ -52,7 +58,8 @@ def with_manual_rules(
     the author's wish; operands that are not float16, bfloat16, float32 or float64; `jax.nn.leaky_relu`, `elu` and
     `celu` with a parameter that is an array; `reduce_window` with a computation of the user's; activations that fnconv
     does not have, as `jax.nn.squareplus`.  The tanh or sigmoid of a gelu or silu that is
-    found by its formula is reported beside it; nothing reads its result.
+    found by its formula is reported beside it, and so is a norm beside the same norm times its scale; nothing reads
+    their results.
 
     Checkpoint policies that ask for products by name, as `dots_saveable`, save fnconv's convolutions and contractions
     too; one that asks for another primitive by name, as `reduce_window_max`, does not find it.
@@ -61,8 +68,7 @@ def with_manual_rules(
       fn: the function; its arguments and results are of any kind.
       only: names of the operations to replace, all by default: "conv", "max_pool", "min_pool", "avg_pool" (window
         sums), "dense" (contractions), "softmax", "log_softmax", "logsumexp", "relu", "leaky_relu", "sigmoid", "tanh",
-        "gelu", "silu" and the other activations, by their names.
-
+        "gelu", "silu" and the other activations, by their names; "norm", "gate".
       fuse: make one operation, `conv_block`, of convolution, bias, ReLU and max pooling that follow each other with no
         other reader in between, which keeps one byte per output of them all.  For this fn is traced as a whole, as by
         `jax.jit`: it cannot look at values, nor change objects in place other than nnx modules among its arguments.
