@@ -76,14 +76,14 @@ def _moments(spec: Spec, x: jax.Array) -> Arrays:
     return (origin, mean, variance) if spec.devices is None else _united(spec.devices, origin, mean, variance)
 
 
-def _twice(spec: _Spec, x: jax.Array, origin: jax.Array) -> Arrays:
+def _twice(spec: Spec, x: jax.Array, origin: jax.Array) -> Arrays:
     """The mean of x less the origin, and the variance."""
     n = _count(spec, x)
     mean = _sum(spec, _deviation(x, origin, 0)) / n
     return mean, _sum(spec, jnp.square(_deviation(x, origin, mean))) / n
 
 
-def _once(spec: _Spec, x: jax.Array, origin: jax.Array) -> Arrays:
+def _once(spec: Spec, x: jax.Array, origin: jax.Array) -> Arrays:
     """The same, x read once: the roundings grow by (mean / deviation)^2, which is at most n."""
     n, d = _count(spec, x), _deviation(x, origin, 0)
     mean = _sum(spec, d) / n

@@ -82,8 +82,10 @@ class Moments:
         return found[1] if found else Placed(value, shape_of(value))
 
     def is_small(self, value: Any, x: Any) -> bool:
-        """Whether x is larger than what the value is a broadcast of; numbers are neither."""
-        return self.constant(value) is None and math.prod(self.placed(value).shape) < math.prod(shape_of(x))
+        """Whether what the value is a broadcast of is to be broadcast to x, which is larger; numbers are neither."""
+        small, large = self.placed(value).shape, shape_of(x)
+        fits = len(small) == len(large) and all(a in (1, b) for a, b in zip(small, large, strict=True))
+        return fits and small != large and self.constant(value) is None
 
     def is_moment(self, value: Any) -> bool:
         return self.link(value).kind in ("mean", "root", "deviation")
@@ -140,12 +142,22 @@ def _both_ways(operands: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
 
 
 def _sum(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
-    link, axes = moments.link(operands[0]), params["axes"]
+    link = moments.link(operands[0])
+    link = link.of[0] if link.stage == "mean squared" else link
+    link = link if link.stage == "square" else moments.x(operands[0])
+    return _summed(link._replace(stage="sum" if link.stage == "x" else "sum of squares"), params, operands)
+
+
+def _sum_over_examples(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    """What a sum over a mapped axis becomes under `jax.vmap`, where a mean is of the means of all examples."""
+    link = moments.link(operands[0])
+    return _summed(link, params, operands) if link.stage.startswith("sum") else _sum(moments, params, operands)
+
+
+def _summed(link: Link, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
+    axes = params["axes"]
     if not all(isinstance(a, int | np.integer) for a in axes):  # others are names of mesh axes
         return None
-    if not link.stage.startswith("sum"):
-        link = link if link.stage == "square" else moments.x(operands[0])
-        link = link._replace(stage="sum" if link.stage == "x" else "sum of squares")
     gone = [link.dims[a] for a in axes]
     dims = tuple(d for i, d in enumerate(link.dims) if i not in axes)
     n = math.prod(shape_of(operands[0])[a] for a in axes)
@@ -156,9 +168,8 @@ def _square(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]
     link = moments.link(operands[0])
     if params.get("y", 2) != 2:
         return None
-    if link.kind == "mean":
-        return link._replace(stage="mean squared")
-    return (link if link.stage == "centred" else moments.x(operands[0]))._replace(stage="square")
+    square = (link if link.stage == "centred" else moments.x(operands[0]))._replace(stage="square")
+    return link._replace(stage="mean squared", of=(square,)) if link.kind == "mean" else square
 
 
 def _sub(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
@@ -306,7 +317,7 @@ def _or_end(primitive: str, step: Step) -> Step:
 
 STEPS: dict[str, Step] = {
     "reduce_sum": _sum,
-    "psum": _sum,
+    "psum": _sum_over_examples,
     "square": _square,
     "integer_pow": _square,
     "sub": _sub,

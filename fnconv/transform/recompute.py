@@ -26,7 +26,8 @@ KEEP_Y = frozenset(("relu", "relu6", "leaky_relu"))  # what these keep, the next
 ACTIVATIONS = frozenset(("gelu", "sigmoid", "tanh", *ELEMENTWISE)) - KEEP_Y - {"glu"}
 BEGIN = ACTIVATIONS | {"norm"}
 CONTINUE = ACTIVATIONS | KEEP_Y | {"gate"}
-KEEPERS = CONTINUE | {"conv", "dense"}
+PRODUCTS = frozenset(("conv", "dense"))
+KEEPERS = CONTINUE | PRODUCTS
 
 
 class Recipe(NamedTuple):
@@ -56,7 +57,7 @@ class Recipes:
         if recipe is None:
             return run, values
         moments = tuple(self.moments.is_moment(v) for v in recipe.values)
-        return recomputing(run, recipe.steps, moments), (*values, *recipe.values)
+        return recomputing(run, recipe.steps, moments, operation in PRODUCTS), (*values, *recipe.values)
 
     def follow_operation(self, operation: str, run: Operation, values: Sequence[Any], result: Any) -> None:
         recipe = self.of(values[0]) if operation in CONTINUE else None
@@ -94,10 +95,13 @@ def _addition(shape: tuple[int, ...]) -> Operation:
 
 
 @lru_cache(maxsize=4096)
-def recomputing(run: Operation, steps: tuple[tuple[Operation, int], ...], moments: tuple[bool, ...]) -> Operation:
+def recomputing(
+    run: Operation, steps: tuple[tuple[Operation, int], ...], moments: tuple[bool, ...], apart: bool
+) -> Operation:
     """run(v, *others), given further what v is made of: that is kept in the place of v.
 
     moments: which of that are the moments of another one, whose derivative they are a part of, see norm.py.
+    apart: v is an array in memory and not part of a loop, and must not be taken for the one of the forward pass.
     """
     count = len(moments)
 
@@ -120,7 +124,9 @@ def recomputing(run: Operation, steps: tuple[tuple[Operation, int], ...], moment
         return y, (own[1:], made_of)
 
     def bwd(kept: Any, dy: jax.Array) -> tuple[jax.Array, ...]:
-        (others, made_of), dy = lax.optimization_barrier((kept, dy))  # type: ignore[no-untyped-call]
+        others, made_of = kept
+        if apart:
+            made_of, dy = lax.optimization_barrier((made_of, dy))  # type: ignore[no-untyped-call]
         v, _ = jax.vjp(made, *made_of)
         _, pull = jax.vjp(run, v, *others)
         return (*pull(dy), *map(jnp.zeros_like, made_of))
