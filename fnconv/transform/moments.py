@@ -18,6 +18,7 @@ import numpy as np
 
 Dims = tuple[int, ...]
 NEW = -1  # in dims: an axis of size 1, or one along which a value was broadcast
+REPEATED = -2  # REPEATED - d: axis d, each entry of it repeated
 
 
 class Link(NamedTuple):
@@ -66,6 +67,9 @@ class Moments:
         self.constant = constant
         self._links: dict[int, tuple[Any, Link]] = {}  # a value is kept, so that its id stays its own
         self._placed: dict[int, tuple[Any, Placed]] = {}
+        self._split: dict[
+            int, tuple[Any, Any, int]
+        ] = {}  # an array, what it was reshaped from, and the axis cut in two
 
     def link(self, value: Any) -> Link:
         """That of a value; one that has none is an x itself."""
@@ -80,6 +84,12 @@ class Moments:
     def placed(self, value: Any) -> Placed:
         found = self._placed.get(id(value))
         return found[1] if found else Placed(value, shape_of(value))
+
+    def parts(self, whole: Any, link: Link) -> bool:
+        """Whether the link is of this array with its channels in groups, and lies on it, repeated in each group."""
+        _, of, axis = self._split.get(id(link.x), (None, None, 0))
+        at = [i for i, d in enumerate(link.dims) if d <= REPEATED]
+        return of is not None and self.x(whole).x is of and at == [axis] and link.dims[axis] == REPEATED - axis
 
     def is_small(self, value: Any, x: Any) -> bool:
         """Whether what the value is a broadcast of is to be broadcast to x, which is larger; numbers are neither."""
@@ -99,10 +109,26 @@ class Moments:
                 dims = tuple(NEW if i == NEW else link.dims[i] for i in moves)
                 of = tuple(v.moved(moves) if isinstance(v, Placed) else v for v in link.of)
                 self._links[id(result)] = result, link._replace(dims=dims, of=of)
+        elif primitive == "reshape" and self._follow_groups(operands[0], result):
+            pass
         elif primitive in STEPS:
             found = STEPS[primitive](self, params, operands)
             if found is not None:
                 self._links[id(result)] = result, found
+
+    def _follow_groups(self, operand: Any, result: Any) -> bool:
+        """A reshape that cuts an axis of an array in two, or joins an axis of moments and one they are repeated on."""
+        old, new, link = shape_of(operand), shape_of(result), self.link(operand)
+        for i in range(len(old)):
+            if link.stage == "x" and old == (*new[:i], math.prod(new[i : i + 2]), *new[i + 2 :]):
+                self._split[id(result)] = result, link.x, i
+                return True
+            joined = (*old[:i], math.prod(old[i : i + 2]), *old[i + 2 :])
+            if link.stage != "x" and new == joined and link.dims[i + 1 : i + 2] == (NEW,) and link.dims[i] >= 0:
+                dims = (*link.dims[:i], REPEATED - link.dims[i], *link.dims[i + 2 :])
+                self._links[id(result)] = result, link._replace(dims=dims)
+                return True
+        return False
 
     def match(self, primitive: str, operands: Sequence[Any]) -> Match | None:
         """What the primitive completes, if it ends a normalisation."""
@@ -111,14 +137,18 @@ class Moments:
             return None
         mean, root, scale, bias, form, deviation = link.of
         given = [(name, v) for name, v in (("m", mean), ("r", root), ("scale", scale), ("bias", bias)) if v is not None]
-        params = {
+        params: dict[str, Any] = {
             "axes": tuple(sorted(link.axes)),
             "centred": link.centred,
             "form": form,
             "deviation": deviation,
             "shapes": tuple((name, v.shape) for name, v in given),
         }
-        return Match(params, (link.x, *(v.source for _, v in given)))
+        x = link.x
+        if len(link.dims) < len(shape_of(x)):  # the array whose parts are normalised
+            _, x, at = self._split[id(link.x)]
+            params["groups"] = at, shape_of(link.x)[at : at + 2]
+        return Match(params, (x, *(v.source for _, v in given)))
 
     def gate(self, primitive: str, operands: Sequence[Any]) -> Match | None:
         """A product with a factor that was broadcast, where it is no step of a normalisation."""
@@ -178,8 +208,8 @@ def _sub(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -
         return x
     if b.stage == "mean times r":
         return b._replace(stage="shift", of=(*b.of, moments.placed(operands[0])))
-    if b.kind == "mean" and x.x is b.x and _lies(b):
-        return x._replace(stage="centred", axes=b.axes, centred=True, of=(moments.placed(operands[1]),))
+    if b.kind == "mean" and (moments.parts(operands[0], b) or (x.x is b.x and _lies(b))):
+        return x._replace(stage="centred", x=b.x, axes=b.axes, centred=True, of=(moments.placed(operands[1]),))
     if (a.kind, b.kind) == ("mean of squares", "mean squared") and a.x is b.x and (a.axes, a.dims) == (b.axes, b.dims):
         return a._replace(stage="variance", centred=True)
     return None
@@ -336,7 +366,7 @@ STEPS: dict[str, Step] = {
 
 def _lies(link: Link) -> bool:
     """Whether the axes of a value are those of x in their places."""
-    return all(d in (NEW, i) for i, d in enumerate(link.dims))
+    return all(d in (NEW, i, REPEATED - i) for i, d in enumerate(link.dims))
 
 
 def _moves(primitive: str, params: Mapping[str, Any], operands: Sequence[Any], result: Any) -> Dims | None:

@@ -200,10 +200,20 @@ def _norm(params: Params, avals: Sequence[Any]) -> Operation:
     shapes, dtype = dict(params["shapes"]), avals[1].dtype
     spec = Normalised(params["axes"], params["centred"], params["form"], params["deviation"], dtype)
 
+    at, sizes = params.get("groups", (None, ()))
+
+    def apart(v: jax.Array, moment: bool) -> jax.Array:
+        """With the channels in groups; the moments are alike in each."""
+        if at is None:
+            return v
+        split = v.reshape(*v.shape[:at], *(sizes if v.shape[at] > 1 else (1, 1)), *v.shape[at + 1 :])
+        return split[(*[slice(None)] * (at + 1), slice(0, 1))] if moment else split
+
     def build(x: jax.Array, *given: jax.Array) -> jax.Array:
-        parts = {name: v.reshape(shape) for (name, shape), v in zip(shapes.items(), given, strict=True)}
-        neutral = {name: jnp.full((1,) * x.ndim, name == "scale", dtype) for name in ("m", "scale", "bias")}
-        return norm(spec, x, **{**neutral, **parts})
+        parts = {n: apart(v.reshape(shapes[n]), n in "mr") for n, v in zip(shapes, given, strict=True)}
+        grouped = apart(x, moment=False)
+        neutral = {n: jnp.full((1,) * grouped.ndim, n == "scale", dtype) for n in ("m", "scale", "bias")}
+        return norm(spec, grouped, **{**neutral, **parts}).reshape(x.shape)
 
     return build
 

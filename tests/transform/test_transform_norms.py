@@ -136,6 +136,8 @@ WRITTEN = {
     "linen.LayerNorm": lambda: of_linen(linen.LayerNorm(**WIDE)),
     "linen.RMSNorm": lambda: of_linen(linen.RMSNorm(**WIDE)),
     "linen.InstanceNorm": lambda: of_linen(linen.InstanceNorm(**WIDE)),
+    "linen.GroupNorm": lambda: of_linen(linen.GroupNorm(3, **WIDE)),
+    "nnx.GroupNorm": lambda: of_nnx(nnx.GroupNorm(6, 2, rngs=nnx.Rngs(0), **WIDE)),
     "nnx.BatchNorm": lambda: of_nnx(nnx.BatchNorm(6, rngs=nnx.Rngs(0), **WIDE)),
     "nnx.LayerNorm": lambda: of_nnx(nnx.LayerNorm(6, rngs=nnx.Rngs(0), **WIDE)),
     "equinox.LayerNorm": lambda: of_equinox(eqx.nn.LayerNorm(6, dtype=jnp.float64), 3),
@@ -214,6 +216,10 @@ OTHERS = {
         (x - lax.stop_gradient(x.mean(-1, keepdims=True))) * lax.rsqrt(x.var(-1, keepdims=True) + EPSILON)
     ),
     "not centred": lambda x: x * lax.rsqrt(x.var(-1, keepdims=True) + EPSILON),
+    "other groups": lambda x: (
+        (x - jnp.repeat(x.reshape(3, 4, 4, 3, 2).mean((1, 2, 4)), 2, -1)[:, None, None])
+        * jnp.tile(lax.rsqrt(x.reshape(3, 4, 4, 3, 2).var((1, 2, 4)) + EPSILON), 2)[:, None, None]
+    ),
     "moments apart": lambda x: x.mean(-1, keepdims=True) * lax.rsqrt(x.var(-1, keepdims=True) + EPSILON) * x,
 }
 
