@@ -43,7 +43,7 @@ def fresh_caches():
 def test_every_public_operation_is_checked():
     """A new operation must come with cases."""
     tools = {
-        *("jvp", "both_modes", "with_manual_rules", "compare", "check_jvp", "check_vjp"),
+        *("jvp", "both_modes", "with_manual_rules", "compare", "check_jvp", "check_vjp", "check_rules"),
         *("explain", "available_rules", "tune", "tune_cpu"),
     }
     public = {name for name in fnconv.__all__ if callable(getattr(fnconv, name))} - tools

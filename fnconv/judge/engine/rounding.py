@@ -396,7 +396,7 @@ def _with(change: Callable[[Any], Any], name: str, operands: Sequence[Any]) -> l
 def _whole(name: str, operands: Sequence[Any]) -> Any:
     """Whether a sum is one of whole numbers, which no order of adding rounds while they are small enough."""
     floats = [o for i, o in enumerate(operands) if i in SUMS[name] and jnp.issubdtype(o.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(o == jnp.round(o)) for o in floats]))
+    return jnp.all(jnp.asarray([jnp.all(o == jnp.round(o)) for o in floats], bool))
 
 
 def _real(dtype: Any) -> Any:

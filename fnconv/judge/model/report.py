@@ -36,7 +36,7 @@ class Comparison(report.Report):
 
     headings = ("leaf", "shape", "dtype", "relative", "manual", "autodiff", "caught", "nearer", "")
     left = (0, 1, 2, 7, 8)
-    spare = (7, 2, 1)
+    spare = (6, 7, 2, 1)
 
     name: str
     values: tuple[Leaf, ...]

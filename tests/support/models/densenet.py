@@ -43,4 +43,4 @@ def args():
 
 
 options = {"has_aux": True}
-replaced = {"conv": 7, "relu": 8, "avg_pool": 2, "dense": 5, "sigmoid": 2, "logsumexp": 1}
+replaced = {"conv": 7, "norm": 4, "relu": 8, "dense": 5, "sigmoid": 2, "gate": 2, "avg_pool": 2, "logsumexp": 1}

@@ -42,5 +42,5 @@ def args():
 
 
 options = {"argnums": (0, 1)}
-replaced = {"conv": 3, "relu": 1, "silu": 1}
+replaced = {"conv": 3, "norm": 1, "gate": 1, "relu": 1, "silu": 1}
 left = set()

@@ -42,5 +42,5 @@ def args():
 
 
 options = {"argnums": (0, 1)}
-replaced = {"conv": 6, "dense": 3, "relu": 1, "leaky_relu": 5, "tanh": 1, "log_sigmoid": 1, "softplus": 2}
+replaced = {"conv": 6, "dense": 3, "gate": 1, "relu": 1, "leaky_relu": 5, "tanh": 1, "log_sigmoid": 6}
 left = set()

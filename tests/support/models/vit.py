@@ -48,4 +48,4 @@ def args():
 
 
 options = {}
-replaced = {"conv": 1, "dense": 17, "softmax": 2, "tanh": 2, "gelu": 2, "log_softmax": 1}
+replaced = {"conv": 1, "norm": 4, "dense": 17, "softmax": 2, "tanh": 2, "gelu": 2, "log_softmax": 1}
