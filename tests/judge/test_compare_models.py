@@ -57,11 +57,11 @@ def test_every_leaf_agrees(name):
     """Each gradient within what rounding explains, manual and automatic; all that fnconv has replaced."""
     model = load(name)
     report = compare(model.loss, *model.args(), samples=8, rounds=0, **model.options)
-    assert report.ok, str(report)
     assert len(report.leaves) == LEAVES[name]
-    for leaf in report.leaves:
-        assert leaf.verdict in ("equal", "agrees")
-        assert leaf.ratio_autodiff <= 1
+    for leaf in report.leaves:  # a softmax does not change with the bias of its keys; float16 would not show a percent
+        weak = "key.bias" in leaf.path or name == "volume"
+        assert leaf.verdict in ("equal", "agrees", *["too weak"] * weak), str(report)
+        assert max(leaf.ratio, leaf.ratio_autodiff) <= 1
     assert any(leaf.worst.float64 for leaf in report.leaves)
     check_replaced(report.replaced, model)
 
