@@ -101,7 +101,7 @@ def recomputing(
     """run(v, *others), given further what v is made of: that is kept in the place of v.
 
     moments: which of that are the moments of another one, whose derivative they are a part of, see norm.py.
-    apart: v is an array in memory and not part of a loop, and must not be taken for the one of the forward pass.
+    apart: v is an array in memory and not part of a loop, and is not to be made before dy is there.
     """
     count = len(moments)
 
@@ -125,8 +125,9 @@ def recomputing(
 
     def bwd(kept: Any, dy: jax.Array) -> tuple[jax.Array, ...]:
         others, made_of = kept
-        if apart:
-            made_of, dy = lax.optimization_barrier((made_of, dy))  # type: ignore[no-untyped-call]
+        # or the compiler would keep what the forward pass has made of the same
+        made_of, *late = lax.optimization_barrier((made_of, dy) if apart else (made_of,))  # type: ignore[no-untyped-call]
+        dy = late[0] if late else dy
         v, _ = jax.vjp(made, *made_of)
         _, pull = jax.vjp(run, v, *others)
         return (*pull(dy), *map(jnp.zeros_like, made_of))
