@@ -102,7 +102,7 @@ def _refused(p: Problem, error: Exception, defined: bool) -> Judged:
         due.append(" divides, and takes no integers")
     if p.operation == "leaky_relu" and abs(p.args[0]) > float(jnp.finfo(p.dtype).max):  # type: ignore[no-untyped-call]
         due.append("slope must be finite")
-    if "onednn" in p.rules and p.dtype == "float64":
+    if "onednn" in p.rules and p.dtype not in ("float32", "bfloat16"):
         due.append('rule "onednn" takes')
     if p.rules & set(DENSE):
         due.append("the dense matrix must have at most")
