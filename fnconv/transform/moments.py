@@ -16,8 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnconv.base import dtypes
+
 Dims = tuple[int, ...]
 NEW = -1  # in dims: an axis of size 1, or one along which a value was broadcast
+ROUNDING = 2.0**-22  # of the numbers of a program in float32; n - 1 for n is further off, where it can be told
 REPEATED = -2  # REPEATED - d: axis d, each entry of it repeated
 
 
@@ -39,7 +42,7 @@ class Link(NamedTuple):
     @property
     def kind(self) -> str:
         """The stage; of sums that are means already: "mean", "mean of squares"."""
-        is_mean = self.stage.startswith("sum") and math.isclose(self.left, 1.0, rel_tol=1e-4)
+        is_mean = self.stage.startswith("sum") and math.isclose(self.left, 1.0, rel_tol=ROUNDING)
         return self.stage.replace("sum", "mean") if is_mean else self.stage
 
 
@@ -156,7 +159,8 @@ class Moments:
             return None
         for x, s in _both_ways(operands):
             placed = self.placed(s)
-            if math.prod(placed.shape) > 1 and self.is_small(s, x) and self.constant(x) is None:
+            floating = dtypes.accepted(dtype_of(x), integers=False)
+            if floating and not is_one(placed.shape) and self.is_small(s, x) and self.constant(x) is None:
                 return Match({"shape": placed.shape}, (x, placed.source))
         return None
 
@@ -191,7 +195,9 @@ def _summed(link: Link, params: Mapping[str, Any], operands: Sequence[Any]) -> L
     gone = [link.dims[a] for a in axes]
     dims = tuple(d for i, d in enumerate(link.dims) if i not in axes)
     n = math.prod(shape_of(operands[0])[a] for a in axes)
-    return None if NEW in gone else link._replace(dims=dims, axes=link.axes | frozenset(gone), left=link.left * n)
+    if NEW in gone or not isinstance(n, int):  # a symbolic number
+        return None
+    return link._replace(dims=dims, axes=link.axes | frozenset(gone), left=link.left * n)
 
 
 def _square(moments: Moments, params: Mapping[str, Any], operands: Sequence[Any]) -> Link | None:
@@ -382,6 +388,11 @@ def _moves(primitive: str, params: Mapping[str, Any], operands: Sequence[Any], r
             at_end = iter(kept)
             return tuple(NEW if size == 1 else next(at_end) for size in new)
     return None
+
+
+def is_one(shape: tuple[int, ...]) -> bool:
+    """Whether it is the shape of a single number."""
+    return all(size == 1 for size in shape)
 
 
 def shape_of(value: Any) -> tuple[int, ...]:

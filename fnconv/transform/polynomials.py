@@ -90,7 +90,8 @@ class Polynomials:
 
     def follow(self, primitive: str, params: Mapping[str, Any], operands: Sequence[Any], result: Any) -> None:
         numbers = [self.constant(v) for v in operands] if primitive in ARITHMETIC else [None]
-        if None not in numbers:
+        # a conversion to whole numbers, and their arithmetic, may change the number
+        if None not in numbers and (_is_float(result) or primitive == "gt"):
             self.name(result, float(ARITHMETIC[primitive](*numbers)))
         elif found := self._result(primitive, params, operands):
             self._known[id(result)] = result, found  # a value is kept, so that its id stays its own
@@ -154,7 +155,7 @@ def _ordered(a: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 ARITHMETIC: dict[str, Callable[..., float]] = {  # of numbers alone
-    "convert_element_type": float,
+    "convert_element_type": lambda a: a,
     "add": operator.add,
     "sub": operator.sub,
     "gt": operator.gt,

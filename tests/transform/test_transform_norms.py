@@ -210,6 +210,9 @@ def test_norm(name, wrap):
 
 OTHERS = {
     "unbiased": lambda x: (x - x.mean(-1, keepdims=True)) / jnp.std(x, -1, keepdims=True, ddof=1),
+    "unbiased, of many": lambda x: (lambda x: (x - x.mean()) * lax.rsqrt(x.var(ddof=1) + EPSILON))(
+        jnp.tile(x.ravel(), 100)
+    ).reshape(100, *SHAPE)[0],
     "other axes": lambda x: (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(1, keepdims=True) + EPSILON),
     "another x": lambda x: (x - x.mean(-1, keepdims=True)) * lax.rsqrt(jnp.sin(x).var(-1, keepdims=True) + EPSILON),
     "a frozen mean": lambda x: (
